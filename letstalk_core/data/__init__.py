@@ -1,0 +1,1 @@
+"""Training data: drawn portraits that speak, and later footage."""
