@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -96,54 +97,72 @@ def _decode(path: Path, start: float, duration: float | None) -> tuple[Tensor, i
     parts: list[Tensor] = []
     rate = position = begin = 0
     end = None
-    resampler = None
     try:
         with av.open(str(path)) as container:
             if not container.streams.audio:
                 raise InputError(f"{path} has no audio stream; choose a file with sound.")
             stream = container.streams.audio[0]
-            for frame in container.decode(stream):
-                if resampler is None:
-                    rate = frame.sample_rate
-                    begin = round(Fraction(start) * rate)
-                    end = None if duration is None else begin + max(1, round(Fraction(duration) * rate))
-                    # same rate and channels: converts the sample format only, and holds a stream that changes to one form
-                    resampler = av.AudioResampler(format="fltp", layout=frame.layout, rate=rate)
-                for out in resampler.resample(frame):
-                    parts.append(_cut(out, begin - position, None if end is None else end - position))
-                    position += out.samples
+            limits: list[int] = []
+            for block, rate in _blocks(container, stream, limits):
+                begin = round(Fraction(start) * rate)
+                end = None if duration is None else begin + max(1, round(Fraction(duration) * rate))
+                low = min(max(begin - position, 0), block.shape[1])
+                high = block.shape[1] if end is None else min(max(end - position, low), block.shape[1])
+                parts.append(block[:, low:high].clone())
+                position += block.shape[1]
                 if end is not None and position >= end:
                     break
             else:
-                for out in resampler.resample(None) if resampler else ():
-                    parts.append(_cut(out, begin - position, None if end is None else end - position))
-                    position += out.samples
+                end = next((limit for limit in limits if 0 < position - limit < 8192), position)
                 _check_whole(path, container, stream, position, rate)
-    except av.FFmpegError as error:
+    except (av.FFmpegError, UnicodeDecodeError) as error:
         at = f" at {position / rate:.2f} seconds" if rate else ""
         raise InputError(
-            f"{path} cannot be decoded{at} ({error.strerror or error}): it is damaged, cut short or not a media file; "
-            "export or download it again."
+            f"{path} cannot be decoded{at} ({getattr(error, 'strerror', None) or error}): it is damaged, cut short or "
+            "not a media file; export or download it again."
         ) from error
-    return (torch.cat(parts, dim=1) if parts else torch.zeros(1, 0)), rate
+    samples = torch.cat(parts, dim=1) if parts else torch.zeros(1, 0)
+    return samples[:, : max((end or 0) - begin, 0)], rate
 
 
-def _cut(frame: av.AudioFrame, begin: int, end: int | None) -> Tensor:
-    begin = min(max(begin, 0), frame.samples)
-    end = frame.samples if end is None else min(max(end, begin), frame.samples)
-    return torch.from_numpy(frame.to_ndarray()[:, begin:end].copy())
+def _blocks(container, stream, limits: list[int]) -> Iterator[tuple[Tensor, int]]:
+    """Decoded blocks [channels, n] with their rate. Puts the stream's true sample count in `limits` where it says one.
+
+    Decoders drop what the encoder put in front, but give the last packet whole; its declared duration says how much of
+    it is sound.
+    """
+    resampler = first = None
+    for packet in container.demux(stream):
+        for frame in packet.decode():
+            if resampler is None:
+                first, rate = frame.pts, frame.sample_rate
+                # Converts the sample format only, and keeps a stream that changes half way in its first form.
+                resampler = av.AudioResampler(format="fltp", layout=frame.layout, rate=rate)
+            for out in resampler.resample(frame):
+                yield torch.from_numpy(out.to_ndarray()), rate
+        if packet.pts is not None and first is not None and packet.duration and stream.time_base <= Fraction(1, rate):
+            limits[:] = [round((packet.pts + packet.duration - first) * stream.time_base * rate)]
+    for out in resampler.resample(None) if resampler else ():
+        yield torch.from_numpy(out.to_ndarray()), rate
 
 
 def _check_whole(path: Path, container, stream, samples: int, rate: int) -> None:
-    """Containers whose header gives an exact length must deliver it: a download cut short is an error, not less sound."""
-    exact = {"wav", "flac", "aiff", "w64", "caf"}
-    if rate and stream.duration and exact & set(container.format.name.split(",")):
-        declared = float(stream.duration * stream.time_base)
-        if samples / rate < declared - 0.25:
-            raise InputError(
-                f"{path} is cut short: it should last {declared:.2f} seconds and ends at {samples / rate:.2f}; "
-                "export or download it again."
-            )
+    """A file that is shorter than its header says is an error (a download cut short), not quietly less sound."""
+    declared = float(stream.duration * stream.time_base) if stream.duration and rate else 0.0
+    if container.format.name == "wav":  # libavformat takes the length from the file's size
+        with path.open("rb") as file:
+            header = file.read(8)
+        size = int.from_bytes(header[4:8], "little") + 8
+        actual = path.stat().st_size
+        if header[:4] == b"RIFF" and actual + 4096 < size < 0x7FFF0000:  # larger: written to a pipe, length unknown
+            declared = samples / rate * size / actual if samples else 0.0
+    elif container.format.name not in ("flac", "aiff", "w64", "caf"):
+        return  # the others' lengths are estimates
+    if samples / max(rate, 1) < declared - 0.02:
+        raise InputError(
+            f"{path} is cut short: it should last {declared:.2f} seconds and ends at {samples / rate:.2f}; "
+            "export or download it again."
+        )
 
 
 # Encoding ------------------------------------------------------------------------------------------------------------

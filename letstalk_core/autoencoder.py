@@ -23,8 +23,8 @@ SMALL_DC_AE: dict = {
     "latent_channels": 32,
     "encoder_block_types": "ResBlock",
     "decoder_block_types": "ResBlock",
-    "encoder_block_out_channels": [16, 32, 64, 128, 256],
-    "decoder_block_out_channels": [16, 32, 64, 128, 256],
+    "encoder_block_out_channels": [8, 16, 64, 128, 256],
+    "decoder_block_out_channels": [8, 16, 64, 128, 256],
     "encoder_layers_per_block": [0, 1, 1, 1, 1],
     "decoder_layers_per_block": [0, 1, 2, 2, 1],
     "encoder_qkv_multiscales": [[], [], [], [], []],
@@ -33,6 +33,34 @@ SMALL_DC_AE: dict = {
     "upsample_block_type": "pixel_shuffle",
     "scaling_factor": 1.0,
 }
+
+# What released single files are, where no config.json says so: the SD-VAE f8c4 and DC-AE f32c32 (sana-1.0).
+SD_VAE: dict = {
+    "_class_name": "AutoencoderKL",
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "latent_channels": 4,
+    "layers_per_block": 2,
+    "sample_size": 512,
+    "scaling_factor": 0.18215,
+}
+DC_AE: dict = {
+    "_class_name": "AutoencoderDC",
+    "latent_channels": 32,
+    "encoder_block_types": ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3,
+    "decoder_block_types": ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3,
+    "encoder_block_out_channels": [128, 256, 512, 512, 1024, 1024],
+    "decoder_block_out_channels": [128, 256, 512, 512, 1024, 1024],
+    "encoder_layers_per_block": [2, 2, 2, 3, 3, 3],
+    "decoder_layers_per_block": [3, 3, 3, 3, 3, 3],
+    "encoder_qkv_multiscales": [[], [], [], [5], [5], [5]],
+    "decoder_qkv_multiscales": [[], [], [], [5], [5], [5]],
+    "downsample_block_type": "conv",
+    "upsample_block_type": "interpolate",
+    "scaling_factor": 0.41407,
+}
+_NAMES = ("AutoencoderDC", "AutoencoderKL")
 
 
 class Autoencoder(nn.Module):
@@ -98,12 +126,14 @@ def _in_chunks(function: Callable[[Tensor], Tensor], inputs: Tensor, chunk: int,
 
 
 def build_autoencoder(config: dict, latent_scale: float | None = None) -> Autoencoder:
-    """An untrained autoencoder from a diffusers configuration dict with `_class_name` AutoencoderDC or AutoencoderKL."""
+    """An untrained autoencoder from a diffusers configuration dict, whose `_class_name` says which."""
     import diffusers
 
     name = config.get("_class_name")
-    if name not in ("AutoencoderDC", "AutoencoderKL"):
-        raise InputError(f"The autoencoder's configuration names the class {name!r}, not AutoencoderDC or AutoencoderKL.")
+    if name not in _NAMES:
+        raise InputError(
+            f"The autoencoder's configuration names the class {name!r}, not AutoencoderDC or AutoencoderKL."
+        )
     arguments = {key: value for key, value in config.items() if not key.startswith("_")}
     try:
         model = getattr(diffusers, name).from_config(arguments)
@@ -111,3 +141,76 @@ def build_autoencoder(config: dict, latent_scale: float | None = None) -> Autoen
         raise InputError(f"The autoencoder's configuration does not make an {name}: {error}.") from error
     kept = {"_class_name": name} | {key: value for key, value in model.config.items() if not key.startswith("_")}
     return Autoencoder(model, json.loads(json.dumps(kept)), latent_scale)
+
+
+def load_autoencoder(path: str | Path, latent_scale: float | None = None, config: dict | None = None) -> Autoencoder:
+    """An autoencoder from a diffusers folder, or from one .safetensors file.
+
+    The configuration is `config` if given, else the file's metadata ("config", as JSON), else a config.json beside it,
+    else that of the released SD-VAE or DC-AE, told apart by the names of the weights (diffusers' layout, or the
+    original layouts that ComfyUI's vae folder usually holds). float32, in evaluation mode, without gradients.
+    InputError where the path is not an autoencoder; the names of missing and extra weights are in the sentence.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"There is no autoencoder at {path}; give a diffusers folder or a .safetensors file.")
+    file = path / "diffusion_pytorch_model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"The folder {path} has no {file.name}; download that file and its config.json into it.")
+    try:
+        with safe_open(file, "pt") as opened:
+            weights = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
+            metadata = opened.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file} is not a safetensors file ({error}); download it again.") from error
+    config = config or _find_config(file, metadata) or _known_config(file, weights)
+    autoencoder = build_autoencoder(config, latent_scale)
+    weights = _diffusers_names(weights, autoencoder.config)
+    own = autoencoder.model.state_dict()
+    missing, extra = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+    wrong = [key for key in own if key in weights and own[key].shape != weights[key].shape]
+    if missing or extra or wrong:
+        raise InputError(
+            f"{file} does not fit its configuration: {len(missing)} weights missing {missing[:3]}, {len(extra)} extra "
+            f"{extra[:3]}, {len(wrong)} of another shape {wrong[:3]}; use the file and config.json of one autoencoder."
+        )
+    autoencoder.model.load_state_dict(weights)
+    return autoencoder.eval().requires_grad_(False)
+
+
+def _find_config(file: Path, metadata: dict) -> dict | None:
+    beside = file.parent / "config.json"
+    text = metadata.get("config") or (beside.read_text(encoding="utf-8") if beside.is_file() else "")
+    try:
+        config = json.loads(text or "{}")
+    except ValueError as error:
+        raise InputError(f"The configuration of {file} is not readable JSON ({error}); download it again.") from error
+    # a config.json of something else may lie in a folder of many models
+    return config if isinstance(config, dict) and config.get("_class_name") in _NAMES else None
+
+
+def _known_config(file: Path, weights: dict[str, Tensor]) -> dict:
+    if any("mid.block_1.norm1" in key or "mid_block.resnets.0.norm1" in key for key in weights):
+        return SD_VAE
+    if any(key.startswith(("encoder.stages.", "encoder.down_blocks.0.0.conv1")) for key in weights):
+        return DC_AE
+    raise InputError(
+        f"{file} is not an SD-VAE or DC-AE, and no config.json lies beside it; choose an autoencoder file."
+    )
+
+
+def _diffusers_names(weights: dict[str, Tensor], config: dict) -> dict[str, Tensor]:
+    """Weights under the names of today's diffusers, from those of the original repositories or of older diffusers."""
+    from diffusers.loaders import single_file_utils
+
+    if any("mid.block_1.norm1" in key for key in weights):
+        return single_file_utils.convert_ldm_vae_checkpoint(weights, config)
+    if any(key.startswith("encoder.stages.") for key in weights):
+        return single_file_utils.convert_autoencoder_dc_checkpoint_to_diffusers(dict(weights))
+    old = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+    renamed = {}
+    for key, value in weights.items():
+        for before, after in old.items():
+            key = key.replace(before, after)
+        renamed[key] = value
+    return renamed
