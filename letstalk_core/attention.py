@@ -12,6 +12,8 @@ from torch import Tensor
 LINEAR_EPSILON = 1e-8
 # On a CPU, plain matmul + softmax beats the fused kernel up to about this many keys (temporal and audio attention).
 PLAIN_KEYS = 64
+# Fused CUDA kernels put the batch on a grid axis of at most 65535; temporal attention has a batch of B * N.
+FUSED_BATCH = 65535
 
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
@@ -31,7 +33,9 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
     # The fused kernels take exactly four axes.
     four = [tensor.reshape(-1, *tensor.shape[-3:]) for tensor in (q, k, v)]
-    return functional.scaled_dot_product_attention(*four).reshape(*q.shape[:-1], v.shape[-1])
+    parts = zip(*(tensor.split(FUSED_BATCH) for tensor in four), strict=True)
+    attended = [functional.scaled_dot_product_attention(*part) for part in parts]
+    return (attended[0] if len(attended) == 1 else torch.cat(attended)).reshape(*q.shape[:-1], v.shape[-1])
 
 
 def linear_summary(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,256 @@
+"""Objectives and samplers, checked against distributions whose perfect denoiser is known."""
+
+import math
+
+import pytest
+import torch
+
+from letstalk_core.diffusion import STEPS, Diffusion, Schedule, discretised_log_likelihood
+from letstalk_core.sampling import (
+    SAMPLERS,
+    clip_generator,
+    clip_noise,
+    guided,
+    sample,
+    samplers_for,
+    spaced_by_snr,
+    spaced_timesteps,
+)
+
+OBJECTIVES = {"noise": True, "v": False, "flow": False}
+PAIRS = [(objective, sampler) for objective in OBJECTIVES for sampler in samplers_for(objective)]
+POINT = torch.linspace(-2, 2, 24).reshape(1, 2, 3, 2, 2)
+
+
+def of(objective: str) -> Diffusion:
+    return Diffusion(objective, OBJECTIVES[objective])
+
+
+def perfect(diffusion: Diffusion, mean, variance: float):
+    """The best possible model of data drawn from N(mean, variance)."""
+
+    def predict(x, timesteps):
+        t = timesteps / STEPS if diffusion.objective == "flow" else timesteps
+        a, b = diffusion.amounts(t, x)
+        x0 = mean + a * variance / (a**2 * variance + b**2) * (x - a * mean)
+        answer = diffusion.target(x0, (x - a * x0) / b, t)
+        return torch.cat([answer, -torch.ones_like(answer)], dim=2) if diffusion.learn_variance else answer
+
+    return predict
+
+
+@pytest.mark.parametrize(("objective", "sampler"), PAIRS)
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_every_sampler_finds_a_point(objective, sampler, steps):
+    diffusion = of(objective)
+    found = sample(
+        perfect(diffusion, POINT, 0.0), clip_noise(0, 0, POINT.shape), diffusion, steps, sampler,
+        generator=clip_generator(0, 0, "steps"),
+    )  # fmt: skip
+    torch.testing.assert_close(found, POINT, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("objective", "sampler", "steps", "tolerance"),
+    [("noise", "ddpm", 250, 0.03), ("v", "ddpm", 250, 0.03), ("noise", "ddim", 250, 0.03), ("v", "dpm++", 20, 0.03),
+     ("noise", "dpm++", 20, 0.03), ("flow", "euler", 250, 0.03)],
+)  # fmt: skip
+def test_every_sampler_recovers_a_gaussian(objective, sampler, steps, tolerance):
+    diffusion = of(objective)
+    noise = clip_noise(1, 0, (5000, 1, 1, 2, 2))
+    drawn = sample(
+        perfect(diffusion, 1.5, 0.25), noise, diffusion, steps, sampler, generator=clip_generator(1, 0, "steps")
+    )
+    assert abs(drawn.mean() - 1.5) < tolerance
+    assert abs(drawn.std() - 0.5) < tolerance
+
+
+def test_ddim_with_eta_one_draws_noise_and_recovers_the_gaussian():
+    diffusion, noise = of("v"), clip_noise(1, 0, (5000, 1, 1, 2, 2))
+    drawn = sample(
+        perfect(diffusion, 1.5, 0.25), noise, diffusion, 250, "ddim", eta=1.0, generator=clip_generator(1, 0, "steps")
+    )
+    assert abs(drawn.std() - 0.5) < 0.03
+    with pytest.raises(ValueError, match="generator"):
+        sample(perfect(diffusion, 1.5, 0.25), noise, diffusion, 5, "ddim", eta=1.0)
+
+
+def test_dpm_needs_fewer_steps_than_ddim():
+    diffusion, noise = of("v"), clip_noise(1, 0, (2000, 1, 1, 1, 1))
+    predict = perfect(diffusion, 0.0, 0.25)
+    exact = 0.5 * noise  # the probability flow of a Gaussian only scales
+    errors = {name: (sample(predict, noise, diffusion, 10, name) - exact).abs().mean() for name in ("ddim", "dpm++")}
+    assert errors["dpm++"] < 0.25 * errors["ddim"]
+
+
+@pytest.mark.parametrize(("objective", "sampler"), PAIRS)
+def test_same_seed_same_result(objective, sampler):
+    diffusion = of(objective)
+
+    def draw(seed):
+        noise = clip_noise(0, 0, POINT.shape)
+        predict = perfect(diffusion, 0.3, 0.5)
+        return sample(predict, noise, diffusion, 5, sampler, generator=clip_generator(seed, 0, "steps"))
+
+    assert torch.equal(draw(1), draw(1))
+    assert torch.equal(draw(1), draw(2)) == (sampler != "ddpm")
+
+
+def test_euler_is_exact_on_a_straight_flow():
+    noise = clip_noise(0, 0, POINT.shape)
+    for steps in (1, 3, 20):
+        found = sample(lambda x, t: noise - POINT, noise, Diffusion("flow", False), steps, "euler")
+        torch.testing.assert_close(found, POINT, rtol=0, atol=1e-5)
+
+
+def test_callback_sees_every_step_and_can_cancel():
+    diffusion, seen = of("v"), []
+
+    def callback(step, steps, x0):
+        seen.append((step, steps))
+        assert x0.shape == POINT.shape
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sample(perfect(diffusion, POINT, 0.1), 0 * POINT, diffusion, 5, "dpm++", callback=callback)
+    assert seen == [(1, 5), (2, 5), (3, 5)]
+
+
+def test_models_are_asked_at_their_own_timesteps():
+    asked = []
+
+    def predict(x, t):
+        asked.append((t.dtype, t.tolist()))
+        return torch.zeros_like(x)
+
+    noise = torch.zeros(2, 1, 1, 1, 1)
+    sample(predict, noise, of("flow"), 2, "euler")
+    assert asked == [(torch.float32, [1000.0, 1000.0]), (torch.float32, [500.0, 500.0])]
+    asked.clear()
+    sample(predict, noise, of("v"), 2, "ddim")
+    assert asked == [(torch.int64, [999, 999]), (torch.int64, [0, 0])]
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001])
+def test_steps_out_of_range(steps):
+    with pytest.raises(ValueError, match="between 1 and 1000"):
+        sample(lambda x, t: x, POINT, of("v"), steps, "ddim")
+
+
+def test_a_wrong_sampler_names_those_that_fit():
+    with pytest.raises(ValueError, match="euler"):
+        sample(lambda x, t: x, POINT, of("flow"), 5, "ddim")
+    with pytest.raises(ValueError, match=r"dpm\+\+, ddim, ddpm"):
+        sample(lambda x, t: x, POINT, of("noise"), 5, "euler")
+    with pytest.raises(ValueError, match="'heun' does not go"):
+        sample(lambda x, t: x, POINT, of("v"), 5, "heun")
+    assert set(SAMPLERS) == {"ddpm", "ddim", "dpm++", "euler"}
+
+
+@pytest.mark.parametrize("steps", [2, 3, 10, 25, 400, 999, 1000])
+@pytest.mark.parametrize("spacing", [spaced_timesteps, lambda steps: spaced_by_snr(Schedule.linear(), steps)])
+def test_spacings_have_both_ends_and_no_timestep_twice(spacing, steps):
+    timesteps = spacing(steps)
+    assert (len(timesteps), int(timesteps[0]), int(timesteps[-1])) == (steps, 0, 999)
+    assert (timesteps.diff() > 0).all()
+
+
+def test_clip_noise():
+    shape = (2, 3, 4)
+    torch.manual_seed(1)
+    first = clip_noise(7, 0, shape)
+    torch.manual_seed(2)
+    assert torch.equal(first, clip_noise(7, 0, shape))
+    others = [clip_noise(7, 1, shape), clip_noise(8, 0, shape), clip_noise(0, 7, shape), clip_noise(-7, 0, shape)]
+    others.append(torch.randn(shape, generator=clip_generator(7, 0, "steps")))
+    assert all((first - other).abs().min() > 0 for other in others)
+    clip_noise(2**64 - 1, 10**6, shape)  # ComfyUI's largest seed
+
+
+def test_guidance():
+    calls = []
+
+    def predict(value):
+        def answer(x, t):
+            calls.append(value)
+            return torch.full((1, 2, 6, 2, 2), float(value))
+
+        return answer
+
+    mixed = guided(predict(3), predict(1), 2.5)(POINT, torch.zeros(1))
+    assert (mixed[:, :, :3] == 6).all()
+    assert (mixed[:, :, 3:] == 3).all()  # the variance is the conditional's
+    calls.clear()
+    guided(predict(3), predict(1), 1.0)(POINT, torch.zeros(1))
+    assert calls == [3]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_perfect_answer_gives_back_what_was_mixed(objective):
+    diffusion, generator = of(objective), torch.Generator().manual_seed(0)
+    x0, noise = torch.randn(2, 4, 3, 2, 2, 2, generator=generator)
+    t = diffusion.draw_times(4, generator)
+    xt = diffusion.add_noise(x0, noise, t)
+    output = diffusion.target(x0, noise, t)
+    if diffusion.learn_variance:
+        output = torch.cat([output, torch.zeros_like(output)], dim=2)
+    for found, expected in zip(diffusion.predictions(output, xt, t), (x0, noise), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    assert diffusion.losses(output, x0, xt, noise, t)["mse"].max() < 1e-10
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_training_times(objective):
+    diffusion = of(objective)
+    for logit_normal in (True, False):
+        t = diffusion.draw_times(4000, torch.Generator().manual_seed(3), logit_normal)
+        assert torch.equal(t, diffusion.draw_times(4000, torch.Generator().manual_seed(3), logit_normal))
+        span = diffusion.model_timesteps(t).float()
+        assert span.min() >= 0
+        assert span.max() <= STEPS
+        assert abs(span.mean() - 500) < 25
+    assert t.is_floating_point() == (objective == "flow")
+
+
+def test_weights_scale_their_elements_and_one_is_neutral():
+    diffusion, generator = of("noise"), torch.Generator().manual_seed(0)
+    x0, noise = torch.randn(2, 3, 2, 3, 2, 2, generator=generator)
+    output = torch.randn(3, 2, 6, 2, 2, generator=generator)
+    t = torch.tensor([0, 10, 900])
+    arguments = (output, x0, diffusion.add_noise(x0, noise, t), noise, t)
+    plain = diffusion.losses(*arguments)
+    weight = torch.zeros(1, 1, 1, 2, 2)
+    weight[..., 0, 0] = 4
+    one_place = diffusion.losses(*arguments, weight=weight)
+    torch.testing.assert_close(one_place["mse"], ((output[:, :, :3] - noise) ** 2)[..., 0, 0].flatten(1).mean(1))
+    for name, value in diffusion.losses(*arguments, weight=torch.ones(1)).items():
+        torch.testing.assert_close(value, plain[name])
+        assert value.shape == (3,)
+
+
+def test_the_variational_bound_trains_the_variance_alone():
+    diffusion = of("noise")
+    x0, noise = torch.randn(2, 2, 2, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    output = torch.zeros(2, 2, 6, 2, 2, requires_grad=True)
+    t = torch.tensor([0, 500])
+    diffusion.losses(output, x0, diffusion.add_noise(x0, noise, t), noise, t)["vlb"].sum().backward()
+    assert output.grad[:, :, :3].abs().max() == 0
+    assert (output.grad[:, :, 3:] != 0).any()
+
+
+def test_the_likelihood_of_the_first_step_is_that_of_a_normal_bin():
+    x, mean, deviation = torch.tensor(0.2), torch.tensor(0.25), torch.tensor(0.3)
+    normal = torch.distributions.Normal(mean, deviation)
+    expected = (normal.cdf(x + 1 / 255) - normal.cdf(x - 1 / 255)).log()
+    torch.testing.assert_close(discretised_log_likelihood(x, mean, deviation.log()), expected, rtol=5e-3, atol=5e-3)
+    bins = torch.linspace(-1, 1, 256)
+    total = discretised_log_likelihood(bins, mean, deviation.log()).exp().sum()
+    assert math.isclose(total, 1, rel_tol=1e-4)
+
+
+def test_contradictory_objectives():
+    with pytest.raises(ValueError, match="learn_variance"):
+        Diffusion("flow", learn_variance=True)
+    with pytest.raises(ValueError, match="'score'"):
+        Diffusion("score", learn_variance=False)

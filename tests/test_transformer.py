@@ -1,0 +1,230 @@
+"""Invariants of the transformer and the audio projection, on random weights."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from letstalk_core.attention import linear_attention, softmax_attention
+from letstalk_core.audio_projection import AudioProjection, window_features
+from letstalk_core.config import PRESETS, LetsTalkConfig
+from letstalk_core.transformer import LetsTalkTransformer
+
+TINY = PRESETS["tiny"]
+LINEAR = dataclasses.replace(TINY, width=32, heads=2, linear_head_width=16, audio_width=16)
+SOFTMAX = dataclasses.replace(LINEAR, attention="softmax", patch_size=2)
+VARIANTS = [
+    pytest.param(dataclasses.replace(base, portrait_each_frame=each, add_portrait=added), id=f"{name}-{each}-{added}")
+    for name, base in (("linear", LINEAR), ("softmax", SOFTMAX))
+    for each in (True, False)
+    for added in (True, False)
+]
+
+
+def random_model(config: LetsTalkConfig) -> LetsTalkTransformer:
+    """A model whose gates are open: every weight random."""
+    generator = torch.Generator().manual_seed(0)
+    model = LetsTalkTransformer(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def inputs(config: LetsTalkConfig, frames=3, memory=2, rows=4, columns=6) -> dict:
+    generator = torch.Generator().manual_seed(1)
+
+    def random(*shape):
+        return torch.randn(shape, generator=generator)
+
+    channels = config.latent_channels
+    return dict(
+        latents=random(2, frames, channels, rows, columns),
+        timesteps=torch.tensor([3, 700]),
+        portrait=random(2, channels, rows, columns),
+        audio_tokens=random(2, frames, config.audio_tokens, config.audio_width),
+        memory=random(2, memory, channels, rows, columns) if memory else None,
+    )
+
+
+def test_linear_attention_is_the_quadratic_formula():
+    q, k, v = torch.randn(3, 2, 5, 11, 8, generator=torch.Generator().manual_seed(0))
+    weights = q.relu() @ k.relu().transpose(-1, -2)
+    torch.testing.assert_close(linear_attention(q, k, v), weights @ v / (weights.sum(-1, keepdim=True) + 1e-8))
+
+
+def test_linear_attention_accumulates_in_float32():
+    q, k, v = torch.randn(3, 1, 1, 300, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    exact = linear_attention(q.float(), k.float(), v.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        attended = linear_attention(q, k, v)
+    assert attended.dtype == torch.bfloat16
+    torch.testing.assert_close(attended, exact.bfloat16(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("keys", [5, 100])
+@pytest.mark.parametrize("batch", [4, 65535])
+def test_softmax_attention_is_the_same_on_every_path(keys, batch, monkeypatch):
+    monkeypatch.setattr("letstalk_core.attention.FUSED_BATCH", batch)
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(2, 3, 4, 7, 8, generator=generator)
+    k, v = torch.randn(2, 2, 3, 4, keys, 8, generator=generator)
+    expected = (q @ k.transpose(-1, -2) / 8**0.5).softmax(-1) @ v
+    torch.testing.assert_close(softmax_attention(q, k, v), expected)
+
+
+@pytest.mark.parametrize("config", VARIANTS)
+@pytest.mark.parametrize(("frames", "memory", "rows", "columns"), [(3, 2, 4, 6), (1, 0, 2, 2), (5, 1, 6, 4)])
+def test_any_shape(config, frames, memory, rows, columns):
+    given = inputs(config, frames, memory, rows, columns)
+    with torch.no_grad():
+        output = random_model(config)(given.pop("latents"), given.pop("timesteps"), **given)
+    assert output.shape == (2, frames, config.output_channels, rows, columns)
+    assert output.isfinite().all()
+
+
+@pytest.mark.parametrize("config", VARIANTS)
+def test_every_parameter_learns_once_the_gates_are_open(config):
+    given = inputs(config)
+    model = random_model(config)
+    model(given.pop("latents"), given.pop("timesteps"), **given).square().mean().backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("config", [LINEAR, SOFTMAX, dataclasses.replace(LINEAR, portrait_each_frame=False)])
+def test_a_fresh_model_adds_nothing_where_gates_are_zero(config):
+    model = LetsTalkTransformer(dataclasses.replace(config, add_portrait=True)).eval()
+    given = inputs(config)
+    seen = []
+    for block in model.blocks:
+        block.spatial.register_forward_hook(lambda module, arguments, result: (result[0] + 100, result[1]))
+        block.feed_forward.register_forward_hook(lambda module, arguments, result: result + 100)
+    model.norm_out.register_forward_hook(lambda module, arguments, result: seen.append(arguments[0]))
+    latents, timesteps = given.pop("latents"), given.pop("timesteps")
+    with torch.no_grad():
+        assert model(latents, timesteps, **given).abs().max() == 0
+        given["portrait"] = given["portrait"] + 1  # reaches the frames only through the zeroed branches
+        model(latents, timesteps, **given)
+    torch.testing.assert_close(seen[0], seen[1], rtol=0, atol=0)
+    assert seen[0].abs().max() < 50
+
+
+def test_keys_and_values_of_a_clip_stand_for_its_tokens():
+    model, given = random_model(LINEAR), inputs(LINEAR)
+    latents, timesteps, tokens = (given.pop(name) for name in ("latents", "timesteps", "audio_tokens"))
+    with torch.no_grad():
+        expected = model(latents, timesteps, audio_tokens=tokens, **given)
+        once = model.audio_keys_values(tokens)
+        torch.testing.assert_close(model(latents, timesteps, audio_keys_values=once, **given), expected)
+        silent = model(latents, timesteps, **given)
+        torch.testing.assert_close(silent, model(latents, timesteps, audio_tokens=0 * tokens, **given))
+    assert (silent - expected).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("base", [LINEAR, SOFTMAX])
+def test_one_set_of_portrait_tokens(base):
+    """Shared tokens see only themselves, so they are the same in a clip of any content; frames still see them."""
+    model = random_model(dataclasses.replace(base, portrait_each_frame=False))
+    given, shared = inputs(base), []
+    model.blocks[-1].spatial.register_forward_hook(lambda module, arguments, result: shared.append(result[1]))
+    latents, timesteps = given.pop("latents"), given.pop("timesteps")
+    with torch.no_grad():
+        output = model(latents, timesteps, **given)
+        model(latents + 1, timesteps, **given)
+        given["portrait"] = given["portrait"] + 1
+        changed = model(latents, timesteps, **given)
+    assert shared[0].shape[1] == 1
+    torch.testing.assert_close(shared[0], shared[1])
+    assert (output - changed).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("base", [LINEAR, SOFTMAX])
+def test_shared_and_repeated_portrait_agree_in_the_first_attention(base):
+    """Before any block has run both variants hold the same tokens, so frames receive the same from them."""
+    results = []
+    for each in (True, False):
+        model, given = random_model(dataclasses.replace(base, portrait_each_frame=each)), inputs(base)
+        model.blocks[0].spatial.register_forward_hook(lambda module, arguments, result: results.append(result[0]))
+        with torch.no_grad():
+            model(given.pop("latents"), given.pop("timesteps"), **given)
+    torch.testing.assert_close(results[0][:, :, : results[1].shape[2]], results[1], rtol=1e-4, atol=1e-5)
+
+
+def test_memory_comes_first_in_time():
+    """A clip with its first frame moved to the memory gives the same for the frames that remain."""
+    config = dataclasses.replace(LINEAR, depth=1)
+    model, given = random_model(config), inputs(config, frames=4, memory=0)
+    latents, tokens = given.pop("latents"), given.pop("audio_tokens")
+    timesteps = given.pop("timesteps")
+    given.pop("memory")
+    with torch.no_grad():
+        whole = model(latents, timesteps, audio_tokens=tokens, **given)
+        rest = model(latents[:, 1:], timesteps, audio_tokens=tokens[:, 1:], memory=latents[:, :1], **given)
+    torch.testing.assert_close(whole[:, 1:], rest)
+
+
+def test_half_precision_weights():
+    model, given = random_model(LINEAR).bfloat16(), inputs(LINEAR)
+    with torch.no_grad():
+        output = model(given.pop("latents"), given.pop("timesteps"), **given)
+    assert output.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (dict(latents=torch.zeros(2, 3, 5, 4, 6)), "latents are"),
+        (dict(portrait=torch.zeros(1, 4, 4, 6)), "portrait is"),
+        (dict(memory=torch.zeros(2, 2, 4, 4, 4)), "memory is"),
+    ],
+)
+def test_wrong_shapes_are_named(change, sentence):
+    given = {**inputs(LINEAR), **change}
+    with pytest.raises(ValueError, match=sentence):
+        LetsTalkTransformer(LINEAR)(given.pop("latents"), given.pop("timesteps"), **given)
+
+
+@pytest.mark.parametrize("field", ["portrait_fusion", "audio_fusion"])
+def test_fusions_that_do_not_exist_yet_say_so(field):
+    with pytest.raises(ValueError, match="not built yet"):
+        LetsTalkTransformer(dataclasses.replace(TINY, **{field: "siamese"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("linear-S", 59.6), ("linear-B", 222.6), ("linear-L", 773.9), ("linear-XL", 1135.2),
+        ("softmax-S", 52.1), ("softmax-B", 193.5), ("softmax-L", 671.2), ("softmax-XL", 983.9),
+    ],
+)  # fmt: skip
+def test_parameter_counts_of_the_paper(name, millions):
+    """The paper counts its stored positions too: 256 of the picture and one per frame of [memory; clip]."""
+    config = PRESETS[name]
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in LetsTalkTransformer(config).parameters())
+    frames = config.clip_frames + (config.memory_frames if config.attention == "linear" else 0)
+    assert round((count + (256 + frames) * config.width) / 1e6, 1) == millions
+
+
+def test_windows_are_clamped_at_the_ends():
+    features = torch.arange(4.0)[:, None, None]
+    windows = window_features(features, 5)
+    assert windows.shape == (4, 5, 1, 1)
+    assert windows[0].flatten().tolist() == [0, 0, 0, 1, 2]
+    assert windows[3].flatten().tolist() == [1, 2, 3, 3, 3]
+    with pytest.raises(ValueError, match="odd"):
+        window_features(features, 4)
+
+
+def test_blink_token():
+    config = dataclasses.replace(TINY, blink_condition=True)
+    projection = AudioProjection(config)
+    features = torch.randn(2, 3, 5, config.audio_blocks, config.audio_channels)
+    open_eyes = projection(features)
+    closed = projection(features, torch.ones(2, 3, 5))
+    assert open_eyes.shape == (2, 3, config.audio_tokens + 1, config.audio_width)
+    torch.testing.assert_close(open_eyes[:, :, :-1], closed[:, :, :-1])
+    assert (open_eyes[:, :, -1] - closed[:, :, -1]).abs().max() > 1e-3
+    torch.testing.assert_close(open_eyes, projection(features, torch.zeros(2, 3, 5)))
+    with pytest.raises(ValueError, match="blink_condition"):
+        AudioProjection(TINY)(features, torch.ones(2, 3, 5))
