@@ -67,10 +67,16 @@ class LetsTalkConfig:
             if not condition:
                 raise ValueError(f"configuration: {sentence}")
 
+        sizes = ("depth", "width", "heads", "linear_head_width", "latent_channels", "patch_size", "clip_frames")
+        for name in (*sizes, "audio_tokens", "audio_width", "audio_hidden", "audio_blocks", "audio_channels"):
+            need(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, less than 1")
         need(self.attention in ("linear", "softmax"), f"attention is {self.attention!r}, not 'linear' or 'softmax'")
         need(self.objective in ("noise", "v", "flow"), f"objective is {self.objective!r}, not 'noise', 'v' or 'flow'")
         need(self.autoencoder in ("dc-ae", "sd-vae"), f"autoencoder is {self.autoencoder!r}, not 'dc-ae' or 'sd-vae'")
-        need(self.audio_encoder in ("wav2vec2", "mel"), f"audio_encoder is {self.audio_encoder!r}, not 'wav2vec2' or 'mel'")
+        need(
+            self.audio_encoder in ("wav2vec2", "mel"),
+            f"audio_encoder {self.audio_encoder!r} is not 'wav2vec2' or 'mel'",
+        )
         need(self.portrait_fusion in FUSIONS, f"portrait_fusion is {self.portrait_fusion!r}, not one of {FUSIONS}")
         need(self.audio_fusion in FUSIONS, f"audio_fusion is {self.audio_fusion!r}, not one of {FUSIONS}")
         need(self.width % self.heads == 0, f"width {self.width} is not a multiple of heads {self.heads}")
@@ -84,8 +90,6 @@ class LetsTalkConfig:
             f"learn_variance goes with objective 'noise', not with {self.objective!r}",
         )
         need(self.audio_window % 2 == 1, f"audio_window {self.audio_window} is even, so it has no centre")
-        for name in ("depth", "width", "heads", "latent_channels", "patch_size", "clip_frames", "audio_tokens"):
-            need(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, less than 1")
         need(self.memory_frames >= 0, f"memory_frames is {self.memory_frames}, less than 0")
 
     @property
