@@ -27,11 +27,14 @@ MEL_FFT = 512
 MEL_REACH = MEL_FFT // 2  # samples on either side of a column's centre that it may depend on
 MEL_FLOOR = 1e-8  # power, where 1 is a full-scale sine: -80 dB
 MEL_MEAN, MEL_STD = -5.5, 1.5  # of log10 power over ordinary speech: fixed, so that features are local in time
+_LONGEST_PADDING = 8192  # samples that an encoder may append to fill its last packet
 _CHUNK_FRAMES = 1500  # video frames of mel computed at a time: bounds memory, changes nothing else
 
 
 def frame_count(samples: int, sample_rate: int, fps: float = 25.0) -> int:
-    """Exactly ceil(samples / sample_rate * fps), in rational arithmetic."""
+    """Exactly ceil(samples / sample_rate * fps), in rational arithmetic; InputError unless the rate is at least 1."""
+    if sample_rate < 1:
+        raise InputError(f"The sample rate is {sample_rate}; it must be greater than 0.")
     return math.ceil(Fraction(samples) * exact_fps(fps) / sample_rate)
 
 
@@ -60,19 +63,19 @@ def read_audio(path: str | Path, start: float = 0.0, duration: float | None = No
         raise InputError(f"The start is {start} seconds; it must be 0 or later.")
     if duration is not None and not duration > 0:
         raise InputError(f"The duration is {duration} seconds; it must be greater than 0.")
-    waveform, rate = _decode(path, start, duration)
-    if waveform.shape[1] == 0:
-        if start > 0:
-            raise InputError(f"The audio in {path} ends before {start} seconds; choose an earlier start.")
-        raise InputError(f"The audio in {path} has no samples; choose a recording that is not empty.")
-    bad = ~torch.isfinite(waveform).all(dim=0)
-    if bad.any():
-        first = int(bad.nonzero()[0]) / rate + start
-        raise InputError(
-            f"The audio in {path} has {int(bad.sum())} samples that are NaN or infinite, the first at {first:.3f} "
-            "seconds; export it again from the program that made it."
-        )
-    return waveform, rate
+    parts: list[Tensor] = []
+    rate = position = begin = 0
+    for block, rate in audio_blocks(path):
+        begin = round(Fraction(start) * rate)
+        end = math.inf if duration is None else begin + max(1, round(Fraction(duration) * rate))
+        low, high = (min(max(edge - position, 0), block.shape[1]) for edge in (begin, end))
+        parts.append(block[:, low:high].clone())
+        position += block.shape[1]
+        if position >= end:
+            break
+    if position <= begin:
+        raise InputError(f"The audio in {path} ends before {start} seconds; choose an earlier start.")
+    return torch.cat(parts, dim=1), rate
 
 
 def check_file(path: str | Path, kind: str) -> Path:
@@ -92,40 +95,43 @@ def check_file(path: str | Path, kind: str) -> Path:
     return path
 
 
-def _decode(path: Path, start: float, duration: float | None) -> tuple[Tensor, int]:
-    """Samples [channels, n] of the range and the rate; decodes from the beginning, since seeking is not exact."""
-    parts: list[Tensor] = []
-    rate = position = begin = 0
-    end = None
+def audio_blocks(path: str | Path) -> Iterator[tuple[Tensor, int]]:
+    """What read_audio reads, as it is decoded: blocks float32 [channels, n >= 1], each with the sample rate.
+
+    Memory does not grow with the length. Raises what read_audio raises, while it is iterated.
+    """
+    path = check_file(path, "audio")
+    rate = position = 0
+    held: list[Tensor] = []  # the end, until it is known how much of it is sound
+    limits: list[int] = []
     try:
         with av.open(str(path)) as container:
             if not container.streams.audio:
                 raise InputError(f"{path} has no audio stream; choose a file with sound.")
             stream = container.streams.audio[0]
-            limits: list[int] = []
-            for block, rate in _blocks(container, stream, limits):
-                begin = round(Fraction(start) * rate)
-                end = None if duration is None else begin + max(1, round(Fraction(duration) * rate))
-                low = min(max(begin - position, 0), block.shape[1])
-                high = block.shape[1] if end is None else min(max(end - position, low), block.shape[1])
-                parts.append(block[:, low:high].clone())
+            for block, rate in _decoded(container, stream, limits):
+                _check_finite(path, block, position, rate)
                 position += block.shape[1]
-                if end is not None and position >= end:
-                    break
-            else:
-                end = next((limit for limit in limits if 0 < position - limit < 8192), position)
-                _check_whole(path, container, stream, position, rate)
+                held.append(block)
+                while sum(other.shape[1] for other in held[1:]) >= _LONGEST_PADDING:
+                    yield held.pop(0), rate
+            _check_whole(path, container, stream, position, rate)
     except (av.FFmpegError, UnicodeDecodeError) as error:
         at = f" at {position / rate:.2f} seconds" if rate else ""
         raise InputError(
             f"{path} cannot be decoded{at} ({getattr(error, 'strerror', None) or error}): it is damaged, cut short or "
             "not a media file; export or download it again."
         ) from error
-    samples = torch.cat(parts, dim=1) if parts else torch.zeros(1, 0)
-    return samples[:, : max((end or 0) - begin, 0)], rate
+    if position == 0:
+        raise InputError(f"The audio in {path} has no samples; choose a recording that is not empty.")
+    rest = torch.cat(held, dim=1)
+    padding = position - limits[0] if limits else 0
+    if 0 < padding < min(_LONGEST_PADDING, rest.shape[1]):
+        rest = rest[:, :-padding]
+    yield rest, rate
 
 
-def _blocks(container, stream, limits: list[int]) -> Iterator[tuple[Tensor, int]]:
+def _decoded(container, stream, limits: list[int]) -> Iterator[tuple[Tensor, int]]:
     """Decoded blocks [channels, n] with their rate. Puts the stream's true sample count in `limits` where it says one.
 
     Decoders drop what the encoder put in front, but give the last packet whole; its declared duration says how much of
@@ -143,7 +149,17 @@ def _blocks(container, stream, limits: list[int]) -> Iterator[tuple[Tensor, int]
         if packet.pts is not None and first is not None and packet.duration and stream.time_base <= Fraction(1, rate):
             limits[:] = [round((packet.pts + packet.duration - first) * stream.time_base * rate)]
     for out in resampler.resample(None) if resampler else ():
-        yield torch.from_numpy(out.to_ndarray()), rate
+        if out.samples:
+            yield torch.from_numpy(out.to_ndarray()), rate
+
+
+def _check_finite(path: Path, block: Tensor, position: int, rate: int) -> None:
+    bad = ~torch.isfinite(block).all(dim=0)
+    if bad.any():
+        raise InputError(
+            f"The audio in {path} has samples that are NaN or infinite, the first at "
+            f"{(position + int(bad.nonzero()[0])) / rate:.3f} seconds; export it again from the program that made it."
+        )
 
 
 def _check_whole(path: Path, container, stream, samples: int, rate: int) -> None:
@@ -179,12 +195,21 @@ def to_mono_16k(waveform: Tensor, sample_rate: int) -> Tensor:
         raise InputError("The audio has NaN or infinite samples; export it again from the program that made it.")
     if sample_rate == SAMPLE_RATE:
         return mono
-    # Exact for the usual rates; for odd ones (47999 Hz) the nearest small ratio keeps the filter small, and drifts by
-    # less than a frame a day.
-    ratio = Fraction(SAMPLE_RATE, sample_rate).limit_denominator(2000)
-    length = math.ceil(Fraction(len(mono) * SAMPLE_RATE, sample_rate))
-    resampled = torchaudio.functional.resample(mono, ratio.denominator, ratio.numerator)[:length]
+    ratio = Fraction(SAMPLE_RATE, sample_rate)
+    length = math.ceil(len(mono) * ratio)
+    if ratio.numerator * ratio.denominator < 2_000_000:
+        resampled = torchaudio.functional.resample(mono, ratio.denominator, ratio.numerator)[:length]
+    else:  # 47999 Hz and such: torchaudio's table of filters would take gigabytes
+        resampled = _resample_odd(mono, sample_rate)[:length]
     return nn.functional.pad(resampled, (0, length - len(resampled)))
+
+
+def _resample_odd(mono: Tensor, sample_rate: int) -> Tensor:
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE)
+    frame = av.AudioFrame.from_ndarray(mono.detach().cpu().numpy()[None], format="fltp", layout="mono")
+    frame.sample_rate = sample_rate
+    parts = [out.to_ndarray()[0] for out in (*resampler.resample(frame), *resampler.resample(None))]
+    return torch.cat([torch.from_numpy(part) for part in parts]).to(mono.device)
 
 
 @functools.lru_cache(maxsize=4)
