@@ -1,1 +1,24 @@
-"""LetsTalk (arXiv 2411.16748): one portrait and a speech recording become a talking video."""
+"""LetsTalk (arXiv 2411.16748): one portrait and a speech recording become a talking video.
+
+`load_checkpoint(path)` gives a model, `LetsTalkPipeline.load()` everything that makes a video. Names are imported when
+they are first used, so that importing the package costs nothing.
+"""
+
+import importlib
+
+_HOMES = {
+    "LetsTalkConfig": "config",
+    "LetsTalkModel": "checkpoint",
+    "LetsTalkPipeline": "pipeline",
+    "SamplingSettings": "long_video",
+    "load_checkpoint": "checkpoint",
+    "save_checkpoint": "checkpoint",
+    "InputError": "errors",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

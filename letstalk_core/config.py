@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass
 
 FUSIONS = ("direct", "siamese", "symbiotic")
+OBJECTIVES = ("noise", "v", "flow", "x0")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class LetsTalkConfig:
     blink_condition: bool = False  # one more audio token that carries the eyelid closure of the window
 
     # diffusion
-    objective: str = "noise"  # "noise", "v" or "flow" (rectified flow)
+    objective: str = "noise"  # "noise", "v", "flow" (rectified flow) or "x0" (the same flow, the model answers x0)
     learn_variance: bool = True  # only with "noise": 2C output channels
     relative_latents: bool = False  # the model works on (latents - portrait latents) * relative_scale
     relative_scale: float = 1.0
@@ -71,7 +72,7 @@ class LetsTalkConfig:
         for name in (*sizes, "audio_tokens", "audio_width", "audio_hidden", "audio_blocks", "audio_channels"):
             need(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, less than 1")
         need(self.attention in ("linear", "softmax"), f"attention is {self.attention!r}, not 'linear' or 'softmax'")
-        need(self.objective in ("noise", "v", "flow"), f"objective is {self.objective!r}, not 'noise', 'v' or 'flow'")
+        need(self.objective in OBJECTIVES, f"objective is {self.objective!r}, not one of {OBJECTIVES}")
         need(self.autoencoder in ("dc-ae", "sd-vae"), f"autoencoder is {self.autoencoder!r}, not 'dc-ae' or 'sd-vae'")
         need(
             self.audio_encoder in ("wav2vec2", "mel"),

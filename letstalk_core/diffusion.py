@@ -2,7 +2,7 @@
 
 The sources: DDPM arXiv 2006.11239, learned variance 2102.09672, v-prediction 2202.00512, rectified flow 2209.03003.
 Every x here is [B,...]; latents are [B,F,C,h,w] and CHANNELS is the axis that a learned variance doubles.
-Times t are [B]: integers 0..999 for "noise" and "v", floats in [0,1] for "flow" (1 is pure noise).
+Times t are [B]: integers 0..999 for "noise" and "v", floats in [0,1] for "flow" and "x0" (1 is pure noise).
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import math
 import torch
 from torch import Tensor
 
-from .config import LetsTalkConfig
+from .config import OBJECTIVES, LetsTalkConfig
 
 STEPS = 1000
 BETA_FIRST, BETA_LAST = 1e-4, 0.02
 CHANNELS = 2
+STRAIGHT = ("flow", "x0")  # objectives on the straight path of rectified flow
+LEAST_TIME = 0.1  # below this time the weight of "x0" errors, 1 / t^2, grows no more
 
 
 class Schedule:
@@ -69,12 +71,14 @@ class Diffusion:
 
     "noise": predict the noise, and with learn_variance also the reverse variance (the paper). "v": predict
     v = sqrt(signal) noise - sqrt(1 - signal) x0. "flow": rectified flow, x_t = (1 - t) x0 + t noise, v = noise - x0.
+    "x0": the same flow and the same loss, but the model answers x0, from which v = (x_t - x0) / t follows: a narrow
+    model need not carry the noise through its layers (arXiv 2511.13720).
     Raises ValueError for another objective, or for a learned variance with any but "noise".
     """
 
     def __init__(self, objective: str = "noise", learn_variance: bool = True):
-        if objective not in ("noise", "v", "flow"):
-            raise ValueError(f"objective is {objective!r}, not 'noise', 'v' or 'flow'")
+        if objective not in OBJECTIVES:
+            raise ValueError(f"objective is {objective!r}, not one of {OBJECTIVES}")
         if learn_variance and objective != "noise":
             raise ValueError(f"learn_variance goes with objective 'noise', not with {objective!r}")
         self.objective, self.learn_variance = objective, learn_variance
@@ -85,19 +89,19 @@ class Diffusion:
         return cls(config.objective, config.learn_variance)
 
     def draw_times(self, count: int, generator: torch.Generator, logit_normal: bool = True) -> Tensor:
-        """Random times [count] to train at, on the generator's device: uniform, or logit-normal for "flow" if asked."""
+        """Random times [count] to train at, on the generator's device: uniform, or logit-normal for "flow" and "x0" if asked."""
         place = dict(generator=generator, device=generator.device)
-        if self.objective != "flow":
+        if self.objective not in STRAIGHT:
             return torch.randint(0, STEPS, (count,), **place)
         return torch.randn(count, **place).sigmoid() if logit_normal else torch.rand(count, **place)
 
     def model_timesteps(self, t: Tensor) -> Tensor:
-        """What the model is given for time t: t itself, or 1000 t for "flow"."""
-        return t * STEPS if self.objective == "flow" else t
+        """What the model is given for time t: t itself, or 1000 t on the straight path."""
+        return t * STEPS if self.objective in STRAIGHT else t
 
     def amounts(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """(a, b) of x_t = a x_0 + b noise, shaped to multiply `like` [B,...]."""
-        if self.objective == "flow":
+        if self.objective in STRAIGHT:
             t = t.to(device=like.device, dtype=torch.float32).reshape(-1, *[1] * (like.ndim - 1))
             return 1 - t, t
         signal = self.schedule.signal
@@ -114,6 +118,8 @@ class Diffusion:
             return noise
         if self.objective == "flow":
             return noise - x0
+        if self.objective == "x0":
+            return x0
         a, b = self.amounts(t, x0)
         return a * noise - b * x0
 
@@ -125,6 +131,8 @@ class Diffusion:
             return (xt - b * answer) / a, answer
         if self.objective == "flow":
             return xt - b * answer, xt + a * answer
+        if self.objective == "x0":
+            return answer, (xt - a * answer) / b
         return a * xt - b * answer, b * xt + a * answer
 
     def split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -140,6 +148,8 @@ class Diffusion:
         """
         answer, fraction = self.split(output.float())
         error = (answer - self.target(x0.float(), noise.float(), t)) ** 2
+        if self.objective == "x0":
+            error = error / self.amounts(t, error)[1].clamp(min=LEAST_TIME) ** 2  # the error of v
         losses = {"mse": _mean(error, weight)}
         if fraction is not None:
             # The variance must not pull at the mean: that one is trained by the MSE (arXiv 2102.09672, Section 3.1).

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .diffusion import CHANNELS, STEPS, Diffusion, Schedule
+from .diffusion import CHANNELS, STEPS, STRAIGHT, Diffusion, Schedule
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 Callback = Callable[[int, int, Tensor], None]
@@ -168,9 +168,9 @@ def _denoise_euler(predict, x, diffusion, steps, generator, report) -> Tensor:
     """Euler's method from t = 1 to 0 in equal steps: exact where the flow is straight."""
     times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     for step in range(steps):
-        output, x0, _ = _evaluate(predict, x, diffusion, times[step])
+        _, x0, noise = _evaluate(predict, x, diffusion, times[step])
         report(step + 1, steps, x0)
-        x = x + float(times[step + 1] - times[step]) * output
+        x = x + float(times[step + 1] - times[step]) * (noise - x0)
     return x
 
 
@@ -187,5 +187,5 @@ SAMPLERS: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
     "dpm++": (_denoise_dpm, ("noise", "v")),
     "ddim": (_denoise_ddim, ("noise", "v")),
     "ddpm": (_denoise_ddpm, ("noise", "v")),
-    "euler": (_denoise_euler, ("flow",)),
+    "euler": (_denoise_euler, STRAIGHT),
 }

@@ -1,0 +1,203 @@
+"""python -m letstalk_core: generate, demo, convert, info, train-avatar, evaluate.
+
+Every command ends with exit status 0, or prints one line on stderr and ends with another. Heavy imports happen inside
+the commands, so that help is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from pathlib import Path
+
+from .errors import InputError
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXIT_INTERRUPTED = 130
+SAMPLERS = ("dpm++", "ddim", "ddpm", "euler")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str):
+        print(f"letstalk: {message} (see --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m letstalk_core", description=__doc__.splitlines()[0], allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser, metavar="COMMAND")
+
+    generate = commands.add_parser("generate", help="make a talking video from a portrait and a recording")
+    generate.add_argument("--portrait", required=True, metavar="IMAGE")
+    generate.add_argument("--audio", required=True, metavar="FILE", help="any audio file, or a video with sound")
+    generate.add_argument("--output", required=True, metavar="FILE.mp4")
+    _add_sampling_options(generate)
+    generate.set_defaults(run=_generate)
+
+    demo = commands.add_parser("demo", help="the example portrait speaks the example recording")
+    demo.add_argument("--output", default="letstalk-demo.mp4", metavar="FILE.mp4")
+    _add_sampling_options(demo)
+    demo.set_defaults(run=_generate, portrait=EXAMPLES / "portrait.png", audio=EXAMPLES / "speech.wav")
+
+    convert = commands.add_parser("convert", help="convert a checkpoint of the official layout")
+    convert.add_argument("source", metavar="IN.ckpt")
+    convert.add_argument("target", metavar="OUT.safetensors")
+    for name in ("num-heads", "memory-frames", "clip-frames", "audio-blocks", "audio-channels"):
+        convert.add_argument(f"--{name}", type=int, help="what the tensors' shapes don't say")
+    convert.set_defaults(run=_convert)
+
+    info = commands.add_parser("info", help="describe a checkpoint")
+    info.add_argument("file", metavar="FILE.safetensors")
+    info.set_defaults(run=_info)
+
+    train = commands.add_parser("train-avatar", help="train the bundled model from nothing, on drawn portraits")
+    train.add_argument("--work", default="runs/avatar", metavar="FOLDER", help="everything is kept here and resumed")
+    train.add_argument("--output", default="runs/avatar/letstalk-avatar-128.safetensors", metavar="FILE")
+    train.add_argument("--autoencoder-steps", type=int, default=3600)
+    train.add_argument("--decoder-steps", type=int, default=3600)
+    train.add_argument("--transformer-steps", type=int, default=5000)
+    train.add_argument("--people", type=int, default=2500, help="drawn people for the autoencoder")
+    train.add_argument("--clips", type=int, default=3000, help="talking clips for the transformer")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("evaluate", help="measure a model on held-out drawings and speech")
+    evaluate.add_argument("--model", metavar="FILE.safetensors")
+    evaluate.add_argument("--output", default="runs/evaluation", metavar="FOLDER")
+    evaluate.add_argument("--pairs", type=int, default=40)
+    evaluate.add_argument("--seconds", type=float, default=4.0, help="length of each held-out clip")
+    evaluate.add_argument("--speech", metavar="FOLDER", help="also: real recordings, scored against their envelope")
+    evaluate.add_argument("--memory-noise", type=float, default=0.0)
+    evaluate.set_defaults(run=_evaluate)
+
+    for command in commands.choices.values():
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="FILE.safetensors", help="default: the bundled model")
+    parser.add_argument("--autoencoder", metavar="PATH", help="for a model that does not bundle one")
+    parser.add_argument("--audio-encoder", metavar="PATH", help="wav2vec2, for a model that needs it")
+    parser.add_argument("--face", default="largest", metavar="largest|none|N", help="which face of the picture")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="denoising steps; default: the model's own")
+    parser.add_argument("--sampler", choices=SAMPLERS, help="default: the model's own")
+    parser.add_argument("--cfg", type=float, default=1.0, help="guidance scale; 1 is neutral and fastest")
+    parser.add_argument("--memory-noise", type=float, default=0.0)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
+    parser.add_argument("--max-seconds", type=float, help="only the beginning of the recording")
+
+
+def _generate(arguments) -> None:
+    from tqdm import tqdm
+
+    from .long_video import SamplingSettings
+    from .pipeline import BUNDLED_MODEL, LetsTalkPipeline
+
+    settings = SamplingSettings(
+        arguments.seed, arguments.steps, arguments.sampler, arguments.cfg, arguments.memory_noise
+    )
+    pipeline = LetsTalkPipeline.load(
+        arguments.model or BUNDLED_MODEL,
+        arguments.device,
+        arguments.dtype,
+        arguments.autoencoder,
+        arguments.audio_encoder,
+    )
+    began, bar = time.perf_counter(), None
+
+    def progress(done: int, total: int) -> None:
+        nonlocal bar
+        bar = bar or tqdm(total=total, unit="frame", desc=Path(arguments.output).name, disable=None)
+        bar.update(done - bar.n)
+
+    try:
+        frames = pipeline.write_video(
+            arguments.portrait,
+            arguments.audio,
+            arguments.output,
+            settings,
+            arguments.face,
+            arguments.max_seconds,
+            progress,
+        )
+    finally:
+        if bar:
+            bar.close()
+    seconds = time.perf_counter() - began
+    length = frames / pipeline.config.fps
+    print(
+        f"{arguments.output}: {frames} frames, {length:.1f} s, made in {seconds:.1f} s ({seconds / length:.2f} s per second)"
+    )
+
+
+def _convert(arguments) -> None:
+    from .conversion import convert_checkpoint
+
+    names = ("num_heads", "memory_frames", "clip_frames", "audio_blocks", "audio_channels")
+    convert_checkpoint(arguments.source, arguments.target, **{name: getattr(arguments, name) for name in names})
+    print(f"{arguments.target} written")
+
+
+def _info(arguments) -> None:
+    from .checkpoint import describe_checkpoint
+
+    print(describe_checkpoint(arguments.file))
+
+
+def _train(arguments) -> None:
+    from .training.avatar import train_avatar
+
+    path = train_avatar(
+        Path(arguments.work),
+        Path(arguments.output),
+        autoencoder_steps=arguments.autoencoder_steps,
+        decoder_steps=arguments.decoder_steps,
+        transformer_steps=arguments.transformer_steps,
+        people=arguments.people,
+        clips=arguments.clips,
+    )
+    print(f"{path} written")
+
+
+def _evaluate(arguments) -> None:
+    from .evaluation.report import evaluate
+    from .pipeline import BUNDLED_MODEL
+
+    print(
+        evaluate(
+            arguments.model or BUNDLED_MODEL,
+            Path(arguments.output),
+            arguments.pairs,
+            arguments.seconds,
+            Path(arguments.speech) if arguments.speech else None,
+            arguments.memory_noise,
+        )
+    )
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    if category is UserWarning and "letstalk_core" in filename:
+        print(f"letstalk: note: {message}", file=sys.stderr)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit status."""
+    arguments = build_parser().parse_args(argv)
+    warnings.showwarning = _show_warning
+    try:
+        arguments.run(arguments)
+    except KeyboardInterrupt:
+        print("letstalk: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (InputError, ValueError, OSError) as error:
+        if arguments.debug:
+            raise
+        print(f"letstalk: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,112 @@
+"""Talking clips of drawn portraits: frames, the speech they speak, and every control that is known about them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..audio import mel_features
+from .avatars import Avatar
+from .motion import COLUMN, CONTROLS, control_track, rest_controls
+from .pictures import HELD_OUT
+from .speech_clips import speech_clip
+
+SPEECH_SECONDS = 2.4  # spoken for each clip; the clip is a part of it, so that it begins in mid-speech
+CONTEXT = 2  # frames of features and blinks kept before and after a clip, for the window of the audio tokens
+
+
+@dataclass(frozen=True)
+class TalkingClip:
+    """One person, one stretch of speech."""
+
+    avatar: Avatar
+    portrait: np.ndarray  # uint8 [size, size, 3]
+    controls: np.ndarray  # float32 [F, 15], columns motion.CONTROLS
+    closed: np.ndarray  # bool [F]: the frame's centre lies in an m, b or p
+    waveform: np.ndarray  # float32 [S], 16 kHz
+    starts_at_portrait: bool  # the head of frame 0 is where the portrait has it
+
+    def frames(self, start: int = 0, count: int | None = None) -> np.ndarray:
+        """uint8 [count, size, size, 3]."""
+        return self.avatar.render(self.controls[start : None if count is None else start + count])
+
+
+def talking_clip(seed: int, seconds: float = SPEECH_SECONDS, size: int = 128, split: str = "train") -> TalkingClip:
+    """Clip number `seed`: of a new person each time; "heldout" people, voices and sentences are never trained on."""
+    identity = seed + (HELD_OUT if split == "heldout" else 0)
+    avatar = Avatar((identity, 0), size)
+    rng = np.random.default_rng((identity, 2))
+    waveform, mouth = speech_clip(rng, split, seconds)
+    controls = control_track(rng, mouth)
+    rest = rest_controls(rng)
+    starts = bool(rng.random() < 0.5) or split == "heldout"
+    if starts:  # the portrait keeps its own expression, the clip begins with its head
+        for name in ("yaw", "pitch", "roll", "shift_x", "shift_y"):
+            controls[:, COLUMN[name]] += rest[COLUMN[name]] - controls[0, COLUMN[name]]
+    rest[COLUMN["smile"]] = controls[0, COLUMN["smile"]]
+    return TalkingClip(avatar, avatar.render(rest)[0], controls, mouth[:, 5] > 0.5, waveform, starts)
+
+
+class ClipStore:
+    """Many short clips in one folder, rendered once: memory-mapped arrays, one row a clip.
+
+    frames uint8 [n, T, size, size, 3]; portraits uint8 [n, size, size, 3]; features float16 [n, T + 2 * CONTEXT, 4, 80];
+    controls float32 [n, T + 2 * CONTEXT, 15]; regions uint8 [n, size, size] (1 mouth, 2 eyes); starts bool [n].
+    """
+
+    NAMES = ("frames", "portraits", "features", "controls", "regions", "starts")
+
+    def __init__(self, folder: Path, count: int, length: int, size: int = 128):
+        self.folder, self.count, self.length, self.size = folder, count, length, size
+        shapes = {
+            "frames": ((length, size, size, 3), np.uint8),
+            "portraits": ((size, size, 3), np.uint8),
+            "features": ((length + 2 * CONTEXT, 4, 80), np.float16),
+            "controls": ((length + 2 * CONTEXT, len(CONTROLS)), np.float32),
+            "regions": ((size, size), np.uint8),
+            "starts": ((), np.bool_),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, (shape, dtype) in shapes.items():
+            path = folder / f"{name}.npy"
+            if path.exists():
+                array = np.load(path, mmap_mode="r+")
+            else:
+                array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(count, *shape))
+            setattr(self, name, array)
+
+    @property
+    def done(self) -> int:
+        path = self.folder / "done"
+        return int(path.read_text()) if path.exists() else 0
+
+    def render(self, report_every: int = 50) -> None:
+        """Render the clips that are missing; safe to stop and call again."""
+        for i in range(self.done, self.count):
+            self._render_one(i)
+            if (i + 1) % report_every == 0 or i + 1 == self.count:
+                aside = self.folder / "done.part"
+                aside.write_text(str(i + 1))
+                os.replace(aside, self.folder / "done")
+
+    def _render_one(self, i: int) -> None:
+        clip = talking_clip(i, SPEECH_SECONDS, self.size)
+        total = len(clip.controls)
+        rng = np.random.default_rng((i, 3))
+        # A clip that can follow its portrait begins where the speech begins.
+        start = 0 if clip.starts_at_portrait else int(rng.integers(0, total - self.length + 1))
+        around = np.clip(np.arange(start - CONTEXT, start + self.length + CONTEXT), 0, total - 1)
+        features = mel_features(torch.from_numpy(clip.waveform), total).numpy()
+        self.frames[i] = clip.frames(start, self.length)
+        self.portraits[i] = clip.portrait
+        self.features[i] = features[around]
+        self.controls[i] = clip.controls[around]
+        regions = np.zeros((self.size, self.size), np.uint8)
+        regions[clip.avatar.region("eyes")] = 2
+        regions[clip.avatar.region("mouth")] = 1
+        self.regions[i] = regions
+        self.starts[i] = clip.starts_at_portrait

@@ -1,0 +1,1 @@
+"""Measures of what a model makes: mouth, blinks, borders between clips, pictures."""

@@ -1,0 +1,107 @@
+"""A small network that reads a drawn face: how far the mouth is open, how wide, how round, how closed the eyes.
+
+Trained on renderings, whose controls are known, blurred and disturbed as generated frames are. It judges every model
+alike and is itself judged on held-out people (`accuracy`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..data.motion import COLUMN
+from ..data.pictures import HELD_OUT, random_controls, render_pictures
+from ..training.autoencoder import to_images
+from ..training.loop import TrainingRun
+
+READINGS = ("open", "width", "round", "blink")
+SIZE = 128
+_COLUMNS = [COLUMN[name] for name in READINGS]
+_POSES = 12
+
+
+class FaceMeter(nn.Module):
+    """Images [n,3,128,128] in -1..1 -> readings [n,4], columns READINGS, in the units of the controls."""
+
+    def __init__(self):
+        super().__init__()
+        widths = (3, 16, 32, 64, 96, 96)
+        self.layers = nn.Sequential()
+        for low, high in zip(widths[:-1], widths[1:], strict=True):
+            self.layers.append(nn.Conv2d(low, high, 3, stride=2, padding=1))
+            self.layers.append(nn.GroupNorm(8, high))
+            self.layers.append(nn.SiLU())
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(96 * 16, 128), nn.SiLU(), nn.Linear(128, len(READINGS)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.layers(images))
+
+    @torch.inference_mode()
+    def read(self, frames: np.ndarray) -> np.ndarray:
+        """Frames uint8 [n,128,128,3] -> readings float32 [n,4]."""
+        parts = [self(to_images(frames[i : i + 64])) for i in range(0, len(frames), 64)]
+        return torch.cat(parts).numpy()
+
+
+def disturb(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Blur and noise of random strength, as autoencoders leave behind."""
+    if rng.random() < 0.6:
+        sigma = rng.uniform(0.3, 1.3)
+        x = torch.arange(-3, 4).float()
+        kernel = torch.exp(-(x**2) / (2 * sigma**2))
+        kernel = (kernel / kernel.sum()).expand(3, 1, 1, -1)
+        images = F.conv2d(images, kernel, padding=(0, 3), groups=3)
+        images = F.conv2d(images, kernel.transpose(2, 3), padding=(3, 0), groups=3)
+    if rng.random() < 0.5:
+        noise = torch.from_numpy(rng.standard_normal(images.shape, np.float32))
+        images = images + rng.uniform(0, 0.06) * noise
+    return images
+
+
+def train_meter(work: Path, identities: int = 2500, steps: int = 2500, batch: int = 32) -> FaceMeter:
+    """Train in work/meter (resumed if begun), on the autoencoder's training pictures."""
+    pictures, _ = render_pictures(work, identities, _POSES, SIZE)
+    controls = np.concatenate([random_controls(np.random.default_rng((i, 1)), _POSES) for i in range(identities)])
+    targets = torch.from_numpy(controls[:, _COLUMNS])
+    torch.manual_seed(0)
+    run = TrainingRun(work / "meter", FaceMeter().to(memory_format=torch.channels_last), steps, peak=1.5e-3)
+
+    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = np.random.default_rng((3, step))
+        index = np.sort(rng.choice(len(pictures), batch, replace=False))
+        images = disturb(to_images(pictures[index]), rng)
+        if rng.random() < 0.5:
+            images = images.flip(3)
+        shift = rng.integers(-4, 5, 2)
+        images = images.roll(tuple(int(s) for s in shift), (2, 3))
+        loss = F.mse_loss(run.module(images), targets[index])
+        return loss, {"loss": loss.item()}
+
+    run.fit(loss_of)
+    return run.averaged.eval()
+
+
+def accuracy(meter: FaceMeter, work: Path) -> dict[str, float]:
+    """Correlation of each reading with the truth on held-out people."""
+    pictures, _ = render_pictures(work, 48, 4, SIZE, HELD_OUT, "pictures-heldout")
+    truth = np.concatenate([random_controls(np.random.default_rng((HELD_OUT + i, 1)), 4) for i in range(48)])
+    readings = meter.read(np.asarray(pictures))
+    return {
+        name: float(np.corrcoef(readings[:, i], truth[:, column])[0, 1])
+        for i, (name, column) in enumerate(zip(READINGS, _COLUMNS, strict=True))
+    }
+
+
+def save_meter(meter: FaceMeter, path: Path) -> None:
+    save_file({key: value.half().contiguous() for key, value in meter.state_dict().items()}, path)
+
+
+def load_meter(path: Path) -> FaceMeter:
+    meter = FaceMeter()
+    meter.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+    return meter.eval()

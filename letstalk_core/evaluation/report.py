@@ -1,0 +1,160 @@
+"""Evaluation of a model on held-out drawings and speech, and on real recordings. Writes JSON and contact sheets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..audio import read_audio
+from ..data.clips import TalkingClip, talking_clip
+from ..data.motion import COLUMN
+from ..errors import InputError
+from ..long_video import SamplingSettings
+from ..pipeline import LetsTalkPipeline
+from ..portrait import Portrait
+from ..training.autoencoder import to_images
+from . import measures
+from .meter import READINGS, FaceMeter, load_meter
+
+METER = Path(__file__).resolve().parent / "face_meter.safetensors"
+FIRST_PAIR = 10_000  # held-out clips from here on: none was looked at while training was tuned
+OPEN, WIDTH, ROUND, BLINK = (READINGS.index(name) for name in ("open", "width", "round", "blink"))
+
+
+def to_pictures(images: torch.Tensor) -> np.ndarray:
+    """float [n,3,H,W] in -1..1 -> uint8 [n,H,W,3]."""
+    return images.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def generate_frames(
+    pipeline: LetsTalkPipeline, portrait: torch.Tensor, waveform: np.ndarray, rate: int, settings: SamplingSettings
+) -> np.ndarray:
+    """Frames uint8 [F,H,W,3] of a portrait image [3,H,W] in -1..1 and mono samples [S]."""
+    size = portrait.shape[-1]
+    latents = pipeline.encode_portrait(Portrait(portrait, (0, 0, size, size), (size, size)))
+    features = pipeline.encode_audio(torch.from_numpy(waveform)[None], rate)
+    return np.concatenate(
+        [to_pictures(pipeline.decode(clip.latents)) for clip in pipeline.generate(latents, features, settings)]
+    )
+
+
+def score_pair(clip: TalkingClip, frames: np.ndarray, true_frames: np.ndarray, meter: FaceMeter, pipeline) -> dict:
+    """Every number of one held-out pair; lists under "_" are for pooling over the pairs."""
+    from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+
+    read, read_true = meter.read(frames), meter.read(true_frames)
+    truth = {name: clip.controls[:, COLUMN[name]] for name in READINGS}
+    best, lag = measures.lagged_correlation(read[:, OPEN], truth["open"])
+    mouth = clip.avatar.region("mouth")
+    made, real = to_images(frames), to_images(true_frames)
+    start = to_images(clip.portrait[None])
+    reconstructed = to_pictures(pipeline.decode(pipeline.autoencoder.encode(real)))
+    return {
+        "open_r": measures.correlation(read[:, OPEN], truth["open"]),
+        "open_r_best": best,
+        "open_lag": lag,
+        "open_r_of_true_frames": measures.correlation(read_true[:, OPEN], truth["open"]),
+        "width_r": measures.correlation(read[:, WIDTH], truth["width"]),
+        "round_r": measures.correlation(read[:, ROUND], truth["round"]),
+        "border_jump": measures.border_jump(frames, pipeline.config.clip_frames),
+        "psnr": measures.masked_psnr(frames, true_frames, np.ones_like(mouth)),
+        "psnr_outside_mouth": measures.masked_psnr(frames, true_frames, ~mouth),
+        "psnr_still_portrait": measures.masked_psnr(
+            np.repeat(clip.portrait[None], len(frames), 0), true_frames, mouth | ~mouth
+        ),
+        "ssim": float(ssim(made, real, data_range=2.0)),
+        "ssim_still_portrait": float(ssim(start.expand_as(real).contiguous(), real, data_range=2.0)),
+        "autoencoder_psnr": measures.masked_psnr(reconstructed, true_frames, np.ones_like(mouth)),
+        "autoencoder_psnr_mouth": measures.masked_psnr(reconstructed, true_frames, mouth),
+        "_closed": measures.closed_share(read[:, OPEN], clip.closed),
+        "_closed_true": measures.closed_share(read_true[:, OPEN], clip.closed),
+        "_blink": read[:, BLINK],
+        "_open": read[:, OPEN],
+        "_true_open": truth["open"],
+    }
+
+
+def summarise(rows: list[dict], fps: float) -> dict:
+    """Means over the pairs, shares that reach a bar, and what is counted over all frames."""
+    result = {}
+    for name in (key for key in rows[0] if not key.startswith("_")):
+        values = np.array([row[name] for row in rows], float)
+        result[name] = {"mean": values.mean(), "median": np.median(values), "least": values.min(), "most": values.max()}
+    shuffled = [
+        measures.correlation(row["_open"], rows[(i + 1) % len(rows)]["_true_open"]) for i, row in enumerate(rows)
+    ]
+    result["open_r_shuffled"] = {"mean": float(np.mean(shuffled)), "mean_size": float(np.mean(np.abs(shuffled)))}
+    result["share_open_r_at_least_0.9"] = float(np.mean([row["open_r"] >= 0.9 for row in rows]))
+    for name in ("_closed", "_closed_true"):
+        closed, all_frames = np.sum([row[name] for row in rows], axis=0)
+        result[f"mbp_closed{name.removeprefix('_closed')}"] = float(closed / max(1, all_frames))
+    result["mbp_frames"] = int(all_frames)
+    result["blinks_per_minute"] = measures.blinks_per_minute(np.concatenate([row["_blink"] for row in rows]), fps)
+    return result
+
+
+def contact_sheet(path: Path, rows: list[np.ndarray], columns: int = 12) -> None:
+    """A PNG with one row of evenly spaced frames for each video uint8 [F,H,W,3]."""
+    strips = [np.concatenate(list(frames[np.linspace(0, len(frames) - 1, columns).astype(int)]), 1) for frames in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), cv2.cvtColor(np.concatenate(strips, 0), cv2.COLOR_RGB2BGR))
+
+
+def evaluate_speech(pipeline, meter: FaceMeter, folder: Path, output: Path, settings: SamplingSettings) -> dict:
+    """For each recording in a folder: opening against the speech envelope, beside that of the next recording."""
+    paths = sorted(path for path in folder.iterdir() if path.is_file())
+    openings, envelopes, sheets = [], [], []
+    for i, path in enumerate(tqdm(paths, desc="recordings", disable=None)):
+        waveform, rate = read_audio(path, duration=8.0)
+        mono = waveform.mean(0).numpy()
+        portrait = to_images(talking_clip(FIRST_PAIR + i, 1.0, split="heldout").portrait[None])[0]
+        frames = generate_frames(pipeline, portrait, mono, rate, settings)
+        openings.append(meter.read(frames)[:, OPEN])
+        envelopes.append(measures.envelope(mono, rate, len(frames), pipeline.config.fps))
+        sheets.append(frames[: min(len(frames), 48)])
+    contact_sheet(output / "recordings.png", sheets)
+    result = {}
+    for i, path in enumerate(paths):
+        other = envelopes[(i + 1) % len(paths)]
+        length = min(len(other), len(openings[i]))
+        result[path.name] = {
+            "r": measures.correlation(openings[i], envelopes[i]),
+            "r_shuffled": measures.correlation(openings[i][:length], other[:length]),
+        }
+    return result
+
+
+def evaluate(
+    model: Path, output: Path, pairs: int, seconds: float, speech: Path | None = None, memory_noise: float = 0.0
+) -> str:
+    """Generate `pairs` held-out pairs, score them, and write output/report.json and contact sheets; returns the JSON."""
+    try:
+        import torchmetrics  # noqa: F401
+    except ImportError:
+        raise InputError("evaluate needs torchmetrics; run pip install -r requirements-dev.txt.") from None
+    if pairs < 2:
+        raise InputError(f"The number of pairs is {pairs}; shuffled audio needs at least 2.")
+    pipeline, meter = LetsTalkPipeline.load(model, "cpu"), load_meter(METER)
+    rows, sheets = [], []
+    for i in tqdm(range(pairs), desc="pairs", disable=None):
+        clip = talking_clip(FIRST_PAIR + i, seconds, split="heldout")
+        settings = SamplingSettings(seed=i, memory_noise=memory_noise)
+        portrait = to_images(clip.portrait[None])[0]
+        frames, true_frames = generate_frames(pipeline, portrait, clip.waveform, 16000, settings), clip.frames()
+        rows.append(score_pair(clip, frames, true_frames, meter, pipeline))
+        if i < 6:
+            sheets += [true_frames, frames]
+    contact_sheet(output / "pairs.png", sheets)
+    report = {"model": Path(model).name, "pairs": pairs, "seconds": seconds, **summarise(rows, pipeline.config.fps)}
+    if speech is not None:
+        report["recordings"] = evaluate_speech(
+            pipeline, meter, speech, output, SamplingSettings(memory_noise=memory_noise)
+        )
+    text = json.dumps(report, indent=2)
+    (output / "report.json").write_text(text + "\n")
+    return text

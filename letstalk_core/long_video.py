@@ -1,0 +1,155 @@
+"""Video of any length, clip by clip: each clip starts from its own seeded noise and the memory of the one before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .audio_projection import window_features
+from .checkpoint import LetsTalkModel
+from .diffusion import Diffusion
+from .errors import InputError
+from .memory_bank import MemoryBank, from_model_space
+from .sampling import Callback, check_sampler, clip_generator, clip_noise, guided, sample
+
+BLINK_SLOT = 3.75  # seconds: one blink falls somewhere in each, which makes 16 a minute
+BLINK_SHAPE = (0.35, 0.9, 1.0, 1.0, 0.75, 0.4, 0.12)  # eyelid closure from frame to frame at 25 fps
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How clips are sampled. None takes the model's own default.
+
+    steps: 1 to 1000. sampler: one that fits the model's objective. guidance_scale: 1 follows the audio as trained, more
+    exaggerates it and doubles the time. memory_noise: deviation of the noise on the memory, in the latents' units.
+    """
+
+    seed: int = 0
+    steps: int | None = None
+    sampler: str | None = None
+    guidance_scale: float = 1.0
+    memory_noise: float = 0.0
+
+    def __post_init__(self):
+        if self.steps is not None and not 1 <= self.steps <= 1000:
+            raise InputError(f"The number of steps is {self.steps}; choose one between 1 and 1000.")
+        if not (math.isfinite(self.guidance_scale) and 0 <= self.guidance_scale <= 20):
+            raise InputError(
+                f"The guidance scale is {self.guidance_scale}; choose one between 0 and 20 (1 is neutral)."
+            )
+        if not 0 <= self.memory_noise <= 1:
+            raise InputError(f"The memory noise is {self.memory_noise}; choose one between 0 and 1.")
+        if not -(2**63) <= self.seed < 2**64:
+            raise InputError(f"The seed is {self.seed}; choose one of at most 64 bits.")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip as it was sampled: latents [F,C,h,w] for the autoencoder, and the memory that the next clip needs."""
+
+    index: int
+    latents: Tensor
+    memory: MemoryBank
+
+
+def blink_schedule(seed: int, start: int, count: int, fps: float) -> Tensor:
+    """Eyelid closure [count] in 0..1 of frames start .. start + count - 1; a frame's value depends on the seed alone."""
+    slot_frames = BLINK_SLOT * fps
+    frames = torch.arange(start, start + count, dtype=torch.float64)
+    closure = torch.zeros(count)
+    shape = torch.tensor((0.0, *BLINK_SHAPE, 0.0))
+    for slot in range(max(0, int(start / slot_frames) - 1), int((start + count) / slot_frames) + 1):
+        place = torch.rand((), generator=clip_generator(seed, slot, "blink"), dtype=torch.float64)
+        begin = (slot + 0.1 + 0.7 * place) * slot_frames
+        at = ((frames - begin) * 25 / fps).clamp(0, len(shape) - 1)
+        low = at.floor().long().clamp(max=len(shape) - 2)
+        share = (at - low).float()
+        closure = torch.maximum(closure, shape[low] * (1 - share) + shape[low + 1] * share)
+    return closure
+
+
+def generate_clips(
+    model: LetsTalkModel,
+    portrait: Tensor,
+    features: Tensor,
+    settings: SamplingSettings,
+    memory: MemoryBank | None = None,
+    frames: int | None = None,
+    callback: Callback | None = None,
+) -> Iterator[Clip]:
+    """Sample a video's clips one after the other; nothing is held that grows with its length.
+
+    Args:
+        model: on the device to compute on.
+        portrait: latents [1,C,h,w].
+        features: of the whole recording, [F,L,E]; the audio of frame f is features[f].
+        memory: where to go on (MemoryBank.frames is the first frame to make); None begins at the portrait. Clips begin
+            at multiples of the clip length, so that a part of a video equals the same part of the whole.
+        frames: how many frames to make; None goes to the end of the recording.
+        callback: called as (step, steps, x0) after each denoising step; cancels by raising.
+
+    Raises InputError where the memory does not lie on a clip's border or the frames reach beyond the recording.
+    """
+    config = model.config
+    memory = memory or MemoryBank.of_portrait(portrait, config)
+    last = len(features) if frames is None else memory.frames + frames
+    if last > len(features):
+        raise InputError(f"Frames up to {last} were asked for, but the recording has {len(features)}.")
+    if memory.frames % config.clip_frames:
+        raise InputError(
+            f"The memory ends at frame {memory.frames}, in the middle of a clip of {config.clip_frames} frames; "
+            "it can't be continued."
+        )
+    while memory.frames < last:
+        index, start = memory.frames // config.clip_frames, memory.frames
+        with torch.inference_mode():
+            latents = _sample_clip(model, portrait, features, settings, memory, index, callback)
+        kept = min(config.clip_frames, last - start)
+        memory = memory.after(latents[:, :kept])
+        yield Clip(index, from_model_space(latents[:, :kept], portrait.to(latents), config)[0], memory)
+
+
+def _sample_clip(model, portrait, features, settings, memory, index, callback) -> Tensor:
+    """Latents [1,F,C,h,w] of one clip in the model's space."""
+    config, device, start = model.config, portrait.device, memory.frames
+    steps, sampler = settings.steps or config.default_steps, settings.sampler or config.default_sampler
+    check_sampler(sampler, config.objective)
+    tokens = _audio_tokens(model, features, settings.seed, start, device)  # [1,F,K,A]
+    remembered = memory.noisy(settings.memory_noise, settings.seed, index).to(device) if config.memory_frames else None
+    known = dict(portrait=portrait, memory=remembered)
+    audio = model.transformer.audio_keys_values(tokens)
+
+    def conditional(x: Tensor, t: Tensor) -> Tensor:
+        return model.transformer(x, t, audio_keys_values=audio, **known)
+
+    predict = conditional
+    if settings.guidance_scale != 1:
+        silent = model.transformer.audio_keys_values(torch.zeros_like(tokens))
+        predict = guided(
+            conditional,
+            lambda x, t: model.transformer(x, t, audio_keys_values=silent, **known),
+            settings.guidance_scale,
+        )
+    noise = clip_noise(settings.seed, index, (1, config.clip_frames, *portrait.shape[1:])).to(device)
+    generator = clip_generator(settings.seed, index, "steps")
+    diffusion = Diffusion.from_config(config)
+    return sample(predict, noise, diffusion, steps, sampler, generator=generator, callback=callback)
+
+
+def _audio_tokens(model: LetsTalkModel, features: Tensor, seed: int, start: int, device: torch.device) -> Tensor:
+    """Tokens [1,F,K,A] of the clip that starts at a frame; beyond the recording its last frame is repeated."""
+    config = model.config
+    reach = config.audio_window // 2
+    around = torch.arange(start - reach, start + config.clip_frames + reach)
+    near = features[around.clamp(0, len(features) - 1)].to(device)
+    windows = window_features(near, config.audio_window)[reach:-reach] if reach else near[:, None]
+    blinks = None
+    if config.blink_condition:
+        closure = blink_schedule(seed, start - reach, len(around), config.fps)
+        closure = window_features(closure, config.audio_window)[reach:-reach] if reach else closure[:, None]
+        blinks = closure[None].to(device)
+    return model.audio_projection(windows[None], blinks)

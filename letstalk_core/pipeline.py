@@ -1,0 +1,166 @@
+"""The steps tied together: encode the audio, encode the portrait, draw noise, denoise, decode, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .audio import load_audio_encoder, read_audio
+from .autoencoder import Autoencoder, build_autoencoder, load_autoencoder
+from .checkpoint import CheckpointError, LetsTalkModel, fill_strictly, load_checkpoint
+from .errors import InputError
+from .long_video import Clip, SamplingSettings, generate_clips
+from .memory_bank import MemoryBank
+from .portrait import Portrait, crop_portrait, read_image
+from .sampling import Callback
+from .video_io import VideoWriter
+
+BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "weights" / "letstalk-avatar-128.safetensors"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class LetsTalkPipeline:
+    """A model with its autoencoder and audio encoder, on one device.
+
+    Each step can be used alone: encode_audio, encode_portrait, generate (latents, clip by clip), decode.
+    """
+
+    def __init__(self, model: LetsTalkModel, autoencoder: Autoencoder, audio_encoder: torch.nn.Module):
+        self.model, self.autoencoder, self.audio_encoder = model, autoencoder, audio_encoder
+        self.config = model.config
+        _check_parts(self.config, autoencoder, audio_encoder)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path = BUNDLED_MODEL,
+        device: str = "auto",
+        dtype: str = "auto",
+        autoencoder: str | Path | None = None,
+        audio_encoder: str | Path | None = None,
+    ) -> LetsTalkPipeline:
+        """From a checkpoint file. autoencoder and audio_encoder: paths, for a checkpoint that does not bundle them.
+
+        device: "auto", "cpu", "cuda", "cuda:1", "mps". dtype: "auto" (fp32 on a CPU, else bf16), "fp32", "bf16", "fp16".
+        Raises InputError (CheckpointError for the file itself) with what is missing and how to give it.
+        """
+        model = load_checkpoint(path)
+        place, kind = choose_device(device), dtype
+        if kind == "auto":
+            kind = "bf16" if place.type == "cuda" else "fp32"
+        if kind not in DTYPES:
+            raise InputError(f"The dtype is {dtype!r}; choose auto, {', '.join(DTYPES)}.")
+        images = _autoencoder_of(model, path, autoencoder)
+        if model.config.audio_encoder == "wav2vec2" and audio_encoder is None:
+            raise InputError(f"{path} needs a wav2vec2 audio encoder; give its file or folder with --audio-encoder.")
+        sounds = load_audio_encoder("mel" if model.config.audio_encoder == "mel" else audio_encoder)
+        return cls(model.to(place, DTYPES[kind]), images.to(place, DTYPES[kind]), sounds.to(place))
+
+    @property
+    def place(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @torch.inference_mode()
+    def encode_audio(self, waveform: Tensor, sample_rate: int) -> Tensor:
+        """waveform [channels, S] -> features [F,L,E], F = ceil(S / sample_rate * fps)."""
+        return self.audio_encoder.encode(waveform.to(self.place), sample_rate, self.config.fps)
+
+    @torch.inference_mode()
+    def encode_portrait(self, portrait: Portrait) -> Tensor:
+        """Latents [1,C,h,w] of a square portrait."""
+        return self.autoencoder.encode(portrait.image[None].to(self.place)).float()
+
+    def crop(self, image: np.ndarray, face: str | int = "largest") -> Portrait:
+        """The square around a face of image [H,W,3] in 0..1, at the model's size."""
+        return crop_portrait(image, self.config.image_size, face)
+
+    def generate(
+        self,
+        portrait: Tensor,
+        features: Tensor,
+        settings: SamplingSettings,
+        memory: MemoryBank | None = None,
+        frames: int | None = None,
+        callback: Callback | None = None,
+    ) -> Iterator[Clip]:
+        """The clips of a video; see long_video.generate_clips."""
+        return generate_clips(self.model, portrait, features, settings, memory, frames, callback)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [n,C,h,w] -> frames float32 [n,3,H,W] in -1..1 on the CPU."""
+        return self.autoencoder.decode(latents.float()).cpu()
+
+    def write_video(
+        self,
+        portrait_path: str | Path,
+        audio_path: str | Path,
+        output: str | Path,
+        settings: SamplingSettings,
+        face: str | int = "largest",
+        max_seconds: float | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> int:
+        """A talking video from two files; returns its number of frames. progress(done, total) after each clip.
+
+        The file appears when it is complete. Raises InputError for anything wrong with the inputs or the output.
+        """
+        waveform, sample_rate = read_audio(audio_path, duration=max_seconds)
+        portrait = self.crop(read_image(portrait_path), face)
+        features = self.encode_audio(waveform, sample_rate)
+        latents, size = self.encode_portrait(portrait), self.config.image_size
+        sound = audio_path if max_seconds is None else (waveform, sample_rate)
+        with VideoWriter(output, size, size, self.config.fps, sound) as writer:
+            for clip in self.generate(latents, features, settings):
+                writer.write(self.decode(clip.latents))
+                if progress:
+                    progress(clip.memory.frames, len(features))
+        return len(features)
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" takes CUDA, then Apple's GPU, then the CPU. InputError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise InputError(f"The device {name!r} is not available here; choose auto or cpu.") from None
+    return device
+
+
+def _autoencoder_of(model: LetsTalkModel, path: str | Path, given: str | Path | None) -> Autoencoder:
+    scale = model.config.latent_scale
+    if given is not None:
+        return load_autoencoder(given, scale)
+    if model.autoencoder_state is None:
+        raise InputError(
+            f"{path} does not bundle its autoencoder; give a {model.config.autoencoder} with --autoencoder."
+        )
+    with torch.device("meta"):
+        autoencoder = build_autoencoder(model.autoencoder_config, scale)
+    fill_strictly(autoencoder.model, model.autoencoder_state, f"{path}: autoencoder")
+    model.autoencoder_state = None  # the weights live in the autoencoder now
+    return autoencoder.eval().requires_grad_(False)
+
+
+def _check_parts(config, autoencoder: Autoencoder, audio_encoder) -> None:
+    if autoencoder.latent_channels != config.latent_channels:
+        raise InputError(
+            f"The autoencoder has {autoencoder.latent_channels} latent channels, but the model needs "
+            f"{config.latent_channels}; choose a {config.autoencoder} that fits."
+        )
+    found, needed = (audio_encoder.blocks, audio_encoder.channels), (config.audio_blocks, config.audio_channels)
+    if found != needed:
+        raise InputError(
+            f"The audio encoder gives {found[0]} blocks of {found[1]} channels, but the model needs {needed[0]} of "
+            f"{needed[1]}; choose the audio encoder that the model was trained with."
+        )
+
+
+__all__ = ["BUNDLED_MODEL", "CheckpointError", "LetsTalkPipeline", "SamplingSettings", "choose_device"]

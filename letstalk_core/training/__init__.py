@@ -1,0 +1,1 @@
+"""Training: the bundled autoencoder and transformer, from drawn portraits that speak."""

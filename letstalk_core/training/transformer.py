@@ -1,0 +1,156 @@
+"""Training of the bundled transformer on latents of talking drawings."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from ..audio_projection import window_features
+from ..autoencoder import Autoencoder
+from ..checkpoint import LetsTalkModel
+from ..config import LetsTalkConfig
+from ..data.clips import CONTEXT, ClipStore
+from ..data.motion import COLUMN
+from ..diffusion import Diffusion
+from ..memory_bank import to_model_space
+from .autoencoder import to_images
+from .loop import TrainingRun
+
+CLIP_LENGTH = 20  # frames rendered of each clip: memory, one training clip, and two to shift it
+FIRST_CLIP_SHARE = 0.35  # of the clips that can be: trained as the first of a video, which remembers its portrait
+AUDIO_DROPOUT = 0.1  # so that guidance has an unconditional branch
+MEMORY_NOISE = 0.06  # most noise on the memory, in units of the latents' deviation
+MEMORY_MASK = 0.25  # of the memory's positions are dropped, in half of the clips
+MOUTH_WEIGHT, EYE_WEIGHT, BLINK_WEIGHT = 4.0, 3.0, 3.0
+
+BUNDLED = LetsTalkConfig(
+    depth=6, width=192, heads=6, attention="linear", mlp_ratio=2.0, latent_channels=32, patch_size=2,
+    clip_frames=16, memory_frames=2, portrait_each_frame=False, add_portrait=True,
+    audio_tokens=4, audio_width=192, audio_hidden=256, audio_window=5, audio_blocks=4, audio_channels=80,
+    blink_condition=True, objective="x0", learn_variance=False, relative_latents=True,
+    autoencoder="dc-ae", latent_scale=1.0, image_size=128, audio_encoder="mel", default_steps=12,
+    default_sampler="euler",
+)  # fmt: skip
+
+
+@torch.no_grad()
+def encode_clips(store: ClipStore, autoencoder: Autoencoder, chunk: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """Latents float16 of all frames [n,T,C,h,w] and portraits [n,C,h,w], encoded once into the store's folder."""
+    side = store.size // autoencoder.downscale
+    shape = (store.count, store.length + 1, autoencoder.latent_channels, side, side)
+    path, progress = store.folder / "latents.npy", store.folder / "latents.done"
+    if not path.exists():
+        np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    latents = np.load(path, mmap_mode="r+")
+    done = int(progress.read_text()) if progress.exists() else 0
+    for i in tqdm(range(done, store.count), desc="encode", mininterval=10):
+        frames = np.concatenate([store.portraits[i][None], store.frames[i]])
+        latents[i] = autoencoder.encode(to_images(frames), chunk).numpy().astype(np.float16)
+        if (i + 1) % 50 == 0 or i + 1 == store.count:
+            progress.write_text(str(i + 1))
+    return latents[:, 1:], latents[:, 0]
+
+
+def loss_weights(regions: np.ndarray, blinks: np.ndarray, grid: int) -> Tensor:
+    """Weights [b,F,1,h,w] of mean about 1: more for the mouth and the eyes, and for the eyes while they blink."""
+    at = torch.from_numpy(regions)
+    pool = at.shape[-1] // grid
+    mouth = F.avg_pool2d((at == 1).float()[:, None], pool)[:, :, None]  # [b,1,1,h,w]
+    eyes = F.avg_pool2d((at == 2).float()[:, None], pool)[:, :, None]
+    blinking = 1 + BLINK_WEIGHT * torch.from_numpy(blinks > 0.2).float()[:, :, None, None, None]
+    weight = 1 + MOUTH_WEIGHT * mouth + EYE_WEIGHT * eyes * blinking
+    return weight / weight.mean()
+
+
+def training_batch(
+    store: ClipStore, latents, portraits, config: LetsTalkConfig, rng: np.random.Generator, size: int
+) -> dict:
+    """Random clips: x0, memory [b,..,C,h,w] in the model's space, portrait, audio features, blinks, weights."""
+    first, length = config.memory_frames, config.clip_frames
+    index = rng.integers(0, len(latents), size)
+    shift = rng.integers(0, store.length - first - length + 1, size)
+    opening = store.starts[index] & (rng.random(size) < FIRST_CLIP_SHARE)
+    begin = np.where(opening, 0, shift + first)  # where the trained frames begin in the stored clip
+    portrait = torch.from_numpy(portraits[index].astype(np.float32))
+    frames = np.stack([latents[i, b : b + length] for i, b in zip(index, begin, strict=True)]).astype(np.float32)
+    before = np.stack(
+        [
+            np.repeat(portraits[i][None], first, 0) if o else latents[i, b - first : b]
+            for i, b, o in zip(index, begin, opening, strict=True)
+        ]
+    ).astype(np.float32)
+    reach = config.audio_window // 2
+    around = [slice(CONTEXT + b - reach, CONTEXT + b + length + reach) for b in begin]
+    features = np.stack([store.features[i, a] for i, a in zip(index, around, strict=True)]).astype(np.float32)
+    blinks = np.stack([store.controls[i, a, COLUMN["blink"]] for i, a in zip(index, around, strict=True)])
+
+    def windows(values: np.ndarray) -> Tensor:
+        return torch.stack([window_features(v, config.audio_window)[reach:-reach] for v in torch.from_numpy(values)])
+
+    return {
+        "x0": to_model_space(torch.from_numpy(frames), portrait, config),
+        "memory": to_model_space(torch.from_numpy(before), portrait, config),
+        "portrait": portrait,
+        "features": windows(features),
+        "blinks": windows(blinks),
+        "weight": loss_weights(store.regions[index], blinks[:, reach:-reach], frames.shape[-1]),
+    }
+
+
+def regularise_memory(memory: Tensor, rng: np.random.Generator) -> Tensor:
+    """Noise of random size and dropped positions, as sampling's own errors will be (paper, Section 3.4)."""
+    b, m, _, h, w = memory.shape
+    sigma = torch.from_numpy(rng.uniform(0, MEMORY_NOISE, (b, 1, 1, 1, 1)).astype(np.float32))
+    noise = torch.from_numpy(rng.standard_normal(memory.shape, np.float32))
+    masked = (rng.random((b, 1, 1, 1, 1)) < 0.5) & (rng.random((b, m, 1, h, w)) < MEMORY_MASK)
+    return (memory + sigma * noise).masked_fill(torch.from_numpy(masked), 0.0)
+
+
+def relative_scale(latents, portraits) -> float:
+    """1 / the deviation of frames' latents from their portraits'."""
+    some = slice(None, None, max(1, len(latents) // 200))
+    difference = latents[some].astype(np.float32) - portraits[some, None].astype(np.float32)
+    return float(1 / difference.std())
+
+
+def train_transformer(
+    work: Path, store: ClipStore, autoencoder: Autoencoder, steps: int, batch: int = 8, peak: float = 8e-4
+) -> LetsTalkModel:
+    """Train in work/transformer (resumed if begun) and return the model with averaged weights."""
+    latents, portraits = encode_clips(store, autoencoder)
+    config = dataclasses.replace(
+        BUNDLED, latent_scale=autoencoder.latent_scale, relative_scale=relative_scale(latents, portraits)
+    )
+    torch.manual_seed(0)
+    model = LetsTalkModel(config)
+    run = TrainingRun(work / "transformer", model, steps, peak, average=0.998)
+    diffusion = Diffusion.from_config(config)
+
+    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+        rng = np.random.default_rng((2, step))
+        data = training_batch(store, latents, portraits, config, rng, batch)
+        x0 = data["x0"]
+        times = diffusion.draw_times(batch, torch.Generator().manual_seed(step))
+        noise = torch.from_numpy(rng.standard_normal(x0.shape, np.float32))
+        noisy = diffusion.add_noise(x0, noise, times)
+        kept = torch.from_numpy((rng.random((batch, 1, 1, 1)) > AUDIO_DROPOUT).astype(np.float32))
+        tokens = model.audio_projection(data["features"], data["blinks"]) * kept
+        output = model.transformer(
+            noisy,
+            diffusion.model_timesteps(times),
+            portrait=data["portrait"],
+            audio_tokens=tokens,
+            memory=regularise_memory(data["memory"], rng),
+        )
+        loss = diffusion.losses(output, x0, noisy, noise, times, data["weight"])["total"].mean()
+        error = (diffusion.predictions(output.detach(), noisy, times)[0] - x0).square()
+        return loss, {"loss": loss.item(), "x0_error": error.mean().item()}
+
+    run.fit(loss_of)
+    return run.averaged.eval()
