@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -81,9 +82,9 @@ def read_audio(path: str | Path, start: float = 0.0, duration: float | None = No
 def check_file(path: str | Path, kind: str) -> Path:
     """The path, if it is a file that is there, readable and not empty; else InputError. kind: "audio", "picture"..."""
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path} is a folder; give the path of one {kind} file.")
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, False for impossible names too
         raise InputError(f"There is no file {path}; check the path of the {kind} file.")
     try:
         with path.open("rb") as file:

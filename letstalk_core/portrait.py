@@ -24,7 +24,7 @@ from .errors import InputError
 FACE_MARGIN = 1.42  # side of the crop / side of the face box: the framing that the bundled model was trained on
 FACE_RAISE = 0.03  # how far the crop's centre lies above the face box's centre, in crop sides
 MIN_SIDE = 16  # pixels; smaller pictures show no face
-MAX_PIXELS = 200_000_000  # 14000 x 14000; a picture of that size takes 2.4 GB as floats
+MAX_PIXELS = 150_000_000  # 12000 x 12000, 1.8 GB as floats; Pillow itself refuses 179 million
 BACKDROP = 0.5  # grey behind transparent pixels: neither hides dark hair nor white
 YUNET_NAMES = ("face_detection_yunet_2023mar.onnx", "face_detection_yunet.onnx", "yunet.onnx")
 _DETECT_SIDE = 640  # pictures are reduced to this for detection

@@ -215,13 +215,13 @@ def _known_layout(block: Tensor) -> Tensor:
 
 def _create_part(path: Path) -> Path:
     """An empty hidden file beside the target, which shows that the folder can be written."""
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path} is a folder; give the name of a video file in it.")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise InputError(
             f"The folder {path.parent} does not exist; create it, or choose another place for {path.name}."
         )
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
     try:
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:

@@ -1,0 +1,198 @@
+"""Decoding, frame counts and log-mel features."""
+
+import math
+import shutil
+import subprocess
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io.wavfile
+import torch
+
+from letstalk_core.audio import (
+    MEL_REACH,
+    audio_blocks,
+    frame_count,
+    load_audio_encoder,
+    mel_features,
+    read_audio,
+    to_mono_16k,
+)
+from letstalk_core.errors import InputError
+from tests.media_files import CODECS, bad_files, tone, write_media
+
+SPEECH = Path(__file__).resolve().parents[2] / "shared" / "media" / "speech"
+RATES = (8000, 11025, 22050, 44100, 48000, 96000)
+
+
+@pytest.mark.parametrize("suffix", CODECS)
+@pytest.mark.parametrize("rate, channels", [*((rate, 2) for rate in RATES), (16000, 1), (44100, 6)])
+def test_every_sample_of_every_format(tmp_path, suffix, rate, channels):
+    if suffix == "mp3" and (channels == 6 or rate == 96000):
+        pytest.skip("MP3 has neither 5.1 nor 96 kHz")
+    # libav drops a few of the last samples of a Vorbis file of one page, which is up to a second
+    samples = int(rate * (1.3 if suffix == "ogg" else 0.3)) + 13
+    original = tone(rate, samples, channels)
+    path = tmp_path / f"sound.{suffix}"
+    if suffix == "ogg" and rate != 48000:  # Vorbis: PyAV reads it and does not write it
+        if not shutil.which("ffmpeg"):
+            pytest.skip("no ffmpeg on this machine to write Vorbis with")
+        source = write_media(tmp_path / "source.wav", original, rate)
+        subprocess.run(["ffmpeg", "-v", "error", "-i", source, "-c:a", "libvorbis", path], check=True)
+    else:
+        write_media(path, original, rate)
+    waveform, read_rate = read_audio(path)
+    assert (read_rate, waveform.shape) == (rate, (channels, samples))
+    assert waveform.dtype == torch.float32
+    # Aligned in time as well as complete. The low-frequency channel of 5.1 is filtered by lossy codecs.
+    inner = slice(samples // 4, samples // 2)
+    for channel in (0, 1)[:channels]:
+        correlation = np.corrcoef(waveform[channel, inner].numpy(), original[channel, inner])[0, 1]
+        assert correlation > 0.99
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int32, np.float32, np.float64])
+def test_sample_formats_of_wav(tmp_path, kind):
+    original = tone(16000, 1000, 2).T
+    scaled = {np.uint8: original * 127 + 128, np.int16: original * 32767, np.int32: original * (2**31 - 1)}
+    scipy.io.wavfile.write(tmp_path / "a.wav", 16000, scaled.get(kind, original).astype(kind))
+    waveform, _ = read_audio(tmp_path / "a.wav")
+    assert np.abs(waveform.T.numpy() - original).max() < (0.02 if kind is np.uint8 else 1e-4)
+
+
+def test_ranges_are_exact_and_blocks_join_to_the_whole(tmp_path):
+    original = tone(44100, 50000, 1)
+    path = write_media(tmp_path / "a.wav", original, 44100)
+    whole, _ = read_audio(path)
+    assert torch.equal(torch.cat([block for block, _ in audio_blocks(path)], 1), whole)
+    part, _ = read_audio(path, start=0.1, duration=0.5)
+    assert torch.equal(part, whole[:, 4410 : 4410 + 22050])
+    assert torch.equal(read_audio(path, start=1.0, duration=9.0)[0], whole[:, 44100:])
+    with pytest.raises(InputError, match="ends before 2"):
+        read_audio(path, start=2.0)
+
+
+@pytest.mark.skipif(not SPEECH.is_dir(), reason="the folder ../shared/media/speech is not here")
+def test_real_recordings():
+    for path in sorted(SPEECH.iterdir()):
+        waveform, rate = read_audio(path)
+        features = load_audio_encoder("mel").encode(waveform, rate)
+        assert features.shape == (frame_count(waveform.shape[1], rate), 4, 80)
+        assert features.isfinite().all()
+        assert abs(features.mean()) < 1.2 and 0.5 < features.std() < 1.5
+
+
+def test_frame_count_is_exact():
+    assert frame_count(1, 16000) == frame_count(640, 16000) == 1
+    assert frame_count(641, 16000) == 2
+    assert frame_count(44100 * 3600 * 100, 44100) == 25 * 3600 * 100
+    assert frame_count(44100 * 3600 * 100 + 1, 44100) == 25 * 3600 * 100 + 1
+    assert frame_count(48048, 48000, 30000 / 1001) == 30
+    for rate in (8000, 11025, 22050, 44100, 48000, 96000):
+        for frames in (1, 7, 29, 58, 1001):
+            assert frame_count(math.floor(Fraction(frames * rate, 25)), rate) == frames
+
+
+# Bad inputs ----------------------------------------------------------------------------------------------------------
+
+
+def test_bad_files_are_one_sentence(tmp_path):
+    expected = {
+        "missing.wav": "There is no file",
+        "long name": "There is no file",
+        "empty.wav": "is empty",
+        "text.wav": "not a media file",
+        "cut.wav": "cut short: it should last 1.00 seconds and ends at 0.60",
+        "cut.flac": "cut short",
+        "cut.m4a": "cut short",
+        "folder": "is a folder",
+        "no samples.wav": "has no samples",
+        "nan.wav": "NaN or infinite, the first at 0.250",
+        "inf.wav": "NaN or infinite, the first at 0.250",
+        "silent.mp4": "no audio stream",
+    }
+    files = bad_files(tmp_path)
+    assert set(files) == set(expected)
+    for name, sentence in expected.items():
+        with pytest.raises(InputError, match=sentence) as caught:
+            read_audio(files[name])
+        assert "\n" not in str(caught.value), name
+
+
+def test_bad_arguments(tmp_path):
+    path = write_media(tmp_path / "a.wav", tone(16000, 100, 1), 16000)
+    encoder = load_audio_encoder("mel")
+    for call in (
+        lambda: read_audio(path, start=-1),
+        lambda: read_audio(path, start=math.nan),
+        lambda: read_audio(path, duration=0),
+        lambda: encoder.encode(torch.zeros(1, 0), 16000),
+        lambda: encoder.encode(torch.zeros(1, 10), 0),
+        lambda: encoder.encode(torch.zeros(1, 10), 16000, fps=0),
+        lambda: encoder.encode(torch.tensor([[math.nan]]), 16000),
+        lambda: load_audio_encoder("mfcc"),
+    ):
+        with pytest.raises(InputError):
+            call()
+
+
+# Features ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("samples, rate", [(1, 16000), (1, 96000), (639, 16000), (8001, 11025), (48001, 47999)])
+def test_any_length_gives_exactly_its_frames(samples, rate):
+    features = load_audio_encoder("mel").encode(torch.zeros(2, samples), rate)
+    assert features.shape == (frame_count(samples, rate), 4, 80)
+    assert (features < -1.5).all(), "silence is well below speech"
+
+
+def test_mono_16k_keeps_time_and_level():
+    for rate in (8000, 11025, 44100, 47999, 96000):
+        original = torch.from_numpy(tone(rate, rate, 1))
+        mono = to_mono_16k(original.expand(2, -1), rate)
+        assert len(mono) == 16000
+        expected = torch.from_numpy(tone(16000, 16000, 1))[0]
+        torch.testing.assert_close(mono[500:-500], expected[500:-500], atol=2e-3, rtol=0)
+
+
+def test_features_are_local():
+    noise = torch.randn(2, 16000 * 2, generator=torch.Generator().manual_seed(0)) * 0.1
+    whole = mel_features(noise, 50)
+    assert whole.shape == (2, 50, 4, 80)
+    piece = mel_features(noise[:, 640 * 10 : 640 * 30], 20)
+    torch.testing.assert_close(piece[:, 1:-1], whole[:, 11:29])
+    torch.testing.assert_close(mel_features(noise, 7, first_frame=13), whole[:, 13:20])
+    changed = noise.clone()
+    changed[:, 640 * 20 + MEL_REACH :] = 0  # the future does not reach back further than MEL_REACH
+    torch.testing.assert_close(mel_features(changed, 50)[:, :20], whole[:, :20])
+    assert not torch.allclose(mel_features(changed, 50)[:, 21:], whole[:, 21:])
+
+
+def test_long_recordings_do_not_depend_on_the_chunk(monkeypatch):
+    noise = torch.randn(1, 16000 * 3, generator=torch.Generator().manual_seed(0))
+    whole = load_audio_encoder("mel").encode(noise, 16000)
+    monkeypatch.setattr("letstalk_core.audio._CHUNK_FRAMES", 7)
+    torch.testing.assert_close(load_audio_encoder("mel").encode(noise, 16000), whole)
+
+
+@pytest.mark.parametrize("fps", [25.0, 24.0, 30000 / 1001, 50.0])
+def test_a_click_peaks_in_its_frame(fps):
+    for seconds in (0.107, 0.333, 0.773, 0.912):
+        waveform = torch.zeros(16000)
+        waveform[int(seconds * 16000)] = 1.0
+        energy = mel_features(waveform, frame_count(16000, 16000, fps), fps).mean(dim=-1)  # [F, 4]
+        column = int(energy.flatten().argmax())
+        assert column // 4 == math.floor(seconds * fps)
+        assert abs((column + 0.5) / 4 / fps - seconds) <= 0.5 / 4 / fps + 1e-4
+
+
+def test_mel_is_fast_and_has_gradients():
+    waveform = torch.randn(80000, requires_grad=True)
+    mel_features(waveform, 125).sum().backward()
+    assert waveform.grad.isfinite().all()
+    begin = time.perf_counter()
+    mel_features(waveform.detach(), 125)
+    assert time.perf_counter() - begin < 0.5
