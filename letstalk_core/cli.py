@@ -131,9 +131,8 @@ def _generate(arguments) -> None:
             bar.close()
     seconds = time.perf_counter() - began
     length = frames / pipeline.config.fps
-    print(
-        f"{arguments.output}: {frames} frames, {length:.1f} s, made in {seconds:.1f} s ({seconds / length:.2f} s per second)"
-    )
+    rate = f"{seconds / length:.2f} s per second of video"
+    print(f"{arguments.output}: {frames} frames, {length:.1f} s, made in {seconds:.1f} s ({rate})")
 
 
 def _convert(arguments) -> None:

@@ -89,7 +89,7 @@ class Diffusion:
         return cls(config.objective, config.learn_variance)
 
     def draw_times(self, count: int, generator: torch.Generator, logit_normal: bool = True) -> Tensor:
-        """Random times [count] to train at, on the generator's device: uniform, or logit-normal for "flow" and "x0" if asked."""
+        """Random times [count], on the generator's device: uniform, or logit-normal on the straight path if asked."""
         place = dict(generator=generator, device=generator.device)
         if self.objective not in STRAIGHT:
             return torch.randint(0, STEPS, (count,), **place)

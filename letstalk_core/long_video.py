@@ -57,7 +57,7 @@ class Clip:
 
 
 def blink_schedule(seed: int, start: int, count: int, fps: float) -> Tensor:
-    """Eyelid closure [count] in 0..1 of frames start .. start + count - 1; a frame's value depends on the seed alone."""
+    """Eyelid closure [count] in 0..1 of frames start .. start + count - 1; each depends on the seed alone."""
     slot_frames = BLINK_SLOT * fps
     frames = torch.arange(start, start + count, dtype=torch.float64)
     closure = torch.zeros(count)

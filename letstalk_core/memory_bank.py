@@ -12,7 +12,7 @@ from .sampling import clip_generator
 
 
 def to_model_space(latents: Tensor, portrait: Tensor, config: LetsTalkConfig) -> Tensor:
-    """Latents [B,F,C,h,w] as the transformer sees them: with relative_latents, their difference from portrait [B,C,h,w].
+    """Latents [B,F,C,h,w] as the transformer sees them: with relative_latents, minus the portrait's [B,C,h,w].
 
     A departure from the paper: what does not move is then zero, which a small model keeps still and sharp.
     """

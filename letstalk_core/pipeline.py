@@ -45,7 +45,7 @@ class LetsTalkPipeline:
     ) -> LetsTalkPipeline:
         """From a checkpoint file. autoencoder and audio_encoder: paths, for a checkpoint that does not bundle them.
 
-        device: "auto", "cpu", "cuda", "cuda:1", "mps". dtype: "auto" (fp32 on a CPU, else bf16), "fp32", "bf16", "fp16".
+        device: "auto", "cpu", "cuda", "cuda:1", "mps". dtype: "auto" (bf16 on CUDA, else fp32), "fp32", "bf16", "fp16".
         Raises InputError (CheckpointError for the file itself) with what is missing and how to give it.
         """
         model = load_checkpoint(path)

@@ -151,8 +151,8 @@ class Avatar:
     def _paint_body(self, canvas: Canvas, rng: np.random.Generator) -> None:
         cloth = rng.uniform(20, 240, 3)
         shoulder, top = rng.uniform(1.15, 1.5), rng.uniform(1.3, 1.45)
-        body = [(-shoulder, 3), (-shoulder, top + 0.35), (-shoulder * 0.75, top + 0.1), (-0.35, top - 0.1), (0.35, top - 0.1),
-                (shoulder * 0.75, top + 0.1), (shoulder, top + 0.35), (shoulder, 3)]  # fmt: skip
+        right = [(0.35, top - 0.1), (shoulder * 0.75, top + 0.1), (shoulder, top + 0.35), (shoulder, 3)]
+        body = [(-x, y) for x, y in reversed(right)] + right
         canvas.smooth_polygon(body, cloth, closed_ends=True)
         if rng.random() < 0.5:
             canvas.polygon([(-0.4, top - 0.1), (0, top + 0.35), (0.4, top - 0.1)], _tone(cloth, rng.uniform(0.6, 1.5)))
@@ -307,8 +307,8 @@ class Avatar:
                 [(-w * 1.14, -0.68), (w * 1.14, -0.68), (w * 1.14, -0.44), (-w * 1.14, -0.44)], _tone(colour, 0.8)
             )
             return
-        cap = [(-w * 1.06, -0.02), (-w * 1.14, -0.55), (-w * 0.8, -1.02), (0, -1.18), (w * 0.8, -1.02), (w * 1.14, -0.55),
-               (w * 1.06, -0.02)]  # fmt: skip
+        right = [(w * 0.8, -1.02), (w * 1.14, -0.55), (w * 1.06, -0.02)]
+        cap = [(-x, y) for x, y in reversed(right)] + [(0, -1.18)] + right
         part = rng.uniform(-0.4, 0.4)
         fringe = {
             "fringe": [(w * 0.9, -0.38), (w * 0.4, -0.36), (0, -0.34), (-w * 0.4, -0.36), (-w * 0.9, -0.38)],
@@ -334,7 +334,7 @@ class Avatar:
         return frame if matrix is None else cv2.transform(frame, matrix)
 
     def region(self, name: str) -> np.ndarray:
-        """Where the mouth or the eyes lie in a frame, head motion included: bool [size, size]. name: "mouth" or "eyes"."""
+        """Where the "mouth" or the "eyes" lie in a frame, head motion included: bool [size, size]."""
         if name == "mouth":
             low, high = (-self.mouth_width - 0.14, self.mouth_y - 0.22), (self.mouth_width + 0.14, self.mouth_y + 0.42)
         else:

@@ -54,8 +54,9 @@ def talking_clip(seed: int, seconds: float = SPEECH_SECONDS, size: int = 128, sp
 class ClipStore:
     """Many short clips in one folder, rendered once: memory-mapped arrays, one row a clip.
 
-    frames uint8 [n, T, size, size, 3]; portraits uint8 [n, size, size, 3]; features float16 [n, T + 2 * CONTEXT, 4, 80];
-    controls float32 [n, T + 2 * CONTEXT, 15]; regions uint8 [n, size, size] (1 mouth, 2 eyes); starts bool [n].
+    frames uint8 [n, T, size, size, 3]; portraits uint8 [n, size, size, 3]; features float16
+    [n, T + 2 * CONTEXT, 4, 80]; controls float32 [n, T + 2 * CONTEXT, 15]; regions uint8 [n, size, size] (1 mouth,
+    2 eyes); starts bool [n].
     """
 
     NAMES = ("frames", "portraits", "features", "controls", "regions", "starts")

@@ -17,7 +17,7 @@ SHIFT = 4  # OpenCV's fractional bits: shapes move by sixteenths of a pixel
 
 
 class Canvas:
-    """Shapes in units of `scale` pixels around `origin`, on a colour picture [R, R, 3] and, if given, its alpha [R, R]."""
+    """Shapes in units of `scale` pixels around `origin`, on a picture [R, R, 3] and, if given, its alpha [R, R]."""
 
     def __init__(self, colour: np.ndarray, alpha: np.ndarray | None, origin: np.ndarray, scale: float):
         self.colour, self.alpha, self.origin, self.scale = colour, alpha, np.asarray(origin, np.float64), scale
@@ -35,7 +35,7 @@ class Canvas:
             self.line([*points, points[0]], outline, 0.03)
 
     def smooth_polygon(self, points, colour, outline=None, smooth: bool = True, closed_ends: bool = False) -> None:
-        """A polygon with rounded corners (Chaikin's corner cutting, twice); closed_ends keeps the first and last point."""
+        """A polygon with corners cut twice (Chaikin); closed_ends keeps the first and last point."""
         p = np.asarray(points, np.float64)
         for _ in range(2 if smooth else 0):
             q = np.roll(p, -1, axis=0)

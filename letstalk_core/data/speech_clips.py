@@ -13,7 +13,7 @@ from .visemes import MOUTH, Style, mouth_track
 
 FPS = 25
 SILENT_SHARE = 0.07  # clips of noise alone
-FLITE_SHARE = 0.08  # recorded voices: few, slow to make, and English only
+FLITE_SHARE = 0.06  # recorded voices: few, slow to make, and English only
 ENGLISH_SHARE = 0.4
 BABBLE_SHARE = 0.08
 MOST_SENTENCES = 40
@@ -37,8 +37,8 @@ def pick_voice(rng: np.random.Generator, split: str) -> Voice:
     return pool[int(rng.integers(len(pool)))]
 
 
-def random_speech(rng: np.random.Generator, split: str, seconds: float) -> Speech:
-    """Sentences of one speaker, with pauses between them, at least `seconds` long."""
+def random_speech(rng: np.random.Generator, split: str, start: float, seconds: float) -> Speech:
+    """`seconds` of one speaker's sentences with pauses between them, from `start` s on (before 0: silence first)."""
     voice = pick_voice(rng, split)
     factor = float(rng.uniform(0.9, 1.12)) if voice.engine == "espeak" else float(rng.uniform(0.85, 1.25))
     rate, pitch, pitch_range = int(rng.integers(110, 231)), int(rng.integers(15, 86)), int(rng.integers(25, 86))
@@ -47,12 +47,14 @@ def random_speech(rng: np.random.Generator, split: str, seconds: float) -> Speec
     parts: list[Speech] = []
     gaps: list[float] = []
     length = 0.0
-    while length < seconds * factor and len(parts) < MOST_SENTENCES:
+    while length < (start + seconds) * factor and len(parts) < MOST_SENTENCES:
         text = random_sentence(rng, voice.language, split)
         parts.append(synthesize(text, voice, rate, pitch, pitch_range))
         gaps.append(float(rng.uniform(0.4, 1.5)) if rng.random() < 0.25 else float(rng.uniform(0.0, 0.3)))
         length += parts[-1].duration + gaps[-1]
-    return change_speed_pitch(join(parts, gaps), factor)
+    # Cut before changing the speed: only what is used is computed. The last crop rounds to the sample.
+    part = join(parts, gaps).crop(start * factor, seconds * factor)
+    return change_speed_pitch(part, factor).crop(0.0, seconds)
 
 
 def speech_clip(
@@ -81,14 +83,14 @@ def speech_clip(
     if silent:
         speech = Speech(np.zeros(count, np.float32), ())
     else:
-        lead = float(rng.uniform(0.0, 1.0)) if rng.random() < 0.3 else -float(rng.uniform(0.0, 1.2))
-        speech = random_speech(rng, split, seconds - lead).crop(-lead, seconds)
+        start = -float(rng.uniform(0.0, 1.0)) if rng.random() < 0.3 else float(rng.uniform(0.0, 1.2))
+        speech = random_speech(rng, split, start, seconds)
     mouth = mouth_track(speech, frames, FPS, style)
     waveform = speech.waveform
     if augmented:
         babble = None
         if split == "train" and not silent and rng.random() < BABBLE_SHARE:
-            babble = random_speech(rng, split, 2.0).waveform
+            babble = random_speech(rng, split, 0.0, 2.0).waveform
         waveform = augment(waveform, rng, babble, mild=split == "heldout")
     return waveform, mouth
 

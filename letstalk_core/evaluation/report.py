@@ -132,7 +132,7 @@ def evaluate_speech(pipeline, meter: FaceMeter, folder: Path, output: Path, sett
 def evaluate(
     model: Path, output: Path, pairs: int, seconds: float, speech: Path | None = None, memory_noise: float = 0.0
 ) -> str:
-    """Generate `pairs` held-out pairs, score them, and write output/report.json and contact sheets; returns the JSON."""
+    """Generate and score held-out pairs, write output/report.json and contact sheets; returns the JSON."""
     try:
         import torchmetrics  # noqa: F401
     except ImportError:

@@ -24,7 +24,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> floa
 
 
 class TrainingRun:
-    """One training in one folder: weights, their moving average, optimizer and step in `state.pt`, losses in `log.jsonl`.
+    """One training in one folder: weights, their average, optimizer and step in `state.pt`, losses in `log.jsonl`.
 
     Data must depend on the step alone (a generator seeded by (seed, step)); then a run that was stopped and resumed
     takes the same steps as one that was not.

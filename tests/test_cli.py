@@ -1,0 +1,251 @@
+"""The command line: a playable file and exit status 0, or one line on stderr and another status."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from letstalk_core.cli import main
+from letstalk_core.video_io import probe, read_video_frames
+
+from .tiny import write_tiny_checkpoint
+
+
+def write_wav(path: Path, seconds: float = 0.5, rate: int = 16000, channels: int = 1) -> Path:
+    samples = (np.sin(np.arange(round(seconds * rate)) / 8) * 8000).astype("<i2")
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(np.repeat(samples, channels).tobytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory, repository):
+    folder = tmp_path_factory.mktemp("inputs")
+    return {
+        "model": write_tiny_checkpoint(folder / "tiny.safetensors"),
+        "audio": write_wav(folder / "speech.wav"),
+        "portrait": repository / "examples" / "portrait.png",
+    }
+
+
+def command(inputs, output, **changes) -> list[str]:
+    values = {**inputs, "output": output, **changes}
+    return ["generate", *(part for key, value in values.items() for part in (f"--{key.replace('_', '-')}", str(value)))]
+
+
+def test_a_video_with_every_frame_and_the_whole_audio(inputs, tmp_path, capsys):
+    output = tmp_path / "out.mp4"
+    assert main(command(inputs, output)) == 0
+    found = probe(output)
+    assert (found.frames, found.width, found.height) == (13, 64, 64)
+    assert "13 frames" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_the_same_seed_gives_the_same_file_and_another_seed_another(inputs, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert main(command(inputs, tmp_path / f"{name}.mp4", seed=seed)) == 0
+    a, b, c = (read_video_frames(tmp_path / f"{name}.mp4") for name in "abc")
+    assert np.array_equal(a, b) and not np.array_equal(a, c)
+
+
+def test_max_seconds_shortens_picture_and_sound(inputs, tmp_path):
+    assert main(command(inputs, tmp_path / "out.mp4", max_seconds=0.2)) == 0
+    found = probe(tmp_path / "out.mp4")
+    assert found.frames == 5
+
+
+def test_info_describes_the_model(inputs, capsys):
+    assert main(["info", str(inputs["model"])]) == 0
+    assert "mel" in capsys.readouterr().out
+
+
+def fails(argv, capsys, *words, status=1) -> None:
+    """The command fails with one line on stderr that has the words, and no traceback."""
+    try:
+        code = main(argv)
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    error = capsys.readouterr().err.strip()
+    assert code == status
+    lines = [line for line in error.splitlines() if not line.startswith("letstalk: note:")]
+    assert len(lines) == 1 and lines[0].startswith("letstalk: "), error
+    for word in words:
+        assert word.lower() in error.lower()
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+class RunsCode:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.write_text, (self.path, "ran")
+
+
+BAD_FILES = {
+    "missing": lambda folder: folder / "nowhere.file",
+    "empty": lambda folder: write_bytes(folder / "empty.file", b""),
+    "text": lambda folder: write_bytes(folder / "text.file", b"not what it should be " * 50),
+    "folder": lambda folder: folder,
+}
+
+
+@pytest.mark.parametrize("option", ["portrait", "audio", "model"])
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_a_file_that_is_not_what_it_should_be(option, kind, inputs, tmp_path, capsys):
+    bad = BAD_FILES[kind](tmp_path)
+    fails(command(inputs, tmp_path / "out.mp4", **{option: bad}), capsys, str(bad))
+    assert not list(tmp_path.glob("*.mp4"))
+
+
+@pytest.mark.parametrize("option", ["portrait", "audio", "model"])
+def test_a_truncated_file(option, inputs, tmp_path, capsys):
+    whole = Path(inputs[option]).read_bytes()
+    bad = write_bytes(tmp_path / f"cut{Path(inputs[option]).suffix}", whole[: len(whole) // 3])
+    fails(command(inputs, tmp_path / "out.mp4", **{option: bad}), capsys, bad.name)
+
+
+def test_wrong_types_of_file(inputs, tmp_path, capsys):
+    fails(command(inputs, tmp_path / "out.mp4", portrait=inputs["audio"]), capsys, "speech.wav")
+    fails(command(inputs, tmp_path / "out.mp4", audio=inputs["portrait"]), capsys, "portrait.png")
+    fails(command(inputs, tmp_path / "out.mp4", model=inputs["portrait"]), capsys, "portrait.png")
+
+
+def test_a_pickle_is_never_run(inputs, tmp_path, capsys):
+    flag = tmp_path / "flag"
+    bad = write_bytes(tmp_path / "model.ckpt", pickle.dumps(RunsCode(flag)))
+    fails(command(inputs, tmp_path / "out.mp4", model=bad), capsys, "model.ckpt")
+    fails(["convert", str(bad), str(tmp_path / "new.safetensors")], capsys, "model.ckpt")
+    assert not flag.exists()
+
+
+def test_audio_without_samples_with_one_and_with_silence(inputs, tmp_path, capsys):
+    fails(command(inputs, tmp_path / "out.mp4", audio=write_wav(tmp_path / "none.wav", 0)), capsys, "none.wav")
+    for name, seconds, frames in (("one", 1 / 16000, 1), ("short", 0.05, 2)):
+        assert main(command(inputs, tmp_path / f"{name}.mp4", audio=write_wav(tmp_path / f"{name}.wav", seconds))) == 0
+        assert probe(tmp_path / f"{name}.mp4").frames == frames
+
+
+@pytest.mark.parametrize("size, words", [((1, 1), "1x1"), ((15, 400), "16 pixels")])
+def test_pictures_too_small(size, words, inputs, tmp_path, capsys):
+    Image.new("RGB", size).save(tmp_path / "small.png")
+    fails(command(inputs, tmp_path / "out.mp4", portrait=tmp_path / "small.png"), capsys, words)
+
+
+def test_pictures_of_every_kind_work_or_say_why_not(inputs, tmp_path, capsys):
+    pictures = {
+        "grey.png": Image.new("L", (90, 90), 100),
+        "wide.png": Image.new("RGB", (800, 40), (200, 150, 100)),
+        "deep.png": Image.fromarray(np.full((64, 64), 30000, np.uint16)),
+        "glass.png": Image.new("RGBA", (64, 64), (250, 0, 0, 128)),
+    }
+    for name, picture in pictures.items():
+        picture.save(tmp_path / name)
+        assert main(command(inputs, tmp_path / "out.mp4", portrait=tmp_path / name)) == 0
+        assert "No face was found" in capsys.readouterr().err
+    Image.new("RGBA", (64, 64), (250, 0, 0, 0)).save(tmp_path / "air.png")
+    fails(command(inputs, tmp_path / "out2.mp4", portrait=tmp_path / "air.png"), capsys, "transparent")
+
+
+@pytest.mark.parametrize(
+    "changes, words, status",
+    [
+        ({"steps": 0}, ("steps", "0"), 1),
+        ({"steps": "many"}, ("--steps",), 2),
+        ({"sampler": "magic"}, ("--sampler", "magic"), 2),
+        ({"sampler": "ddim"}, ("euler",), 1),
+        ({"dtype": "int8"}, ("--dtype",), 2),
+        ({"device": "quantum"}, ("quantum",), 1),
+        ({"cfg": "nan"}, ("guidance scale",), 1),
+        ({"face": "7"}, ("face",), 1),
+        ({"face": "prettiest"}, ("prettiest",), 1),
+        ({"max_seconds": -1}, ("duration",), 1),
+        ({"unheard_of": 1}, ("--unheard-of",), 2),
+    ],
+)
+def test_option_values_that_make_no_sense(changes, words, status, inputs, tmp_path, capsys):
+    fails(command(inputs, tmp_path / "out.mp4", **changes), capsys, *words, status=status)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_without_its_autoencoder_says_what_to_give(inputs, tmp_path, capsys):
+    model = write_tiny_checkpoint(tmp_path / "bare.safetensors", bundle=False)
+    fails(command(inputs, tmp_path / "out.mp4", model=model), capsys, "--autoencoder")
+
+
+def test_outputs_that_cannot_be_written(inputs, tmp_path, capsys):
+    fails(command(inputs, tmp_path / "nowhere" / "out.mp4"), capsys, "nowhere")
+    fails(command(inputs, tmp_path / "out.avi"), capsys, ".mp4")
+    (tmp_path / "folder.mp4").mkdir()
+    fails(command(inputs, tmp_path / "folder.mp4"), capsys, "folder.mp4")
+    fails(command(inputs, "/proc/out.mp4"), capsys, "/proc")
+
+
+def test_a_failure_keeps_the_file_that_was_there(inputs, tmp_path, capsys):
+    output = write_bytes(tmp_path / "out.mp4", b"precious")
+    fails(command(inputs, output, steps=0), capsys)
+    fails(command(inputs, output, sampler="ddim"), capsys)
+    assert output.read_bytes() == b"precious"
+
+
+def run_command(argv, cwd, **options) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(cwd)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "letstalk_core", *argv],
+        cwd=cwd,
+        env=environment,
+        text=True,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+def test_interrupted_it_leaves_nothing_and_ends_with_130(inputs, tmp_path, repository):
+    long = write_wav(tmp_path / "long.wav", 300)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    process = run_command(command(inputs, folder / "out.mp4", audio=long, steps=200), repository)
+    deadline = time.monotonic() + 120
+    while not list(folder.iterdir()):  # the writer has begun
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "Traceback" not in error and error.strip().splitlines()[-1] == "letstalk: interrupted"
+    assert not list(folder.iterdir())
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(inputs, tmp_path, repository):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    long = write_wav(tmp_path / "long.wav", 60)
+
+    def small_files() -> None:
+        import resource
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    process = run_command(command(inputs, folder / "out.mp4", audio=long), repository, preexec_fn=small_files)
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == 1
+    assert "Traceback" not in error and error.strip().splitlines()[-1].startswith("letstalk: ")
+    assert not list(folder.iterdir())

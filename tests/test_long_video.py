@@ -1,0 +1,151 @@
+"""Clip by clip: the same frames whatever the way they are asked for, and a state that does not grow."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from letstalk_core.checkpoint import LetsTalkModel
+from letstalk_core.config import PRESETS
+from letstalk_core.errors import InputError
+from letstalk_core.long_video import SamplingSettings, blink_schedule, generate_clips
+from letstalk_core.memory_bank import MemoryBank, from_model_space, to_model_space
+
+FLOW = dict(objective="x0", learn_variance=False, default_sampler="euler", default_steps=2, blink_condition=True)
+
+
+def make_model(**changes) -> LetsTalkModel:
+    torch.manual_seed(0)
+    model = LetsTalkModel(dataclasses.replace(PRESETS["tiny"], **{**FLOW, **changes}))
+    for parameter in model.parameters():  # the fresh model's gates are closed: open them, so that inputs matter
+        if parameter.abs().sum() == 0:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model(relative_latents=True, relative_scale=2.0)
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(1, 4, 4, 4, generator=generator), torch.randn(10, 4, 80, generator=generator)
+
+
+def latents_of(model, inputs, settings=None, **options):
+    return torch.cat(
+        [c.latents for c in generate_clips(model, *inputs, settings or SamplingSettings(seed=7), **options)]
+    )
+
+
+def test_as_many_frames_as_features(model, inputs):
+    clips = list(generate_clips(model, *inputs, SamplingSettings()))
+    assert [len(clip.latents) for clip in clips] == [4, 4, 2]
+    assert clips[-1].memory.frames == 10
+    assert torch.isfinite(torch.cat([clip.latents for clip in clips])).all()
+
+
+def test_the_same_seed_gives_the_same_frames_and_another_seed_others(model, inputs):
+    first, again, other = (latents_of(model, inputs, SamplingSettings(seed=seed)) for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other, atol=1e-3)
+
+
+def test_a_clip_alone_equals_the_same_clip_in_the_whole_video(model, inputs):
+    clips = list(generate_clips(model, *inputs, SamplingSettings(seed=7)))
+    alone = latents_of(model, inputs, memory=clips[0].memory, frames=4)
+    assert torch.equal(alone, clips[1].latents)
+    first = latents_of(model, inputs, frames=4)
+    assert torch.equal(first, clips[0].latents)
+
+
+def test_each_clip_follows_the_memory_of_the_one_before(model, inputs):
+    clips = list(generate_clips(model, *inputs, SamplingSettings(seed=7)))
+    portrait = inputs[0]
+    remembered = from_model_space(clips[0].memory.latents, portrait, model.config)[0]
+    assert torch.allclose(remembered, clips[0].latents[-2:], atol=1e-5)
+    moved = dataclasses.replace(clips[0].memory, latents=clips[0].memory.latents + 1)
+    assert not torch.allclose(latents_of(model, inputs, memory=moved, frames=4), clips[1].latents, atol=1e-3)
+
+
+def test_the_state_does_not_grow_with_the_video(model, inputs):
+    portrait, features = inputs
+    sizes = {
+        c.memory.latents.shape for c in generate_clips(model, portrait, features.repeat(5, 1, 1), SamplingSettings())
+    }
+    assert sizes == {(1, 2, 4, 4, 4)}
+
+
+def test_the_audio_of_a_clip_decides_it_and_later_audio_does_not(model, inputs):
+    portrait, features = inputs
+    changed = features.clone()
+    changed[7:] += 3  # two frames beyond the first clip's window
+    assert torch.equal(
+        latents_of(model, (portrait, features), frames=4), latents_of(model, (portrait, changed), frames=4)
+    )
+    changed[2] += 3
+    assert not torch.allclose(
+        latents_of(model, (portrait, features), frames=4), latents_of(model, (portrait, changed), frames=4), atol=1e-3
+    )
+
+
+def test_memory_noise_and_guidance_change_the_result_repeatably(model, inputs):
+    plain = latents_of(model, inputs)
+    for changes in ({"memory_noise": 0.3}, {"guidance_scale": 2.0}):
+        settings = SamplingSettings(seed=7, **changes)
+        changed = latents_of(model, inputs, settings)
+        assert not torch.allclose(changed, plain, atol=1e-3)
+        assert torch.equal(changed, latents_of(model, inputs, settings))
+
+
+def test_models_without_memory_or_relative_latents_work_too(inputs):
+    for changes in (
+        {"memory_frames": 0},
+        {"relative_latents": False},
+        {"objective": "noise", "default_sampler": "ddpm"},
+    ):
+        result = latents_of(make_model(**changes), inputs)
+        assert result.shape == (10, 4, 4, 4) and torch.isfinite(result).all()
+
+
+def test_model_space_is_undone():
+    config = dataclasses.replace(PRESETS["tiny"], relative_latents=True, relative_scale=3.0)
+    latents, portrait = torch.randn(2, 5, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    there = to_model_space(latents, portrait, config)
+    assert torch.allclose(from_model_space(there, portrait, config), latents, atol=1e-5)
+    assert MemoryBank.of_portrait(portrait[:1], config).latents.abs().max() == 0
+
+
+def test_blinks_do_not_depend_on_where_one_starts_and_come_at_a_human_rate():
+    whole = blink_schedule(5, 0, 25 * 300, 25)
+    for start in (0, 1, 90, 93, 94, 95, 1000, 3333):
+        assert torch.equal(blink_schedule(5, start, 40, 25), whole[start : start + 40])
+    blinks = int(((whole[1:] > 0.5) & (whole[:-1] <= 0.5)).sum()) / 5
+    assert 14 <= blinks <= 18
+    assert not torch.equal(whole, blink_schedule(6, 0, 25 * 300, 25))
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": 1001}, "steps is 1001"),
+        ({"guidance_scale": float("nan")}, "guidance scale"),
+        ({"memory_noise": -1}, "memory noise"),
+        ({"seed": 2**64}, "seed"),
+    ],
+)
+def test_settings_out_of_range_are_named(options, words):
+    with pytest.raises(InputError, match=words):
+        SamplingSettings(**options)
+
+
+def test_frames_beyond_the_recording_and_memory_inside_a_clip_are_refused(model, inputs):
+    with pytest.raises(InputError, match="recording has 10"):
+        latents_of(model, inputs, frames=11)
+    with pytest.raises(InputError, match="middle of a clip"):
+        latents_of(model, inputs, memory=MemoryBank(torch.zeros(1, 2, 4, 4, 4), frames=3))
+    with pytest.raises(ValueError, match="choose euler"):
+        latents_of(model, inputs, SamplingSettings(sampler="ddim"))

@@ -1,0 +1,41 @@
+"""A whole model in a file that runs in milliseconds: untrained, for tests of everything around the model."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from letstalk_core.autoencoder import SMALL_DC_AE, build_autoencoder
+from letstalk_core.checkpoint import LetsTalkModel, save_checkpoint
+from letstalk_core.config import PRESETS
+
+CONFIG = dataclasses.replace(
+    PRESETS["tiny"],
+    objective="x0",
+    learn_variance=False,
+    default_sampler="euler",
+    default_steps=2,
+    blink_condition=True,
+    relative_latents=True,
+    latent_scale=1.0,
+)
+AUTOENCODER = {
+    **SMALL_DC_AE,
+    "latent_channels": 4,
+    "encoder_block_out_channels": [4, 8, 8, 8, 8],
+    "decoder_block_out_channels": [4, 8, 8, 8, 8],
+    "decoder_layers_per_block": [0, 1, 1, 1, 1],
+}
+
+
+def write_tiny_checkpoint(path: Path, bundle: bool = True, **changes) -> Path:
+    """A checkpoint of the tiny preset; bundle: with an autoencoder of its own."""
+    torch.manual_seed(0)
+    autoencoder = build_autoencoder(AUTOENCODER)
+    state, config = (autoencoder.model.state_dict(), autoencoder.config) if bundle else (None, None)
+    model = LetsTalkModel(dataclasses.replace(CONFIG, **changes), state, config)
+    for parameter in model.parameters():  # a fresh model's gates are closed: open them, so that inputs matter
+        if parameter.abs().sum() == 0:
+            torch.nn.init.normal_(parameter, std=0.2)
+    save_checkpoint(path, model)
+    return path
