@@ -1,0 +1,74 @@
+"""The bundled model itself: a newcomer's first command gives a video in which the portrait speaks."""
+
+import numpy as np
+import pytest
+
+from letstalk_core.audio import read_audio
+from letstalk_core.cli import main
+from letstalk_core.data.motion import COLUMN
+from letstalk_core.evaluation import measures
+from letstalk_core.evaluation.meter import READINGS, load_meter
+from letstalk_core.evaluation.report import METER, generate_frames
+from letstalk_core.long_video import SamplingSettings
+from letstalk_core.pipeline import BUNDLED_MODEL, LetsTalkPipeline
+from letstalk_core.training.autoencoder import to_images
+from letstalk_core.video_io import probe, read_video_frames
+
+OPEN, BLINK = READINGS.index("open"), READINGS.index("blink")
+
+
+@pytest.fixture(scope="module")
+def meter():
+    return load_meter(METER)
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return LetsTalkPipeline.load(device="cpu")
+
+
+def test_it_is_small_and_says_what_it_is(capsys):
+    assert BUNDLED_MODEL.stat().st_size <= 25_000_000
+    assert main(["info", str(BUNDLED_MODEL)]) == 0
+    shown = capsys.readouterr().out
+    assert "Apache-2.0" in shown and "mel" in shown
+
+
+def test_the_demo_speaks(meter, tmp_path, repository, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo"]) == 0
+    output = tmp_path / "letstalk-demo.mp4"
+    waveform, rate = read_audio(repository / "examples" / "speech.wav")
+    frames = read_video_frames(output)
+    assert len(frames) == probe(output).frames == -(-waveform.shape[1] * 25 // rate)
+    read = meter.read(frames)
+    loudness = measures.envelope(waveform.mean(0).numpy(), rate, len(frames), 25)
+    assert measures.correlation(read[:, OPEN], loudness) > 0.4
+    assert read[:, OPEN].max() > 0.3 and read[:, OPEN].min() < 0.1  # it opens, and it closes
+    assert measures.blinks_per_minute(read[:, BLINK], 25) >= 6
+    still = np.abs(frames.astype(int) - frames[0]).mean((1, 2, 3))
+    assert still.max() < 40  # the same portrait throughout
+    assert measures.border_jump(frames, 16) < 2
+
+
+def test_it_follows_the_words_of_people_it_never_met(meter, pipeline):
+    from letstalk_core.data.clips import talking_clip
+    from letstalk_core.data.speech import available_engines
+
+    if not available_engines():
+        pytest.skip("espeak-ng and flite are not installed")
+    scores = []
+    for seed in (1, 2, 3):
+        clip = talking_clip(20_000 + seed, 3.0, split="heldout")
+        portrait = to_images(clip.portrait[None])[0]
+        frames = generate_frames(pipeline, portrait, clip.waveform, 16000, SamplingSettings(seed=seed))
+        scores.append(measures.correlation(meter.read(frames)[:, OPEN], clip.controls[:, COLUMN["open"]]))
+    assert np.median(scores) > 0.8, scores
+
+
+def test_silence_keeps_the_mouth_closed(meter, pipeline, repository):
+    from letstalk_core.portrait import read_image
+
+    portrait = pipeline.crop(read_image(repository / "examples" / "portrait.png")).image
+    frames = generate_frames(pipeline, portrait, np.zeros(16000 * 2, np.float32), 16000, SamplingSettings())
+    assert np.median(meter.read(frames)[:, OPEN]) < 0.12
