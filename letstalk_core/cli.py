@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--output", default="runs/avatar/letstalk-avatar-128.safetensors", metavar="FILE")
     train.add_argument("--autoencoder-steps", type=int, default=3600)
     train.add_argument("--decoder-steps", type=int, default=3600)
-    train.add_argument("--transformer-steps", type=int, default=5000)
+    train.add_argument("--transformer-steps", type=int, default=4000)
     train.add_argument("--people", type=int, default=2500, help="drawn people for the autoencoder")
     train.add_argument("--clips", type=int, default=3000, help="talking clips for the transformer")
     train.set_defaults(run=_train)
@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--pairs", type=int, default=40)
     evaluate.add_argument("--seconds", type=float, default=4.0, help="length of each held-out clip")
     evaluate.add_argument("--speech", metavar="FOLDER", help="also: real recordings, scored against their envelope")
-    evaluate.add_argument("--memory-noise", type=float, default=0.0)
+    evaluate.add_argument("--memory-noise", type=float, default=0.0, help="as in generate")
     evaluate.set_defaults(run=_evaluate)
 
     for command in commands.choices.values():
@@ -87,7 +87,7 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="denoising steps; default: the model's own")
     parser.add_argument("--sampler", choices=SAMPLERS, help="default: the model's own")
     parser.add_argument("--cfg", type=float, default=1.0, help="guidance scale; 1 is neutral and fastest")
-    parser.add_argument("--memory-noise", type=float, default=0.0)
+    parser.add_argument("--memory-noise", type=float, default=0.0, help="noise on the memory between clips, 0 to 1")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
     parser.add_argument("--max-seconds", type=float, help="only the beginning of the recording")
@@ -181,22 +181,27 @@ def _evaluate(arguments) -> None:
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    if category is UserWarning and "letstalk_core" in filename:
-        print(f"letstalk: note: {message}", file=sys.stderr)
+    """Our own notes, one line each; other libraries' warnings are not the user's business."""
+    if category is UserWarning and Path(filename).is_relative_to(Path(__file__).parent):
+        print(f"letstalk: note: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit status."""
     arguments = build_parser().parse_args(argv)
-    warnings.showwarning = _show_warning
     try:
-        arguments.run(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            arguments.run(arguments)
     except KeyboardInterrupt:
         print("letstalk: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except (InputError, ValueError, OSError) as error:
+    except Exception as error:
         if arguments.debug:
             raise
-        print(f"letstalk: {' '.join(str(error).split())}", file=sys.stderr)
+        text = " ".join(str(error).split())
+        if not isinstance(error, InputError | ValueError | OSError):  # not foreseen: say what it was
+            text = f"{type(error).__name__}: {text} (--debug shows where)"
+        print(f"letstalk: {text}", file=sys.stderr)
         return 1
     return 0

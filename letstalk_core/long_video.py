@@ -10,14 +10,12 @@ import torch
 from torch import Tensor
 
 from .audio_projection import window_features
+from .blinks import blink_schedule
 from .checkpoint import LetsTalkModel
 from .diffusion import Diffusion
 from .errors import InputError
 from .memory_bank import MemoryBank, from_model_space
 from .sampling import Callback, check_sampler, clip_generator, clip_noise, guided, sample
-
-BLINK_SLOT = 3.75  # seconds: one blink falls somewhere in each, which makes 16 a minute
-BLINK_SHAPE = (0.35, 0.9, 1.0, 1.0, 0.75, 0.4, 0.12)  # eyelid closure from frame to frame at 25 fps
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,8 @@ class SamplingSettings:
     """How clips are sampled. None takes the model's own default.
 
     steps: 1 to 1000. sampler: one that fits the model's objective. guidance_scale: 1 follows the audio as trained, more
-    exaggerates it and doubles the time. memory_noise: deviation of the noise on the memory, in the latents' units.
+    exaggerates it and doubles the time. memory_noise: deviation of the noise on the memory, in the units of the
+    transformer's own inputs.
     """
 
     seed: int = 0
@@ -54,22 +53,6 @@ class Clip:
     index: int
     latents: Tensor
     memory: MemoryBank
-
-
-def blink_schedule(seed: int, start: int, count: int, fps: float) -> Tensor:
-    """Eyelid closure [count] in 0..1 of frames start .. start + count - 1; each depends on the seed alone."""
-    slot_frames = BLINK_SLOT * fps
-    frames = torch.arange(start, start + count, dtype=torch.float64)
-    closure = torch.zeros(count)
-    shape = torch.tensor((0.0, *BLINK_SHAPE, 0.0))
-    for slot in range(max(0, int(start / slot_frames) - 1), int((start + count) / slot_frames) + 1):
-        place = torch.rand((), generator=clip_generator(seed, slot, "blink"), dtype=torch.float64)
-        begin = (slot + 0.1 + 0.7 * place) * slot_frames
-        at = ((frames - begin) * 25 / fps).clamp(0, len(shape) - 1)
-        low = at.floor().long().clamp(max=len(shape) - 2)
-        share = (at - low).float()
-        closure = torch.maximum(closure, shape[low] * (1 - share) + shape[low + 1] * share)
-    return closure
 
 
 def generate_clips(

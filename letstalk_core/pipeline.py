@@ -16,7 +16,7 @@ from .errors import InputError
 from .long_video import Clip, SamplingSettings, generate_clips
 from .memory_bank import MemoryBank
 from .portrait import Portrait, crop_portrait, read_image
-from .sampling import Callback
+from .sampling import Callback, check_sampler
 from .video_io import VideoWriter
 
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "weights" / "letstalk-avatar-128.safetensors"
@@ -49,30 +49,31 @@ class LetsTalkPipeline:
         Raises InputError (CheckpointError for the file itself) with what is missing and how to give it.
         """
         model = load_checkpoint(path)
-        place, kind = choose_device(device), dtype
-        if kind == "auto":
-            kind = "bf16" if place.type == "cuda" else "fp32"
-        if kind not in DTYPES:
+        chosen = choose_device(device)
+        if dtype == "auto":
+            dtype = "bf16" if chosen.type == "cuda" else "fp32"
+        if dtype not in DTYPES:
             raise InputError(f"The dtype is {dtype!r}; choose auto, {', '.join(DTYPES)}.")
         images = _autoencoder_of(model, path, autoencoder)
         if model.config.audio_encoder == "wav2vec2" and audio_encoder is None:
             raise InputError(f"{path} needs a wav2vec2 audio encoder; give its file or folder with --audio-encoder.")
         sounds = load_audio_encoder("mel" if model.config.audio_encoder == "mel" else audio_encoder)
-        return cls(model.to(place, DTYPES[kind]), images.to(place, DTYPES[kind]), sounds.to(place))
+        return cls(model.to(chosen, DTYPES[dtype]), images.to(chosen, DTYPES[dtype]), sounds.to(chosen))
 
     @property
-    def place(self) -> torch.device:
+    def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
     @torch.inference_mode()
     def encode_audio(self, waveform: Tensor, sample_rate: int) -> Tensor:
         """waveform [channels, S] -> features [F,L,E], F = ceil(S / sample_rate * fps)."""
-        return self.audio_encoder.encode(waveform.to(self.place), sample_rate, self.config.fps)
+        mono = waveform.float().mean(0) if waveform.ndim == 2 else waveform
+        return self.audio_encoder.encode(mono.to(self.device), sample_rate, self.config.fps)
 
     @torch.inference_mode()
     def encode_portrait(self, portrait: Portrait) -> Tensor:
         """Latents [1,C,h,w] of a square portrait."""
-        return self.autoencoder.encode(portrait.image[None].to(self.place)).float()
+        return self.autoencoder.encode(portrait.image[None].to(self.device)).float()
 
     def crop(self, image: np.ndarray, face: str | int = "largest") -> Portrait:
         """The square around a face of image [H,W,3] in 0..1, at the model's size."""
@@ -109,12 +110,19 @@ class LetsTalkPipeline:
 
         The file appears when it is complete. Raises InputError for anything wrong with the inputs or the output.
         """
+        for source in (portrait_path, audio_path):
+            if Path(output).exists() and Path(source).exists() and Path(output).samefile(source):
+                raise InputError(f"The output {output} is one of the inputs; give it another name.")
+        check_sampler(settings.sampler or self.config.default_sampler, self.config.objective)
+        size = self.config.image_size
+        latents = self.encode_portrait(self.crop(read_image(portrait_path), face))
         waveform, sample_rate = read_audio(audio_path, duration=max_seconds)
-        portrait = self.crop(read_image(portrait_path), face)
         features = self.encode_audio(waveform, sample_rate)
-        latents, size = self.encode_portrait(portrait), self.config.image_size
         sound = audio_path if max_seconds is None else (waveform, sample_rate)
+        del waveform  # the writer reads the file again, as it needs it
         with VideoWriter(output, size, size, self.config.fps, sound) as writer:
+            if progress:
+                progress(0, len(features))
             for clip in self.generate(latents, features, settings):
                 writer.write(self.decode(clip.latents))
                 if progress:
@@ -129,6 +137,8 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type == "meta":
+            raise RuntimeError("it computes nothing")
     except (RuntimeError, AssertionError, NotImplementedError):
         raise InputError(f"The device {name!r} is not available here; choose auto or cpu.") from None
     return device
@@ -137,6 +147,7 @@ def choose_device(name: str) -> torch.device:
 def _autoencoder_of(model: LetsTalkModel, path: str | Path, given: str | Path | None) -> Autoencoder:
     scale = model.config.latent_scale
     if given is not None:
+        model.autoencoder_state = None  # not needed beside the given one
         return load_autoencoder(given, scale)
     if model.autoencoder_state is None:
         raise InputError(

@@ -8,13 +8,15 @@ from letstalk_core.cli import main
 from letstalk_core.data.motion import COLUMN
 from letstalk_core.evaluation import measures
 from letstalk_core.evaluation.meter import READINGS, load_meter
-from letstalk_core.evaluation.report import METER, generate_frames
+from letstalk_core.evaluation.report import METER, generate_frames, to_pictures
 from letstalk_core.long_video import SamplingSettings
 from letstalk_core.pipeline import BUNDLED_MODEL, LetsTalkPipeline
+from letstalk_core.portrait import read_image
 from letstalk_core.training.autoencoder import to_images
 from letstalk_core.video_io import probe, read_video_frames
 
 OPEN, BLINK = READINGS.index("open"), READINGS.index("blink")
+EVERYWHERE = np.ones((128, 128), bool)
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +47,11 @@ def test_the_demo_speaks(meter, tmp_path, repository, monkeypatch):
     loudness = measures.envelope(waveform.mean(0).numpy(), rate, len(frames), 25)
     assert measures.correlation(read[:, OPEN], loudness) > 0.4
     assert read[:, OPEN].max() > 0.3 and read[:, OPEN].min() < 0.1  # it opens, and it closes
-    assert measures.blinks_per_minute(read[:, BLINK], 25) >= 6
-    still = np.abs(frames.astype(int) - frames[0]).mean((1, 2, 3))
-    assert still.max() < 40  # the same portrait throughout
-    assert measures.border_jump(frames, 16) < 2
+    assert 6 <= measures.blinks_per_minute(read[:, BLINK], 25) <= 30
+    portrait = LetsTalkPipeline.load(device="cpu").crop(read_image(repository / "examples" / "portrait.png")).image
+    alike = [measures.masked_psnr(frame[None], to_pictures(portrait[None]), EVERYWHERE) for frame in frames]
+    assert min(alike) > 15  # the same portrait throughout, from a head that moves
+    assert measures.border_jump(frames, 16) < 1.6
 
 
 def test_it_follows_the_words_of_people_it_never_met(meter, pipeline):
@@ -67,8 +70,6 @@ def test_it_follows_the_words_of_people_it_never_met(meter, pipeline):
 
 
 def test_silence_keeps_the_mouth_closed(meter, pipeline, repository):
-    from letstalk_core.portrait import read_image
-
     portrait = pipeline.crop(read_image(repository / "examples" / "portrait.png")).image
     frames = generate_frames(pipeline, portrait, np.zeros(16000 * 2, np.float32), 16000, SamplingSettings())
     assert np.median(meter.read(frames)[:, OPEN]) < 0.12

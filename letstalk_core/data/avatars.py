@@ -333,6 +333,13 @@ class Avatar:
         matrix = COLOUR_MATRIX.get(self.style)
         return frame if matrix is None else cv2.transform(frame, matrix)
 
+    def regions(self) -> np.ndarray:
+        """uint8 [size, size]: 1 in the mouth, 2 in the eyes, 0 elsewhere."""
+        found = np.zeros((self.size, self.size), np.uint8)
+        found[self.region("eyes")] = 2
+        found[self.region("mouth")] = 1
+        return found
+
     def region(self, name: str) -> np.ndarray:
         """Where the "mouth" or the "eyes" lie in a frame, head motion included: bool [size, size]."""
         if name == "mouth":

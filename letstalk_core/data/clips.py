@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..audio import mel_features
+from ..errors import InputError
 from .avatars import Avatar
 from .motion import COLUMN, CONTROLS, control_track, rest_controls
 from .pictures import HELD_OUT
@@ -51,6 +52,17 @@ def talking_clip(seed: int, seconds: float = SPEECH_SECONDS, size: int = 128, sp
     return TalkingClip(avatar, avatar.render(rest)[0], controls, mouth[:, 5] > 0.5, waveform, starts)
 
 
+def read_count(path: Path) -> int:
+    """How far something has come; 0 before it began."""
+    return int(path.read_text()) if path.exists() else 0
+
+
+def write_count(path: Path, count: int) -> None:
+    aside = path.with_suffix(".part")
+    aside.write_text(str(count))
+    os.replace(aside, path)
+
+
 class ClipStore:
     """Many short clips in one folder, rendered once: memory-mapped arrays, one row a clip.
 
@@ -76,23 +88,25 @@ class ClipStore:
             path = folder / f"{name}.npy"
             if path.exists():
                 array = np.load(path, mmap_mode="r+")
+                if array.shape != (count, *shape):
+                    raise InputError(
+                        f"{path} holds {array.shape}, not {(count, *shape)}; delete its folder or choose another."
+                    )
             else:
                 array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(count, *shape))
             setattr(self, name, array)
 
     @property
     def done(self) -> int:
-        path = self.folder / "done"
-        return int(path.read_text()) if path.exists() else 0
+        return read_count(self.folder / "done")
 
     def render(self, report_every: int = 50) -> None:
         """Render the clips that are missing; safe to stop and call again."""
         for i in range(self.done, self.count):
             self._render_one(i)
             if (i + 1) % report_every == 0 or i + 1 == self.count:
-                aside = self.folder / "done.part"
-                aside.write_text(str(i + 1))
-                os.replace(aside, self.folder / "done")
+                self.frames.flush()
+                write_count(self.folder / "done", i + 1)
 
     def _render_one(self, i: int) -> None:
         clip = talking_clip(i, SPEECH_SECONDS, self.size)
@@ -106,8 +120,5 @@ class ClipStore:
         self.portraits[i] = clip.portrait
         self.features[i] = features[around]
         self.controls[i] = clip.controls[around]
-        regions = np.zeros((self.size, self.size), np.uint8)
-        regions[clip.avatar.region("eyes")] = 2
-        regions[clip.avatar.region("mouth")] = 1
-        self.regions[i] = regions
+        self.regions[i] = clip.avatar.regions()
         self.starts[i] = clip.starts_at_portrait

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..blinks import BLINK_SHAPE
+
 # Columns of a control track [F, 15]. The mouth's come from the speech (data/visemes.py); head angles are in radians,
 # shifts in units of half a face height.
 CONTROLS = (
@@ -12,9 +14,6 @@ CONTROLS = (
 )  # fmt: skip
 COLUMN = {name: i for i, name in enumerate(CONTROLS)}
 MOUTH_COLUMNS = 5
-
-# Eyelid closure over one blink at 25 fps: closing is faster than opening.
-BLINK_SHAPE = np.array([0.35, 0.9, 1.0, 1.0, 0.75, 0.4, 0.12], np.float32)
 
 
 def smooth_noise(rng: np.random.Generator, frames: int, period: float) -> np.ndarray:

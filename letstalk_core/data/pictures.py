@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import InputError
 from .avatars import Avatar
 from .motion import COLUMN, control_track
 
 HELD_OUT = 1_000_000  # identities from here on are never trained on
+POSES = 12  # training pictures of each person
+HELD_OUT_PEOPLE, HELD_OUT_POSES = 48, 4
 
 
 def random_controls(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -49,9 +52,27 @@ def render_pictures(
             avatar = Avatar((first_identity + i, 0), size)
             rng = np.random.default_rng((first_identity + i, 1))
             pictures[i * poses : (i + 1) * poses] = avatar.render(random_controls(rng, poses))
-            regions[i][avatar.region("eyes")] = 2
-            regions[i][avatar.region("mouth")] = 1
+            regions[i] = avatar.regions()
         pictures.flush()
         np.save(regions_path, regions)
         os.replace(aside, pictures_path)
-    return np.load(pictures_path, mmap_mode="r"), np.load(regions_path)
+    pictures, regions = np.load(pictures_path, mmap_mode="r"), np.load(regions_path)
+    expected = (identities * poses, size, size, 3)
+    if pictures.shape != expected:
+        raise InputError(f"{pictures_path} holds {pictures.shape}, not {expected}; delete it or choose another folder.")
+    return pictures, regions
+
+
+def training_pictures(folder: Path, identities: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pictures and regions as render_pictures gives them, and the controls float32 [identities * POSES, 15]."""
+    controls = [random_controls(np.random.default_rng((i, 1)), POSES) for i in range(identities)]
+    return *render_pictures(folder, identities, POSES, size), np.concatenate(controls)
+
+
+def held_out_pictures(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same of people who are never trained on; regions are repeated for each picture."""
+    people = range(HELD_OUT, HELD_OUT + HELD_OUT_PEOPLE)
+    controls = [random_controls(np.random.default_rng((i, 1)), HELD_OUT_POSES) for i in people]
+    name = "pictures-heldout"
+    pictures, regions = render_pictures(folder, HELD_OUT_PEOPLE, HELD_OUT_POSES, size, HELD_OUT, name)
+    return pictures, regions.repeat(HELD_OUT_POSES, 0), np.concatenate(controls)

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.motion import COLUMN
-from ..data.pictures import HELD_OUT, random_controls, render_pictures
+from ..data.pictures import held_out_pictures, training_pictures
 from ..training.autoencoder import to_images
 from ..training.loop import TrainingRun
 
 READINGS = ("open", "width", "round", "blink")
 SIZE = 128
 _COLUMNS = [COLUMN[name] for name in READINGS]
-_POSES = 12
 
 
 class FaceMeter(nn.Module):
@@ -65,8 +64,7 @@ def disturb(images: Tensor, rng: np.random.Generator) -> Tensor:
 
 def train_meter(work: Path, identities: int = 2500, steps: int = 2500, batch: int = 32) -> FaceMeter:
     """Train in work/meter (resumed if begun), on the autoencoder's training pictures."""
-    pictures, _ = render_pictures(work, identities, _POSES, SIZE)
-    controls = np.concatenate([random_controls(np.random.default_rng((i, 1)), _POSES) for i in range(identities)])
+    pictures, _, controls = training_pictures(work, identities, SIZE)
     targets = torch.from_numpy(controls[:, _COLUMNS])
     torch.manual_seed(0)
     run = TrainingRun(work / "meter", FaceMeter().to(memory_format=torch.channels_last), steps, peak=1.5e-3)
@@ -88,9 +86,8 @@ def train_meter(work: Path, identities: int = 2500, steps: int = 2500, batch: in
 
 def accuracy(meter: FaceMeter, work: Path) -> dict[str, float]:
     """Correlation of each reading with the truth on held-out people."""
-    pictures, _ = render_pictures(work, 48, 4, SIZE, HELD_OUT, "pictures-heldout")
-    truth = np.concatenate([random_controls(np.random.default_rng((HELD_OUT + i, 1)), 4) for i in range(48)])
-    readings = meter.read(np.asarray(pictures))
+    pictures, _, truth = held_out_pictures(work, SIZE)
+    readings = meter.read(pictures)
     return {
         name: float(np.corrcoef(readings[:, i], truth[:, column])[0, 1])
         for i, (name, column) in enumerate(zip(READINGS, _COLUMNS, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -23,7 +24,19 @@ from .meter import READINGS, FaceMeter, load_meter
 
 METER = Path(__file__).resolve().parent / "face_meter.safetensors"
 FIRST_PAIR = 10_000  # held-out clips from here on: none was looked at while training was tuned
+SPEAKING = 0.05  # deviation of the opening over a clip, below which there is no speech to follow
 OPEN, WIDTH, ROUND, BLINK = (READINGS.index(name) for name in ("open", "width", "round", "blink"))
+
+
+def held_out_clips(count: int, seconds: float) -> Iterator[TalkingClip]:
+    """Held-out pairs in which somebody speaks: a few of the generator's clips are noise alone, for training."""
+    seed = FIRST_PAIR
+    while count:
+        clip = talking_clip(seed, seconds, split="heldout")
+        seed += 1
+        if clip.controls[:, COLUMN["open"]].std() > SPEAKING:
+            count -= 1
+            yield clip
 
 
 def to_pictures(images: torch.Tensor) -> np.ndarray:
@@ -105,9 +118,16 @@ def contact_sheet(path: Path, rows: list[np.ndarray], columns: int = 12) -> None
     cv2.imwrite(str(path), cv2.cvtColor(np.concatenate(strips, 0), cv2.COLOR_RGB2BGR))
 
 
-def evaluate_speech(pipeline, meter: FaceMeter, folder: Path, output: Path, settings: SamplingSettings) -> dict:
-    """For each recording in a folder: opening against the speech envelope, beside that of the next recording."""
-    paths = sorted(path for path in folder.iterdir() if path.is_file())
+def recordings_in(folder: Path) -> list[Path]:
+    """The files of a folder. InputError unless there are two at least: shuffling needs another one."""
+    paths = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    if len(paths) < 2:
+        raise InputError(f"{folder} holds {len(paths)} recordings; give a folder with at least two.")
+    return paths
+
+
+def evaluate_speech(pipeline, meter: FaceMeter, paths: list[Path], output: Path, settings: SamplingSettings) -> dict:
+    """For each recording: opening against the speech envelope, beside that of the next recording."""
     openings, envelopes, sheets = [], [], []
     for i, path in enumerate(tqdm(paths, desc="recordings", disable=None)):
         waveform, rate = read_audio(path, duration=8.0)
@@ -139,10 +159,12 @@ def evaluate(
         raise InputError("evaluate needs torchmetrics; run pip install -r requirements-dev.txt.") from None
     if pairs < 2:
         raise InputError(f"The number of pairs is {pairs}; shuffled audio needs at least 2.")
+    if not 1 <= seconds <= 60:
+        raise InputError(f"The length of a pair is {seconds} seconds; choose 1 to 60.")
+    recordings = recordings_in(speech) if speech is not None else []
     pipeline, meter = LetsTalkPipeline.load(model, "cpu"), load_meter(METER)
     rows, sheets = [], []
-    for i in tqdm(range(pairs), desc="pairs", disable=None):
-        clip = talking_clip(FIRST_PAIR + i, seconds, split="heldout")
+    for i, clip in enumerate(tqdm(held_out_clips(pairs, seconds), total=pairs, desc="pairs", disable=None)):
         settings = SamplingSettings(seed=i, memory_noise=memory_noise)
         portrait = to_images(clip.portrait[None])[0]
         frames, true_frames = generate_frames(pipeline, portrait, clip.waveform, 16000, settings), clip.frames()
@@ -151,7 +173,7 @@ def evaluate(
             sheets += [true_frames, frames]
     contact_sheet(output / "pairs.png", sheets)
     report = {"model": Path(model).name, "pairs": pairs, "seconds": seconds, **summarise(rows, pipeline.config.fps)}
-    if speech is not None:
+    if recordings:
         report["recordings"] = evaluate_speech(
             pipeline, meter, speech, output, SamplingSettings(memory_noise=memory_noise)
         )

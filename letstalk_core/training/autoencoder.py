@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,28 +12,41 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..autoencoder import SMALL_DC_AE, Autoencoder, build_autoencoder
-from ..data.pictures import HELD_OUT, render_pictures
+from ..data.pictures import POSES, held_out_pictures, render_pictures
+from ..errors import InputError
 from .loop import TrainingRun
 
 IMAGE_SIZE = 128
-REGION_WEIGHT = torch.tensor([1.0, 6.0, 4.0])  # elsewhere, mouth, eyes: small, and what people look at
 LATENT_NOISE = 0.05  # of the latents' own deviation, so that the decoder forgives what a transformer gets wrong
+
+
+@dataclass(frozen=True)
+class Emphasis:
+    """What the loss looks at: weights of (elsewhere, mouth, eyes), and of squared beside absolute differences."""
+
+    regions: tuple[float, float, float]
+    squared: float
+
+
+# Mouth and eyes are small and what people look at: the latents are made for them. The decoder then learns the rest.
+BOTH = Emphasis((1.0, 6.0, 4.0), squared=4.0)
+DECODER = Emphasis((1.0, 2.5, 2.0), squared=12.0)
 
 
 def to_images(pictures: np.ndarray) -> Tensor:
     """uint8 [n, H, W, 3] -> float [n, 3, H, W] in -1..1, channels last in memory."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
-def reconstruction_loss(output: Tensor, images: Tensor, regions: Tensor) -> Tensor:
+def reconstruction_loss(output: Tensor, images: Tensor, regions: Tensor, emphasis: Emphasis) -> Tensor:
     """Absolute, squared and edge differences of [n, 3, H, W], weighted by region [n, H, W]."""
-    weight = REGION_WEIGHT[regions][:, None]
+    weight = torch.tensor(emphasis.regions)[regions][:, None]
     weight = weight / weight.mean()
     difference = output - images
     edges = sum(
         (difference.diff(dim=axis).abs() * weight.narrow(axis, 1, weight.shape[axis] - 1)).mean() for axis in (2, 3)
     )
-    return (weight * (difference.abs() + 4 * difference.square())).mean() + 0.5 * edges
+    return (weight * (difference.abs() + emphasis.squared * difference.square())).mean() + 0.5 * edges
 
 
 def psnr(output: Tensor, images: Tensor, mask: Tensor | None = None) -> float:
@@ -47,9 +62,8 @@ def psnr(output: Tensor, images: Tensor, mask: Tensor | None = None) -> float:
 @torch.no_grad()
 def autoencoder_quality(autoencoder: Autoencoder, work: Path) -> dict[str, float]:
     """PSNR in dB on held-out people: whole picture, mouth, eyes."""
-    pictures, regions = render_pictures(work, 48, 4, IMAGE_SIZE, HELD_OUT, "pictures-heldout")
-    images = to_images(pictures)
-    regions = torch.from_numpy(regions).repeat_interleave(4, 0)
+    pictures, regions, _ = held_out_pictures(work, IMAGE_SIZE)
+    images, regions = to_images(pictures), torch.from_numpy(regions)
     output = autoencoder.decode(autoencoder.encode(images))
     return {
         "psnr": psnr(output, images),
@@ -58,44 +72,44 @@ def autoencoder_quality(autoencoder: Autoencoder, work: Path) -> dict[str, float
     }
 
 
-def train_autoencoder(
-    work: Path, steps: int, identities: int = 2500, batch: int = 8, decoder_only: bool = False
-) -> Autoencoder:
-    """Train in work/autoencoder (resumed if begun) and return the averaged model with its latent scale set.
-
-    decoder_only continues a finished run in work/decoder with the encoder fixed: latents stay what they were, so this
-    can go on while a transformer learns them.
-    """
-    poses = 12
-    pictures, regions = render_pictures(work, identities, poses, IMAGE_SIZE)
+def train_autoencoder(work: Path, steps: int, identities: int = 2500) -> Autoencoder:
+    """Train in work/autoencoder (resumed if begun); returns the averaged model with the scale of its latents set."""
     torch.manual_seed(0)
     autoencoder = build_autoencoder(SMALL_DC_AE).to(memory_format=torch.channels_last)
-    name = "decoder" if decoder_only else "autoencoder"
-    if decoder_only:
-        autoencoder.load_state_dict(torch.load(work / "autoencoder" / "state.pt", weights_only=True)["averaged"])
-        autoencoder.model.encoder.requires_grad_(False)
-    run = TrainingRun(work / name, autoencoder, steps, peak=3e-4 if decoder_only else 8e-4)
+    run = TrainingRun(work / "autoencoder", autoencoder, steps, peak=8e-4)
+    _fit(run, work, identities, BOTH, stream=0)
+    result, pictures = run.averaged.eval(), render_pictures(work, identities, POSES, IMAGE_SIZE)[0]
+    with torch.no_grad():
+        result.latent_scale = float(1 / result.encode(to_images(pictures[:: max(1, len(pictures) // 256)])).std())
+    return result
+
+
+def train_decoder(work: Path, steps: int, autoencoder: Autoencoder, identities: int = 2500) -> Autoencoder:
+    """Train the decoder on, in work/decoder, with the encoder as it is: the latents stay what a transformer learned."""
+    autoencoder = copy.deepcopy(autoencoder).train().requires_grad_(True)
+    autoencoder.model.encoder.requires_grad_(False)
+    run = TrainingRun(work / "decoder", autoencoder, steps, peak=5e-4)
+    _fit(run, work, identities, DECODER, stream=1)
+    before, after = autoencoder.model.encoder.state_dict(), run.averaged.model.encoder.state_dict()
+    if not all(torch.equal(value, after[key]) for key, value in before.items()):
+        raise InputError(f"{work / 'decoder'} belongs to another encoder; delete it to train the decoder again.")
+    return run.averaged.eval()
+
+
+def _fit(run: TrainingRun, work: Path, identities: int, emphasis: Emphasis, stream: int, batch: int = 8) -> None:
+    pictures, regions = render_pictures(work, identities, POSES, IMAGE_SIZE)
+    model = run.module.model
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-        rng = np.random.default_rng((1, step, int(decoder_only)))
+        rng = np.random.default_rng((1, step, stream))
         index = np.sort(rng.choice(len(pictures), batch, replace=False))
-        images = to_images(pictures[index])
+        images, region = to_images(pictures[index]), torch.from_numpy(regions[index // POSES]).long()
         if rng.random() < 0.5:
-            images, region = images.flip(3), torch.from_numpy(regions[index // poses]).flip(2)
-        else:
-            region = torch.from_numpy(regions[index // poses])
-        latents = autoencoder.model.encode(images).latent
+            images, region = images.flip(3), region.flip(2)
+        latents = model.encode(images).latent
         noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
-        latents = latents + LATENT_NOISE * latents.detach().std() * noise
-        output = autoencoder.model.decode(latents).sample
-        loss = reconstruction_loss(output, images, region.long())
-        with torch.no_grad():
-            numbers = {"loss": loss.item(), "mse": F.mse_loss(output, images).item()}
-        return loss, numbers
+        output = model.decode(latents + LATENT_NOISE * latents.detach().std() * noise).sample
+        loss = reconstruction_loss(output, images, region, emphasis)
+        return loss, {"loss": loss.item(), "mse": F.mse_loss(output.detach(), images).item()}
 
     run.fit(loss_of)
-    result = run.averaged.eval()
-    with torch.no_grad():
-        sample = to_images(pictures[:: max(1, len(pictures) // 256)])
-        result.latent_scale = float(1 / result.encode(sample).std()) * result.latent_scale
-    return result

@@ -8,7 +8,9 @@ import torch
 
 from ..checkpoint import save_checkpoint
 from ..data.clips import ClipStore
-from .autoencoder import autoencoder_quality, train_autoencoder
+from ..data.speech import available_engines
+from ..errors import InputError
+from .autoencoder import autoencoder_quality, train_autoencoder, train_decoder
 from .transformer import CLIP_LENGTH, train_transformer
 
 NOTES = {
@@ -28,20 +30,18 @@ def train_avatar(
     people: int,
     clips: int,
 ) -> Path:
-    """Train all parts in `work` and write the model to `output`. Every part goes on where it was stopped."""
+    """Train all parts in `work` and write the model to `output`. Every part goes on from its last saved state."""
+    if "espeak" not in available_engines():
+        raise InputError("train-avatar needs espeak-ng for its speech; run apt-get install espeak-ng flite.")
     torch.set_flush_denormal(True)
     autoencoder = train_autoencoder(work, autoencoder_steps, people)
     print("autoencoder on held-out people:", autoencoder_quality(autoencoder, work))
     store = ClipStore(work / "clips", clips, CLIP_LENGTH)
     store.render()
     model = train_transformer(work, store, autoencoder, transformer_steps)
-    scale = autoencoder.latent_scale
-    if decoder_steps:
-        autoencoder = train_autoencoder(work, decoder_steps, people, decoder_only=True)
-        print("with its decoder trained on:", autoencoder_quality(autoencoder, work))
-    if abs(autoencoder.latent_scale / scale - 1) > 1e-3:
-        raise RuntimeError("the latents' scale changed while only the decoder was trained")
+    autoencoder = train_decoder(work, decoder_steps, autoencoder, people)
+    print("with its decoder trained on:", autoencoder_quality(autoencoder, work))
     model.autoencoder_state = autoencoder.model.state_dict()
-    model.autoencoder_config = {**autoencoder.config, "scaling_factor": scale}
+    model.autoencoder_config = {**autoencoder.config, "scaling_factor": autoencoder.latent_scale}
     save_checkpoint(output, model, dtype=torch.float16, notes=NOTES)
     return output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -15,22 +16,24 @@ from ..audio_projection import window_features
 from ..autoencoder import Autoencoder
 from ..checkpoint import LetsTalkModel
 from ..config import LetsTalkConfig
-from ..data.clips import CONTEXT, ClipStore
+from ..data.clips import CONTEXT, ClipStore, read_count, write_count
 from ..data.motion import COLUMN
 from ..diffusion import Diffusion
 from ..memory_bank import to_model_space
+from .audio import train_audio_projection
 from .autoencoder import to_images
 from .loop import TrainingRun
 
 CLIP_LENGTH = 20  # frames rendered of each clip: memory, one training clip, and two to shift it
 FIRST_CLIP_SHARE = 0.35  # of the clips that can be: trained as the first of a video, which remembers its portrait
 AUDIO_DROPOUT = 0.1  # so that guidance has an unconditional branch
-MEMORY_NOISE = 0.06  # most noise on the memory, in units of the latents' deviation
+MEMORY_NOISE = 0.12  # most noise on the memory, in the units of the transformer's inputs
 MEMORY_MASK = 0.25  # of the memory's positions are dropped, in half of the clips
-MOUTH_WEIGHT, EYE_WEIGHT, BLINK_WEIGHT = 4.0, 3.0, 3.0
+MOUTH_WEIGHT, EYE_WEIGHT, BLINK_WEIGHT = 8.0, 3.0, 3.0
+TIME_SHIFT = 1.5  # towards noise, where the audio decides
 
 BUNDLED = LetsTalkConfig(
-    depth=6, width=192, heads=6, attention="linear", mlp_ratio=2.0, latent_channels=32, patch_size=2,
+    depth=5, width=192, heads=6, attention="linear", mlp_ratio=2.0, latent_channels=32, patch_size=2,
     clip_frames=16, memory_frames=2, portrait_each_frame=False, add_portrait=True,
     audio_tokens=4, audio_width=192, audio_hidden=256, audio_window=5, audio_blocks=4, audio_channels=80,
     blink_condition=True, objective="x0", learn_variance=False, relative_latents=True,
@@ -39,21 +42,31 @@ BUNDLED = LetsTalkConfig(
 )  # fmt: skip
 
 
+def fingerprint(module: torch.nn.Module) -> str:
+    """Short and the same for the same weights."""
+    digest = hashlib.blake2b(digest_size=6)
+    for value in module.state_dict().values():
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 @torch.no_grad()
 def encode_clips(store: ClipStore, autoencoder: Autoencoder, chunk: int = 40) -> tuple[np.ndarray, np.ndarray]:
     """Latents float16 of all frames [n,T,C,h,w] and portraits [n,C,h,w], encoded once into the store's folder."""
     side = store.size // autoencoder.downscale
     shape = (store.count, store.length + 1, autoencoder.latent_channels, side, side)
-    path, progress = store.folder / "latents.npy", store.folder / "latents.done"
+    mark = fingerprint(autoencoder.model.encoder)  # latents of another encoder are never taken for this one's
+    path, progress = store.folder / f"latents-{mark}.npy", store.folder / f"latents-{mark}.done"
     if not path.exists():
         np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
     latents = np.load(path, mmap_mode="r+")
-    done = int(progress.read_text()) if progress.exists() else 0
+    done = read_count(progress)
     for i in tqdm(range(done, store.count), desc="encode", mininterval=10):
         frames = np.concatenate([store.portraits[i][None], store.frames[i]])
         latents[i] = autoencoder.encode(to_images(frames), chunk).numpy().astype(np.float16)
         if (i + 1) % 50 == 0 or i + 1 == store.count:
-            progress.write_text(str(i + 1))
+            latents.flush()
+            write_count(progress, i + 1)
     return latents[:, 1:], latents[:, 0]
 
 
@@ -120,7 +133,7 @@ def relative_scale(latents, portraits) -> float:
 
 
 def train_transformer(
-    work: Path, store: ClipStore, autoencoder: Autoencoder, steps: int, batch: int = 8, peak: float = 8e-4
+    work: Path, store: ClipStore, autoencoder: Autoencoder, steps: int, batch: int = 6, peak: float = 8e-4
 ) -> LetsTalkModel:
     """Train in work/transformer (resumed if begun) and return the model with averaged weights."""
     latents, portraits = encode_clips(store, autoencoder)
@@ -129,6 +142,7 @@ def train_transformer(
     )
     torch.manual_seed(0)
     model = LetsTalkModel(config)
+    model.audio_projection.load_state_dict(train_audio_projection(work, config).state_dict())
     run = TrainingRun(work / "transformer", model, steps, peak, average=0.998)
     diffusion = Diffusion.from_config(config)
 
@@ -137,6 +151,7 @@ def train_transformer(
         data = training_batch(store, latents, portraits, config, rng, batch)
         x0 = data["x0"]
         times = diffusion.draw_times(batch, torch.Generator().manual_seed(step))
+        times = TIME_SHIFT * times / (1 + (TIME_SHIFT - 1) * times)
         noise = torch.from_numpy(rng.standard_normal(x0.shape, np.float32))
         noisy = diffusion.add_noise(x0, noise, times)
         kept = torch.from_numpy((rng.random((batch, 1, 1, 1)) > AUDIO_DROPOUT).astype(np.float32))
