@@ -61,9 +61,9 @@ def read_audio(path: str | Path, start: float = 0.0, duration: float | None = No
     """
     path = check_file(path, "audio")
     if not (math.isfinite(start) and start >= 0):
-        raise InputError(f"The start is {start} seconds; it must be 0 or later.")
-    if duration is not None and not duration > 0:
-        raise InputError(f"The duration is {duration} seconds; it must be greater than 0.")
+        raise InputError(f"The start is {start} seconds; it must be finite, and 0 or later.")
+    if duration is not None and not (math.isfinite(duration) and duration > 0):
+        raise InputError(f"The duration is {duration} seconds; it must be finite and greater than 0.")
     parts: list[Tensor] = []
     rate = position = begin = 0
     for block, rate in audio_blocks(path):
@@ -116,7 +116,7 @@ def audio_blocks(path: str | Path) -> Iterator[tuple[Tensor, int]]:
                 held.append(block)
                 while sum(other.shape[1] for other in held[1:]) >= _LONGEST_PADDING:
                     yield held.pop(0), rate
-            _check_whole(path, container, stream, position, rate)
+            _check_whole(path, container, stream, position, rate, limits)
     except (av.FFmpegError, UnicodeDecodeError) as error:
         at = f" at {position / rate:.2f} seconds" if rate else ""
         raise InputError(
@@ -163,8 +163,9 @@ def _check_finite(path: Path, block: Tensor, position: int, rate: int) -> None:
         )
 
 
-def _check_whole(path: Path, container, stream, samples: int, rate: int) -> None:
+def _check_whole(path: Path, container, stream, samples: int, rate: int, limits: list[int]) -> None:
     """A file that is shorter than its header says is an error (a download cut short), not quietly less sound."""
+    slack = 0.02  # seconds
     declared = float(stream.duration * stream.time_base) if stream.duration and rate else 0.0
     if container.format.name == "wav":  # libavformat takes the length from the file's size
         with path.open("rb") as file:
@@ -173,9 +174,12 @@ def _check_whole(path: Path, container, stream, samples: int, rate: int) -> None
         actual = path.stat().st_size
         if header[:4] == b"RIFF" and actual + 4096 < size < 0x7FFF0000:  # larger: written to a pipe, length unknown
             declared = samples / rate * size / actual if samples else 0.0
+    elif "mp4" in container.format.name.split(","):
+        slack = 0.25  # the duration of a track may count what edit lists and encoder delay take away
+        samples = max(samples, *limits, 0)  # by the clock: a track may have gaps
     elif container.format.name not in ("flac", "aiff", "w64", "caf"):
         return  # the others' lengths are estimates
-    if samples / max(rate, 1) < declared - 0.02:
+    if samples / max(rate, 1) < declared - slack:
         raise InputError(
             f"{path} is cut short: it should last {declared:.2f} seconds and ends at {samples / rate:.2f}; "
             "export or download it again."

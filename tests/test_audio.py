@@ -7,6 +7,7 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import scipy.io.wavfile
@@ -24,7 +25,8 @@ from letstalk_core.audio import (
 from letstalk_core.errors import InputError
 from tests.media_files import CODECS, bad_files, tone, write_media
 
-SPEECH = Path(__file__).resolve().parents[2] / "shared" / "media" / "speech"
+MEDIA = Path(__file__).resolve().parents[2] / "shared" / "media"
+SPEECH = MEDIA / "speech"
 RATES = (8000, 11025, 22050, 44100, 48000, 96000)
 
 
@@ -122,13 +124,56 @@ def test_bad_files_are_one_sentence(tmp_path):
         assert "\n" not in str(caught.value), name
 
 
+@pytest.mark.parametrize("suffix", ["m4a", "mp4"])
+def test_a_cut_file_that_keeps_its_header_is_refused(tmp_path, suffix):
+    written = write_media(tmp_path / f"written.{suffix}", tone(16000, 5 * 16000, 1), 16000)
+    whole = tmp_path / f"whole.{suffix}"
+    with av.open(str(written)) as source, av.open(str(whole), "w", options={"movflags": "+faststart"}) as target:
+        streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                target.mux(packet)
+    assert read_audio(whole)[0].shape == (1, 5 * 16000)
+    content = whole.read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")
+    cut = tmp_path / f"cut.{suffix}"
+    for last in (len(content) * 6 // 10, _packet_end(whole, 0.6)):  # within a packet, and between two
+        cut.write_bytes(content[:last])
+        with pytest.raises(InputError, match="cut short"):
+            read_audio(cut)
+    with pytest.raises(InputError, match="it should last 5.0. seconds and ends at"):
+        read_audio(cut)
+
+
+def _packet_end(path: Path, share: float) -> int:
+    """The byte after the packet that lies at this share of a file."""
+    with av.open(str(path)) as container:
+        ends = [packet.pos + packet.size for packet in container.demux() if packet.pos is not None and packet.size]
+    return min(end for end in ends if end >= share * path.stat().st_size)
+
+
+@pytest.mark.skipif(not MEDIA.is_dir(), reason="the folder ../shared/media is not here")
+def test_real_mp4_files_are_whole():
+    paths = [*MEDIA.glob("speech/*.m4a"), *MEDIA.glob("clips/*.mp4")]
+    assert paths
+    for path in paths:
+        with av.open(str(path)) as container:
+            sounds = len(container.streams.audio)
+        if sounds:
+            assert read_audio(path)[0].shape[1] > 0
+
+
 def test_bad_arguments(tmp_path):
     path = write_media(tmp_path / "a.wav", tone(16000, 100, 1), 16000)
     encoder = load_audio_encoder("mel")
     for call in (
         lambda: read_audio(path, start=-1),
         lambda: read_audio(path, start=math.nan),
+        lambda: read_audio(path, start=math.inf),
         lambda: read_audio(path, duration=0),
+        lambda: read_audio(path, duration=math.inf),
+        lambda: read_audio(path, duration=math.nan),
         lambda: encoder.encode(torch.zeros(1, 0), 16000),
         lambda: encoder.encode(torch.zeros(1, 10), 0),
         lambda: encoder.encode(torch.zeros(1, 10), 16000, fps=0),

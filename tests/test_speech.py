@@ -1,11 +1,15 @@
 """Synthetic speech: phoneme times, mouth tracks, augmentation and clips."""
 
+import json
 import math
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from letstalk_core.data import augment, sentences, speech, visemes
+from letstalk_core.data import augment, espeak, sentences, speech, visemes
 from letstalk_core.data.speech import PAUSE, SAMPLE_RATE, Speech, Voice, available_engines, join, synthesize
 from letstalk_core.data.speech_clips import speech_clip
 from letstalk_core.data.visemes import MOUTH, mouth_track
@@ -164,6 +168,37 @@ def test_the_same_request_gives_the_same_samples():
     synthesize("Guten Tag", Voice("espeak", "de", "m3"))
     again = synthesize(TEXT, Voice("espeak", "en-us", "f1"))
     assert np.array_equal(first.waveform, again.waveform) and first.phonemes == again.phonemes
+
+
+@needs_espeak
+def test_ctrl_c_leaves_the_espeak_process_to_whoever_started_it():
+    command = [sys.executable, "-I", "-S", espeak.__file__]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    request = {"text": "a", "voice": "en-us", "rate": 175, "pitch": 50, "pitch_range": 50}
+    for _ in range(2):
+        process.stdin.write(json.dumps(request).encode() + b"\n")
+        process.stdin.flush()
+        header = json.loads(process.stdout.read(int(process.stdout.readline())))
+        assert len(process.stdout.read(header["bytes"])) > 0
+        process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]  # standard input ends
+    assert (process.returncode, error) == (0, b"")
+
+
+@needs_espeak
+def test_an_interrupted_request_does_not_answer_the_next(monkeypatch):
+    server = espeak.EspeakServer.current()
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server._process.stdin, "flush", interrupted, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            server.speak("a", "en-us", 175, 50, 50)
+    other = espeak.EspeakServer.current()
+    assert other is not server
+    assert other.speak("a", "en-us", 175, 50, 50)[2]
 
 
 @needs_espeak

@@ -15,6 +15,7 @@ import ctypes
 import ctypes.util
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -129,15 +130,21 @@ class EspeakServer:
     def speak(self, text: str, voice: str, rate: int, pitch: int, pitch_range: int) -> tuple[int, bytes, list]:
         """(sample rate in Hz, int16 samples as bytes, [(IPA name, first sample), ...])."""
         request = {"text": text, "voice": voice, "rate": rate, "pitch": pitch, "pitch_range": pitch_range}
-        self._process.stdin.write(json.dumps(request).encode() + b"\n")
-        self._process.stdin.flush()
-        size = self._process.stdout.readline()
-        if not size.strip():
-            raise EspeakError(f"espeak-ng died while speaking {text!r} with voice {voice!r}")
-        header = json.loads(self._process.stdout.read(int(size)))
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+            size = self._process.stdout.readline()
+            if not size.strip():
+                raise EspeakError(f"espeak-ng died while speaking {text!r} with voice {voice!r}")
+            header = json.loads(self._process.stdout.read(int(size)))
+            samples = self._process.stdout.read(header.get("bytes", 0))
+        except BaseException:
+            self._process.kill()  # interrupted half way: the rest of this answer must not be taken for the next one
+            self._process.wait()
+            raise
         if "error" in header:
             raise EspeakError(header["error"])
-        return header["sample_rate"], self._process.stdout.read(header["bytes"]), header["events"]
+        return header["sample_rate"], samples, header["events"]
 
 
 def _answer(library: Library, line: bytes) -> None:
@@ -152,7 +159,8 @@ def _answer(library: Library, line: bytes) -> None:
 
 
 def serve() -> None:
-    """Answer requests until standard input ends."""
+    """Answer requests until standard input ends, whatever Ctrl-C does to the program that asks."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     library = Library()
     while line := sys.stdin.buffer.readline():
         child = os.fork()
