@@ -58,7 +58,7 @@ class LetsTalkModel(nn.Module):
 def save_checkpoint(
     path: str | Path, model: LetsTalkModel, *, dtype: torch.dtype | None = None, notes: Mapping[str, str] | None = None
 ) -> None:
-    """Write a model to one file, whole or not at all.
+    """Write a model to one file, whole or not at all; CheckpointError where it cannot be written.
 
     dtype: of the stored floating-point tensors (None: as they are). notes: further metadata, such as where the weights
     come from; load ignores it and describe_checkpoint shows it.
@@ -70,15 +70,20 @@ def save_checkpoint(
         metadata[AUTOENCODER_KEY] = json.dumps(model.autoencoder_config, sort_keys=True)
     tensors = {key: _stored(value, dtype) for key, value in tensors.items()}
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file(tensors, aside, metadata)
-        with open(aside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file(tensors, aside, metadata)
+            with open(aside, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} cannot be written ({error}); check the folder's space and permissions"
+        ) from error
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -103,8 +108,11 @@ def load_checkpoint(path: str | Path, *, dtype: torch.dtype | None = torch.float
         raise CheckpointError(
             f"{path}: the bundled autoencoder lacks its {'configuration' if parts['autoencoder'] else 'weights'}"
         )
-    with torch.device("meta"):
-        model = LetsTalkModel(config)
+    try:
+        with torch.device("meta"):
+            model = LetsTalkModel(config)
+    except ValueError as error:  # a fusion that is not built yet
+        raise CheckpointError(f"{path}: {error}") from None
     model.autoencoder_state, model.autoencoder_config = parts["autoencoder"] or None, autoencoder_config
     for name in PARTS:
         fill_strictly(getattr(model, name), parts[name], f"{path}: {name}")

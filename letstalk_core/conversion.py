@@ -7,7 +7,7 @@ read off the shapes. It is opened with weights_only: a pickle that would run cod
 from __future__ import annotations
 
 import math
-import pickle
+import os
 import re
 from pathlib import Path
 
@@ -43,6 +43,8 @@ OFFICIAL_TRANSFORMER = [
     (r"^(blocks\.\d+)\.mlp\.(point_conv\.conv|fc2)\.", r"\1.feed_forward.contract."),
 ]
 OFFICIAL_AUDIO = [(r"^proj1\.", "first."), (r"^proj2\.", "second."), (r"^proj3\.", "third."), (r"^norm\.", "norm.")]
+# How torch.load names what weights_only refuses; other text after "GLOBAL" comes from bytes that are no pickle.
+UNSUPPORTED_GLOBAL = re.compile(r"GLOBAL ([A-Za-z_][\w.]*) (?:was|whose)")
 OFFICIAL_POSITIONS = ("pos_embed", "temp_embed", "long_temp_embed")
 
 
@@ -63,12 +65,14 @@ def convert_checkpoint(
     The options say what shapes do not: the heads (known for the paper's S, B, L and XL), how a row of time positions
     divides into memory and clip (memory is 2 frames in the models with memory), how the audio features divide into
     blocks and channels (12 x 768 for wav2vec2-base), and the autoencoder's scaling factor. Raises CheckpointError
-    where the file is not such a checkpoint, an option is needed, or an option contradicts the file.
+    where the file is not such a checkpoint or is the target itself, an option is needed, or an option contradicts it.
     """
     given = dict(num_heads=num_heads, clip_frames=clip_frames, audio_blocks=audio_blocks, audio_channels=audio_channels)
     for name, value in given.items():
         if value is not None and value < 1:
             raise CheckpointError(f"{name} is {value}, less than 1")
+    if os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target):
+        raise CheckpointError(f"{source} is both the file to convert and the one to write; choose another target")
     state, audio = _read_official(source)
     positions = {key: state.pop(key) for key in OFFICIAL_POSITIONS if key in state}
     state, audio = _renamed(state, OFFICIAL_TRANSFORMER, source), _renamed(audio, OFFICIAL_AUDIO, source)
@@ -97,12 +101,12 @@ def _read_official(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tenso
     check_readable(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            f"{path}: holds more than tensors, and loading that could run code, so it is refused"
-        ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or damaged ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # unpickling bytes that are no pickle can raise anything
+        if refused := UNSUPPORTED_GLOBAL.search(str(error)):
+            raise CheckpointError(
+                f"{path}: holds more than tensors ({refused[1]}), and loading that could run code, so it is refused"
+            ) from None
+        raise CheckpointError(f"{path}: damaged or not a PyTorch checkpoint ({type(error).__name__})") from None
     if not isinstance(content, dict) or not ({"model", "ema"} & content.keys()):
         raise CheckpointError(f"{path}: not in the official layout, which has 'model' or 'ema' and 'audioproj'")
     if "audioproj" not in content:

@@ -85,10 +85,19 @@ def test_a_failed_save_leaves_the_old_file(model, path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(CheckpointError, match="cannot be written .no space.*check the folder's space"):
         save_checkpoint(path, model)
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_places_that_cannot_be_written_are_named(model, path, tmp_path):
+    (tmp_path / "folder.safetensors").mkdir()
+    for target in (path / "inside.safetensors", tmp_path / "folder.safetensors", tmp_path / ("a" * 300)):
+        with pytest.raises(CheckpointError, match="cannot be written") as caught:
+            save_checkpoint(target, model)
+        assert str(target) in str(caught.value) and "\n" not in str(caught.value)
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, "folder.safetensors"}
 
 
 def test_description(path):
@@ -146,6 +155,10 @@ def newer_configuration(tensors, metadata):
     metadata["letstalk_config"] = json.dumps({**json.loads(metadata["letstalk_config"]), "hyperdrive": 1})
 
 
+def other_fusion(tensors, metadata):
+    metadata["letstalk_config"] = json.dumps({**json.loads(metadata["letstalk_config"]), "portrait_fusion": "siamese"})
+
+
 def newer_format(tensors, metadata):
     metadata["format"] = "letstalk-9"
 
@@ -160,6 +173,7 @@ def newer_format(tensors, metadata):
         (drop_autoencoder, "lacks its weights"),
         (newer_configuration, "unknown keys.*hyperdrive"),
         (newer_format, "letstalk-9"),
+        (other_fusion, "portrait_fusion 'siamese' is not built yet"),
     ],
 )
 def test_contradictions_are_named(path, change, sentence):
@@ -281,7 +295,31 @@ def test_ema_is_preferred(official, tmp_path):
     assert load_checkpoint(tmp_path / "out.safetensors").transformer.linear_out.weight.abs().max() > 0
 
 
-def test_a_truncated_official_file(official, tmp_path):
-    (tmp_path / "short.ckpt").write_bytes(official.read_bytes()[:5000])
-    with pytest.raises(CheckpointError, match="damaged"):
-        convert(tmp_path / "short.ckpt", tmp_path)
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_official_files_that_are_damaged_or_something_else(official, tmp_path):
+    contents = [
+        b"\x80\x02",
+        b"\x80\x02}",
+        b"\x80\x02X\xff\xff",
+        b"this is a text\n",
+        b"config: of something\nelse: 1\n",
+        pickle.dumps({"ema": {}}, protocol=5),
+        official.read_bytes()[:5000],
+        official.read_bytes()[:-5000],
+    ]
+    for content in contents:
+        (tmp_path / "bad.ckpt").write_bytes(content)
+        with pytest.raises(CheckpointError, match="damaged or not a PyTorch checkpoint") as caught:
+            convert(tmp_path / "bad.ckpt", tmp_path)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_checkpoint_is_not_converted_onto_itself(official, tmp_path):
+    source = tmp_path / "model.ckpt"
+    source.write_bytes(official.read_bytes())
+    (tmp_path / "link").symlink_to(source)
+    for target in (source, tmp_path / "link"):
+        with pytest.raises(CheckpointError, match="choose another target"):
+            convert_checkpoint(source, target, num_heads=4, audio_blocks=3)
+    assert source.read_bytes() == official.read_bytes()
