@@ -17,28 +17,29 @@ from .config import OBJECTIVES, LetsTalkConfig
 STEPS = 1000
 BETA_FIRST, BETA_LAST = 1e-4, 0.02
 CHANNELS = 2
-STRAIGHT = ("flow", "x0")  # objectives on the straight path of rectified flow
+FLOW_OBJECTIVES = ("flow", "x0")  # objectives on the straight path of rectified flow
 LEAST_TIME = 0.1  # below this time the weight of "x0" errors, 1 / t^2, grows no more
 
 
 class Schedule:
-    """Variance-preserving noise levels: x_t = sqrt(signal) x_0 + sqrt(1 - signal) noise, one float64 entry per step.
+    """Variance-preserving noise levels, one float64 entry per step.
 
-    The full schedule has 1000 steps with linear betas. `respaced` keeps some of them: the betas become those of the
-    longer jumps, `timesteps` stay what the model was trained with.
+    x_t = alpha x_0 + sigma noise with alpha = sqrt(alphas_cumprod) and sigma = sqrt(1 - alphas_cumprod). The full
+    schedule has 1000 steps with linear betas. `respaced` keeps some of them: the betas become those of the longer
+    jumps, `timesteps` stay what the model was trained with.
     """
 
-    def __init__(self, signal: Tensor, timesteps: Tensor):
-        self.signal, self.timesteps = signal, timesteps  # [n] each; signal is the usual alpha-bar
-        self.signal_before = torch.cat([signal.new_ones(1), signal[:-1]])
-        self.betas = 1 - signal / self.signal_before
-        variance = self.betas * (1 - self.signal_before) / (1 - signal)
+    def __init__(self, alphas_cumprod: Tensor, timesteps: Tensor):
+        self.alphas_cumprod, self.timesteps = alphas_cumprod, timesteps  # [n] each
+        self.alphas_cumprod_prev = torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
+        self.betas = 1 - alphas_cumprod / self.alphas_cumprod_prev
+        variance = self.betas * (1 - self.alphas_cumprod_prev) / (1 - alphas_cumprod)
         # The first entry is 0, whose logarithm is not defined: it takes the second's, as in arXiv 2102.09672.
         self.posterior_log_variance = torch.cat(
             [variance[1:2] if len(variance) > 1 else self.betas, variance[1:]]
         ).log()
-        self.posterior_of_x0 = self.betas * self.signal_before.sqrt() / (1 - signal)
-        self.posterior_of_xt = (1 - self.signal_before) * (1 - self.betas).sqrt() / (1 - signal)
+        self.posterior_of_x0 = self.betas * self.alphas_cumprod_prev.sqrt() / (1 - alphas_cumprod)
+        self.posterior_of_xt = (1 - self.alphas_cumprod_prev) * (1 - self.betas).sqrt() / (1 - alphas_cumprod)
 
     @classmethod
     def linear(cls) -> Schedule:
@@ -47,7 +48,7 @@ class Schedule:
 
     def respaced(self, timesteps: Tensor) -> Schedule:
         """The schedule of these steps alone, ascending [n]."""
-        return Schedule(self.signal[timesteps], timesteps)
+        return Schedule(self.alphas_cumprod[timesteps], timesteps)
 
     def posterior_mean(self, x0: Tensor, xt: Tensor, index: Tensor) -> Tensor:
         """Mean of q(x_{t-1} | x_t, x_0) at schedule indices [B]."""
@@ -70,7 +71,7 @@ class Diffusion:
     """One objective: how noise is added, what the model must answer, and what its answer says.
 
     "noise": predict the noise, and with learn_variance also the reverse variance (the paper). "v": predict
-    v = sqrt(signal) noise - sqrt(1 - signal) x0. "flow": rectified flow, x_t = (1 - t) x0 + t noise, v = noise - x0.
+    v = alpha noise - sigma x0. "flow": rectified flow, x_t = (1 - t) x0 + t noise, v = noise - x0.
     "x0": the same flow and the same loss, but the model answers x0, from which v = (x_t - x0) / t follows: a narrow
     model need not carry the noise through its layers (arXiv 2511.13720).
     Raises ValueError for another objective, or for a learned variance with any but "noise".
@@ -91,25 +92,25 @@ class Diffusion:
     def draw_times(self, count: int, generator: torch.Generator, logit_normal: bool = True) -> Tensor:
         """Random times [count], on the generator's device: uniform, or logit-normal on the straight path if asked."""
         place = dict(generator=generator, device=generator.device)
-        if self.objective not in STRAIGHT:
+        if self.objective not in FLOW_OBJECTIVES:
             return torch.randint(0, STEPS, (count,), **place)
         return torch.randn(count, **place).sigmoid() if logit_normal else torch.rand(count, **place)
 
     def model_timesteps(self, t: Tensor) -> Tensor:
         """What the model is given for time t: t itself, or 1000 t on the straight path."""
-        return t * STEPS if self.objective in STRAIGHT else t
+        return t * STEPS if self.objective in FLOW_OBJECTIVES else t
 
-    def amounts(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """(a, b) of x_t = a x_0 + b noise, shaped to multiply `like` [B,...]."""
-        if self.objective in STRAIGHT:
+    def alpha_sigma(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha, sigma) of x_t = alpha x_0 + sigma noise, shaped to multiply `like` [B,...]."""
+        if self.objective in FLOW_OBJECTIVES:
             t = t.to(device=like.device, dtype=torch.float32).reshape(-1, *[1] * (like.ndim - 1))
             return 1 - t, t
-        signal = self.schedule.signal
-        return pick(signal.sqrt(), t, like), pick((1 - signal).sqrt(), t, like)
+        alphas_cumprod = self.schedule.alphas_cumprod
+        return pick(alphas_cumprod.sqrt(), t, like), pick((1 - alphas_cumprod).sqrt(), t, like)
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t."""
-        a, b = self.amounts(t, x0)
+        a, b = self.alpha_sigma(t, x0)
         return a * x0 + b * noise
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -120,12 +121,12 @@ class Diffusion:
             return noise - x0
         if self.objective == "x0":
             return x0
-        a, b = self.amounts(t, x0)
+        a, b = self.alpha_sigma(t, x0)
         return a * noise - b * x0
 
     def predictions(self, output: Tensor, xt: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """(x0, noise) that the model's output at x_t implies, each the shape of xt, float32 at least."""
-        answer, a, b = self.split(output)[0], *self.amounts(t, xt)
+        answer, a, b = self.split_variance(output)[0], *self.alpha_sigma(t, xt)
         answer = answer.to(a.dtype)
         if self.objective == "noise":
             return (xt - b * answer) / a, answer
@@ -135,7 +136,7 @@ class Diffusion:
             return answer, (xt - a * answer) / b
         return a * xt - b * answer, b * xt + a * answer
 
-    def split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+    def split_variance(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
         """The model's output as (prediction, variance fraction in about [-1, 1] or None)."""
         return tuple(output.chunk(2, dim=CHANNELS)) if self.learn_variance else (output, None)
 
@@ -146,10 +147,10 @@ class Diffusion:
 
         weight: broadcast to x0, such as the emphasis of the mouth; its scale matters, 1 is neutral.
         """
-        answer, fraction = self.split(output.float())
+        answer, fraction = self.split_variance(output.float())
         error = (answer - self.target(x0.float(), noise.float(), t)) ** 2
         if self.objective == "x0":
-            error = error / self.amounts(t, error)[1].clamp(min=LEAST_TIME) ** 2  # the error of v
+            error = error / self.alpha_sigma(t, error)[1].clamp(min=LEAST_TIME) ** 2  # the error of v
         losses = {"mse": _mean(error, weight)}
         if fraction is not None:
             # The variance must not pull at the mean: that one is trained by the MSE (arXiv 2102.09672, Section 3.1).
@@ -159,7 +160,7 @@ class Diffusion:
     def _variational_bound(self, noise, fraction, x0, xt, t, weight) -> Tensor:
         """KL of the posterior from the model's step, in bits per element; at t = 0 the likelihood of x0."""
         schedule = self.schedule
-        a, b = self.amounts(t, xt)
+        a, b = self.alpha_sigma(t, xt)
         mean = schedule.posterior_mean((xt - b * noise) / a, xt, t)
         log_variance = schedule.learned_log_variance(fraction, t)
         true_mean = schedule.posterior_mean(x0, xt, t)

@@ -26,11 +26,11 @@ class Streams:
 
     frames: Tensor  # [B,F,N,D]
     memory: Tensor | None = None  # [B,M,N,D], seen by temporal attention only
-    beside: Tensor | None = None  # [B,F,S,D], attend and are attended to within their frame
-    shared: Tensor | None = None  # [B,1,S,D], one set a clip: every frame sees it, it sees only itself
+    frame_conditions: Tensor | None = None  # [B,F,S,D], attend and are attended to within their frame
+    clip_conditions: Tensor | None = None  # [B,1,S,D], one set a clip: every frame sees it, it sees only itself
 
 
-class CrossFusion(nn.Module):
+class CrossAttention(nn.Module):
     """Residual softmax cross-attention from the tokens of a frame to the condition tokens of that frame."""
 
     def __init__(self, config: LetsTalkConfig, condition_width: int):
@@ -75,10 +75,10 @@ class Fusion(nn.Module):
 class DirectAudio(Fusion):
     """The paper's choice for audio: cross-attention to the audio tokens of the frame in every block."""
 
-    def block_layer(self, config: LetsTalkConfig) -> CrossFusion:
-        return CrossFusion(config, config.audio_width)
+    def block_layer(self, config: LetsTalkConfig) -> CrossAttention:
+        return CrossAttention(config, config.audio_width)
 
-    def prepare(self, tokens: Tensor, layers: list[CrossFusion]) -> list[tuple[Tensor, Tensor]]:
+    def prepare(self, tokens: Tensor, layers: list[CrossAttention]) -> list[tuple[Tensor, Tensor]]:
         """Audio tokens [B,F,K,A] -> keys and values of every block, each [B,F,H,K,d]."""
         return [layer.keys_values(tokens) for layer in layers]
 
@@ -96,8 +96,8 @@ class SymbioticPortrait(Fusion):
     def join(self, streams: Streams, prepared: Tensor) -> Streams:
         """prepared: portrait tokens [B,1,N,D]."""
         if not self.config.portrait_each_frame:
-            return dataclasses.replace(streams, shared=prepared)
-        return dataclasses.replace(streams, beside=prepared.expand(-1, streams.frames.shape[1], -1, -1))
+            return dataclasses.replace(streams, clip_conditions=prepared)
+        return dataclasses.replace(streams, frame_conditions=prepared.expand(-1, streams.frames.shape[1], -1, -1))
 
 
 PORTRAIT_FUSIONS: dict[str, type[Fusion]] = {"symbiotic": SymbioticPortrait}

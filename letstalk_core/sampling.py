@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .diffusion import CHANNELS, STEPS, STRAIGHT, Diffusion, Schedule
+from .diffusion import CHANNELS, FLOW_OBJECTIVES, STEPS, Diffusion, Schedule
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 Callback = Callable[[int, int, Tensor], None]
@@ -105,7 +105,7 @@ def spaced_by_snr(schedule: Schedule, steps: int) -> Tensor:
     """
     if steps == 1:
         return spaced_timesteps(1)
-    log_snr = torch.special.logit(schedule.signal).flip(0)  # ascending
+    log_snr = torch.special.logit(schedule.alphas_cumprod).flip(0)  # ascending
     wanted = torch.linspace(float(log_snr[0]), float(log_snr[-1]), steps, dtype=torch.float64)
     nearest = STEPS - 1 - torch.searchsorted((log_snr[1:] + log_snr[:-1]) / 2, wanted).flip(0)
     order = torch.arange(steps)
@@ -122,7 +122,7 @@ def _denoise_ddpm(predict, x, diffusion, steps, generator, report) -> Tensor:
         at = torch.full((x.shape[0],), index)
         x = schedule.posterior_mean(x0, x, at)
         if index > 0:
-            fraction = diffusion.split(output)[1]
+            fraction = diffusion.split_variance(output)[1]
             if fraction is None:
                 fraction = -torch.ones_like(x)
             log_variance = schedule.learned_log_variance(fraction, at)
@@ -136,9 +136,9 @@ def _denoise_ddim(predict, x, diffusion, steps, generator, report, eta: float) -
     for index in reversed(range(steps)):
         _, x0, noise = _evaluate(predict, x, diffusion, schedule.timesteps[index])
         report(steps - index, steps, x0)
-        signal, before = float(schedule.signal[index]), float(schedule.signal_before[index])
-        variance = eta**2 * (1 - before) / (1 - signal) * (1 - signal / before)
-        x = before**0.5 * x0 + (1 - before - variance) ** 0.5 * noise
+        alpha, alpha_prev = float(schedule.alphas_cumprod[index]), float(schedule.alphas_cumprod_prev[index])
+        variance = eta**2 * (1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)
+        x = alpha_prev**0.5 * x0 + (1 - alpha_prev - variance) ** 0.5 * noise
         if variance > 0:
             x = x + variance**0.5 * torch.randn(x.shape, generator=generator).to(x.device)
     return x
@@ -153,13 +153,13 @@ def _denoise_dpm(predict, x, diffusion, steps, generator, report) -> Tensor:
         report(steps - index, steps, x0)
         if index == 0:
             return x0  # no noise is left: the step to infinite log-SNR is x0 itself
-        signal, before = float(schedule.signal[index]), float(schedule.signal_before[index])
-        step = 0.5 * math.log(before / (1 - before) * (1 - signal) / signal)  # of log(sqrt(signal) / sqrt(1 - signal))
+        alpha, alpha_prev = float(schedule.alphas_cumprod[index]), float(schedule.alphas_cumprod_prev[index])
+        step = 0.5 * math.log(alpha_prev / (1 - alpha_prev) * (1 - alpha) / alpha)  # of log(sqrt(alpha / (1 - alpha)))
         towards = x0
         if before_last is not None:
             earlier, earlier_step = before_last
             towards = x0 + 0.5 * step / earlier_step * (x0 - earlier)
-        x = ((1 - before) / (1 - signal)) ** 0.5 * x - before**0.5 * math.expm1(-step) * towards
+        x = ((1 - alpha_prev) / (1 - alpha)) ** 0.5 * x - alpha_prev**0.5 * math.expm1(-step) * towards
         before_last = x0, step
     raise AssertionError("steps is at least 1")
 
@@ -187,5 +187,5 @@ SAMPLERS: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
     "dpm++": (_denoise_dpm, ("noise", "v")),
     "ddim": (_denoise_ddim, ("noise", "v")),
     "ddpm": (_denoise_ddpm, ("noise", "v")),
-    "euler": (_denoise_euler, STRAIGHT),
+    "euler": (_denoise_euler, FLOW_OBJECTIVES),
 }

@@ -107,7 +107,7 @@ class SpatialAttention(nn.Module):
 class GLUMBConv(nn.Module):
     """The linear model's feed-forward: 1x1 to 2rD, SiLU, 3x3 depthwise, value * SiLU(gate), 1x1 back to D."""
 
-    companions = False  # a convolution has no place for tokens without a position in the frame
+    takes_conditions = False  # a convolution has no place for tokens without a position in the frame
 
     def __init__(self, config: LetsTalkConfig):
         super().__init__()
@@ -127,7 +127,7 @@ class GLUMBConv(nn.Module):
 class FeedForward(nn.Module):
     """The softmax model's feed-forward: Linear to rD, GELU (tanh), Linear back."""
 
-    companions = True
+    takes_conditions = True
 
     def __init__(self, config: LetsTalkConfig):
         super().__init__()
@@ -169,18 +169,18 @@ class Block(nn.Module):
         return frames, memory
 
     def _spatial(self, streams: Streams, shift: Tensor, scale: Tensor, gate: Tensor) -> Streams:
-        frames, beside, shared = streams.frames, streams.beside, streams.shared
-        tokens = frames if beside is None else torch.cat([frames, beside], dim=2)  # [B,F,N+S,D]
-        shared_in = None if shared is None else modulate(self.norm_attention(shared), shift, scale)
-        added, added_shared = self.spatial(modulate(self.norm_attention(tokens), shift, scale), shared_in)
+        frames, of_frame, of_clip = streams.frames, streams.frame_conditions, streams.clip_conditions
+        tokens = frames if of_frame is None else torch.cat([frames, of_frame], dim=2)  # [B,F,N+S,D]
+        shared = None if of_clip is None else modulate(self.norm_attention(of_clip), shift, scale)
+        added, added_shared = self.spatial(modulate(self.norm_attention(tokens), shift, scale), shared)
         tokens = tokens + gate * added
-        if beside is not None:
-            frames, beside = tokens.split((frames.shape[2], beside.shape[2]), dim=2)
+        if of_frame is not None:
+            frames, of_frame = tokens.split((frames.shape[2], of_frame.shape[2]), dim=2)
         else:
             frames = tokens
-        if shared is not None:
-            shared = shared + gate * added_shared
-        return dataclasses.replace(streams, frames=frames, beside=beside, shared=shared)
+        if of_clip is not None:
+            of_clip = of_clip + gate * added_shared
+        return dataclasses.replace(streams, frames=frames, frame_conditions=of_frame, clip_conditions=of_clip)
 
     def _feed_forward(self, streams: Streams, shift, scale, gate, grid: tuple[int, int]) -> Streams:
         def residual(tokens: Tensor | None) -> Tensor | None:
@@ -189,8 +189,9 @@ class Block(nn.Module):
             return tokens + gate * self.feed_forward(modulate(self.norm_feed_forward(tokens), shift, scale), grid)
 
         streams = dataclasses.replace(streams, frames=residual(streams.frames))
-        if self.feed_forward.companions:
-            streams = dataclasses.replace(streams, beside=residual(streams.beside), shared=residual(streams.shared))
+        if self.feed_forward.takes_conditions:
+            of_frame, of_clip = residual(streams.frame_conditions), residual(streams.clip_conditions)
+            streams = dataclasses.replace(streams, frame_conditions=of_frame, clip_conditions=of_clip)
         return streams
 
 
@@ -253,7 +254,7 @@ class LetsTalkTransformer(nn.Module):
         patch size), F and M. Computes in the dtype of the weights and returns that of latents. Raises ValueError,
         naming both values, where shapes contradict each other or the configuration.
         """
-        self._check(latents, portrait, memory)
+        self._check(latents, timesteps, portrait, audio_tokens, memory)
         dtype = self.linear_out.weight.dtype
         grid = tuple(side // self.config.patch_size for side in latents.shape[-2:])
         if audio_keys_values is None:
@@ -304,7 +305,7 @@ class LetsTalkTransformer(nn.Module):
         image = patches.unflatten(-1, (p, p, -1)).unflatten(2, grid)  # [B,F,rows,columns,p,p,channels]
         return image.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 
-    def _check(self, latents: Tensor, portrait: Tensor, memory: Tensor | None) -> None:
+    def _check(self, latents: Tensor, timesteps: Tensor, portrait: Tensor, audio_tokens, memory) -> None:
         config = self.config
         if latents.ndim != 5 or latents.shape[2] != config.latent_channels:
             raise ValueError(f"latents are {tuple(latents.shape)}, not [B,F,{config.latent_channels},h,w]")
@@ -312,8 +313,14 @@ class LetsTalkTransformer(nn.Module):
             raise ValueError(
                 f"latents of {tuple(latents.shape[-2:])} do not divide into patches of {config.patch_size}"
             )
+        if tuple(timesteps.shape) != (latents.shape[0],):
+            raise ValueError(f"timesteps are {tuple(timesteps.shape)}, not ({latents.shape[0]},) like the latents")
         expected = (latents.shape[0], *latents.shape[2:])
         if tuple(portrait.shape) != expected:
             raise ValueError(f"portrait is {tuple(portrait.shape)}, not {expected} like the latents")
         if memory is not None and (memory.ndim != 5 or (memory.shape[0], *memory.shape[2:]) != expected):
             raise ValueError(f"memory is {tuple(memory.shape)}, not (B, M, C, h, w) of latents {tuple(latents.shape)}")
+        if audio_tokens is not None:
+            batch, frames, width = *latents.shape[:2], config.audio_width
+            if audio_tokens.ndim != 4 or (*audio_tokens.shape[:2], audio_tokens.shape[3]) != (batch, frames, width):
+                raise ValueError(f"audio_tokens are {tuple(audio_tokens.shape)}, not ({batch}, {frames}, K, {width})")

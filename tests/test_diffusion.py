@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from letstalk_core import cli
 from letstalk_core.diffusion import STEPS, Diffusion, Schedule, discretised_log_likelihood
 from letstalk_core.sampling import (
     SAMPLERS,
@@ -31,7 +32,7 @@ def perfect(diffusion: Diffusion, mean, variance: float):
 
     def predict(x, timesteps):
         t = timesteps / STEPS if diffusion.objective == "flow" else timesteps
-        a, b = diffusion.amounts(t, x)
+        a, b = diffusion.alpha_sigma(t, x)
         x0 = mean + a * variance / (a**2 * variance + b**2) * (x - a * mean)
         answer = diffusion.target(x0, (x - a * x0) / b, t)
         return torch.cat([answer, -torch.ones_like(answer)], dim=2) if diffusion.learn_variance else answer
@@ -146,6 +147,10 @@ def test_a_wrong_sampler_names_those_that_fit():
     with pytest.raises(ValueError, match="'heun' does not go"):
         sample(lambda x, t: x, POINT, of("v"), 5, "heun")
     assert set(SAMPLERS) == {"ddpm", "ddim", "dpm++", "euler"}
+
+
+def test_the_command_line_knows_every_sampler():
+    assert sorted(cli.SAMPLERS) == sorted(SAMPLERS)
 
 
 @pytest.mark.parametrize("steps", [2, 3, 10, 25, 400, 999, 1000])

@@ -176,6 +176,12 @@ def test_half_precision_weights():
         (dict(latents=torch.zeros(2, 3, 5, 4, 6)), "latents are"),
         (dict(portrait=torch.zeros(1, 4, 4, 6)), "portrait is"),
         (dict(memory=torch.zeros(2, 2, 4, 4, 4)), "memory is"),
+        (dict(timesteps=torch.tensor(3)), r"timesteps are \(\), not \(2,\)"),
+        (dict(timesteps=torch.zeros(1)), r"timesteps are \(1,\), not \(2,\)"),
+        (dict(audio_tokens=torch.zeros(1, 3, 8, 16)), r"audio_tokens are \(1, 3, 8, 16\), not \(2, 3, K, 16\)"),
+        (dict(audio_tokens=torch.zeros(2, 1, 8, 16)), r"audio_tokens are \(2, 1, 8, 16\), not \(2, 3, K, 16\)"),
+        (dict(audio_tokens=torch.zeros(2, 3, 8, 17)), r"audio_tokens are \(2, 3, 8, 17\), not \(2, 3, K, 16\)"),
+        (dict(audio_tokens=torch.zeros(2, 3, 16)), r"audio_tokens are \(2, 3, 16\), not \(2, 3, K, 16\)"),
     ],
 )
 def test_wrong_shapes_are_named(change, sentence):
