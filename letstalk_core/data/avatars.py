@@ -35,6 +35,11 @@ def _tone(colour, factor: float) -> tuple[float, float, float]:
     return tuple(float(v) for v in np.clip(c, 0, 255))
 
 
+def _mirrored(right: list, middle: tuple[float, float] | None = None) -> list:
+    """Points from left to right: the right half's mirror image, the middle, the right half."""
+    return [(-x, y) for x, y in reversed(right)] + ([middle] if middle else []) + right
+
+
 def _smooth_field(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
     """Smooth random values [size, size] of about unit size."""
     return cv2.resize(
@@ -151,8 +156,7 @@ class Avatar:
     def _paint_body(self, canvas: Canvas, rng: np.random.Generator) -> None:
         cloth = rng.uniform(20, 240, 3)
         shoulder, top = rng.uniform(1.15, 1.5), rng.uniform(1.3, 1.45)
-        right = [(0.35, top - 0.1), (shoulder * 0.75, top + 0.1), (shoulder, top + 0.35), (shoulder, 3)]
-        body = [(-x, y) for x, y in reversed(right)] + right
+        body = _mirrored([(0.35, top - 0.1), (shoulder * 0.75, top + 0.1), (shoulder, top + 0.35), (shoulder, 3)])
         canvas.smooth_polygon(body, cloth, closed_ends=True)
         if rng.random() < 0.5:
             canvas.polygon([(-0.4, top - 0.1), (0, top + 0.35), (0.4, top - 0.1)], _tone(cloth, rng.uniform(0.6, 1.5)))
@@ -171,18 +175,8 @@ class Avatar:
         canvas = Canvas(np.zeros((size, size, 3), np.uint8), np.zeros((size, size), np.uint8), self.centre, self.scale)
         self._paint_hair_behind(canvas, rng)
         neck = 0.36 + 0.1 * (self.face_width - 0.7)
-        canvas.smooth_polygon(
-            [
-                (-neck, 0.5),
-                (-neck, 1.25),
-                (-neck * 0.9, 1.45),
-                (0, 1.62),
-                (neck * 0.9, 1.45),
-                (neck, 1.25),
-                (neck, 0.5),
-            ],
-            _tone(self.skin, 0.84),
-        )
+        throat = _mirrored([(neck * 0.9, 1.45), (neck, 1.25), (neck, 0.5)], middle=(0, 1.62))
+        canvas.smooth_polygon(throat, _tone(self.skin, 0.84))
         for side in (-1, 1):
             ear = (side * self.face_width * 1.0, self.eye_y + 0.13)
             canvas.ellipse(ear, (0.10, 0.19), self.skin, self.outline)
@@ -269,14 +263,12 @@ class Avatar:
         w, dark = self.face_width, _tone(self.hair, 0.85)
         if self.hair_style == "long":
             length = rng.uniform(1.2, 1.7)
-            canvas.smooth_polygon(
-                [(-w * 1.2, length), (-w * 1.35, 0.3), (-w * 1.2, -0.7), (0, -1.22), (w * 1.2, -0.7), (w * 1.35, 0.3),
-                 (w * 1.2, length)], dark, self.outline)  # fmt: skip
+            fall = _mirrored([(w * 1.2, -0.7), (w * 1.35, 0.3), (w * 1.2, length)], middle=(0, -1.22))
+            canvas.smooth_polygon(fall, dark, self.outline)
         elif self.hair_style in ("bob", "scarf"):
             length = rng.uniform(0.6, 0.95)
-            canvas.smooth_polygon(
-                [(-w * 1.05, length), (-w * 1.32, 0.2), (-w * 1.2, -0.7), (0, -1.2), (w * 1.2, -0.7), (w * 1.32, 0.2),
-                 (w * 1.05, length)], dark, self.outline)  # fmt: skip
+            fall = _mirrored([(w * 1.2, -0.7), (w * 1.32, 0.2), (w * 1.05, length)], middle=(0, -1.2))
+            canvas.smooth_polygon(fall, dark, self.outline)
         elif self.hair_style == "curly":
             for a in np.linspace(-0.25 * np.pi, 1.25 * np.pi, 15):
                 at = np.array([np.cos(a) * w * 1.12, -0.18 - np.sin(a) * 0.98])
@@ -307,8 +299,7 @@ class Avatar:
                 [(-w * 1.14, -0.68), (w * 1.14, -0.68), (w * 1.14, -0.44), (-w * 1.14, -0.44)], _tone(colour, 0.8)
             )
             return
-        right = [(w * 0.8, -1.02), (w * 1.14, -0.55), (w * 1.06, -0.02)]
-        cap = [(-x, y) for x, y in reversed(right)] + [(0, -1.18)] + right
+        cap = _mirrored([(w * 0.8, -1.02), (w * 1.14, -0.55), (w * 1.06, -0.02)], middle=(0, -1.18))
         part = rng.uniform(-0.4, 0.4)
         fringe = {
             "fringe": [(w * 0.9, -0.38), (w * 0.4, -0.36), (0, -0.34), (-w * 0.4, -0.36), (-w * 0.9, -0.38)],
