@@ -26,10 +26,9 @@ class TalkingClip:
 
     avatar: Avatar
     portrait: np.ndarray  # uint8 [size, size, 3]
-    controls: np.ndarray  # float32 [F, 15], columns motion.CONTROLS
+    controls: np.ndarray  # float32 [F, 15], columns motion.CONTROLS; the head begins where the portrait has it
     closed: np.ndarray  # bool [F]: the frame's centre lies in an m, b or p
     waveform: np.ndarray  # float32 [S], 16 kHz
-    starts_at_portrait: bool  # the head of frame 0 is where the portrait has it
 
     def frames(self, start: int = 0, count: int | None = None) -> np.ndarray:
         """uint8 [count, size, size, 3]."""
@@ -44,12 +43,11 @@ def talking_clip(seed: int, seconds: float = SPEECH_SECONDS, size: int = 128, sp
     waveform, mouth = speech_clip(rng, split, seconds)
     controls = control_track(rng, mouth)
     rest = rest_controls(rng)
-    starts = bool(rng.random() < 0.5) or split == "heldout"
-    if starts:  # the portrait keeps its own expression, the clip begins with its head
-        for name in ("yaw", "pitch", "roll", "shift_x", "shift_y"):
-            controls[:, COLUMN[name]] += rest[COLUMN[name]] - controls[0, COLUMN[name]]
+    # The clip's head begins where the portrait has it, and the portrait keeps its own expression.
+    for name in ("yaw", "pitch", "roll", "shift_x", "shift_y"):
+        controls[:, COLUMN[name]] += rest[COLUMN[name]] - controls[0, COLUMN[name]]
     rest[COLUMN["smile"]] = controls[0, COLUMN["smile"]]
-    return TalkingClip(avatar, avatar.render(rest)[0], controls, mouth[:, 5] > 0.5, waveform, starts)
+    return TalkingClip(avatar, avatar.render(rest)[0], controls, mouth[:, 5] > 0.5, waveform)
 
 
 def read_count(path: Path) -> int:
@@ -112,8 +110,8 @@ class ClipStore:
         clip = talking_clip(i, SPEECH_SECONDS, self.size)
         total = len(clip.controls)
         rng = np.random.default_rng((i, 3))
-        # A clip that can follow its portrait begins where the speech begins.
-        start = 0 if clip.starts_at_portrait else int(rng.integers(0, total - self.length + 1))
+        # Half of the clips begin where the speech begins, as a video does: they can follow the portrait itself.
+        start = 0 if rng.random() < 0.5 else int(rng.integers(1, total - self.length + 1))
         around = np.clip(np.arange(start - CONTEXT, start + self.length + CONTEXT), 0, total - 1)
         features = mel_features(torch.from_numpy(clip.waveform), total).numpy()
         self.frames[i] = clip.frames(start, self.length)
@@ -121,4 +119,4 @@ class ClipStore:
         self.features[i] = features[around]
         self.controls[i] = clip.controls[around]
         self.regions[i] = clip.avatar.regions()
-        self.starts[i] = clip.starts_at_portrait
+        self.starts[i] = start == 0

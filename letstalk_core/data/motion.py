@@ -55,8 +55,14 @@ def gaze_track(rng: np.random.Generator, frames: int) -> np.ndarray:
     return np.clip(sum(k * padded[j : j + frames] for j, k in enumerate(kernel)), -1, 1).astype(np.float32)
 
 
-def control_track(rng: np.random.Generator, mouth: np.ndarray, blinks_per_minute: float = 20.0) -> np.ndarray:
-    """The whole motion [F, 15] of a clip that speaks `mouth` [F, >= 5] (open, width, round, teeth, tongue)."""
+def control_track(
+    rng: np.random.Generator, mouth: np.ndarray, blinks_per_minute: float = 20.0, head: float = 1.0
+) -> np.ndarray:
+    """The whole motion [F, 15] of a clip that speaks `mouth` [F, >= 5] (open, width, round, teeth, tongue).
+
+    head: size of the head's motion. It is small by default: a shift of a few pixels changes latents more than speech
+    does, and a small model then learns it before it learns to speak.
+    """
     frames = len(mouth)
     track = np.zeros((frames, len(CONTROLS)), np.float32)
     track[:, :MOUTH_COLUMNS] = mouth[:, :MOUTH_COLUMNS]
@@ -68,11 +74,10 @@ def control_track(rng: np.random.Generator, mouth: np.ndarray, blinks_per_minute
     lively = rng.uniform(0.4, 1.2)
     track[:, COLUMN["brow"]] = np.clip(0.35 * smooth_noise(rng, frames, 18) + 0.7 * lively * (accent - 0.2), -1, 1)
     for name, size, period in (
-        ("yaw", 0.16, 24), ("pitch", 0.10, 20), ("roll", 0.05, 26), ("shift_x", 0.035, 28), ("shift_y", 0.03, 26),
+        ("yaw", 0.05, 24), ("pitch", 0.035, 20), ("roll", 0.016, 26), ("shift_x", 0.011, 28), ("shift_y", 0.01, 26),
     ):  # fmt: skip
-        offset = rng.normal(0, 0.6)
-        track[:, COLUMN[name]] = lively * size * (0.8 * smooth_noise(rng, frames, period) + offset)
-    track[:, COLUMN["pitch"]] += 0.06 * lively * (accent - 0.2)
+        track[:, COLUMN[name]] = head * lively * size * smooth_noise(rng, frames, period)
+    track[:, COLUMN["pitch"]] += 0.03 * lively * (accent - 0.2)
     track[:, COLUMN["smile"]] = np.clip(rng.normal(0, 0.3) + 0.15 * smooth_noise(rng, frames, 40), -0.6, 1)
     return track
 
@@ -82,6 +87,6 @@ def rest_controls(rng: np.random.Generator) -> np.ndarray:
     mouth = np.zeros((1, MOUTH_COLUMNS), np.float32)
     if rng.random() < 0.35:  # some portraits smile with teeth or stand with lips apart
         mouth[0] = [rng.uniform(0.05, 0.6), rng.uniform(-0.3, 0.8), rng.uniform(0, 0.4), rng.random(), 0]
-    rest = control_track(rng, mouth)[0]
+    rest = control_track(rng, mouth, head=2.0)[0]
     rest[COLUMN["blink"]] = 0.3 * max(0.0, rng.normal(-0.5, 0.5))
     return rest

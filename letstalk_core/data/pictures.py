@@ -28,7 +28,7 @@ def random_controls(rng: np.random.Generator, count: int) -> np.ndarray:
         ],
         axis=1,
     )
-    controls = np.stack([control_track(rng, mouth[i : i + 1])[0] for i in range(count)])
+    controls = np.stack([control_track(rng, mouth[i : i + 1], head=3.0)[0] for i in range(count)])
     controls[:, COLUMN["blink"]] = np.where(rng.random(count) < 0.3, rng.beta(0.8, 0.6, count), 0)
     controls[:, COLUMN["gaze_x"] : COLUMN["gaze_y"] + 1] = np.clip(rng.normal(0, 0.4, (count, 2)), -1, 1)
     return controls.astype(np.float32)

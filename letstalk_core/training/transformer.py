@@ -25,7 +25,7 @@ from .autoencoder import to_images
 from .loop import TrainingRun
 
 CLIP_LENGTH = 20  # frames rendered of each clip: memory, one training clip, and two to shift it
-FIRST_CLIP_SHARE = 0.35  # of the clips that can be: trained as the first of a video, which remembers its portrait
+FIRST_CLIP_SHARE = 0.5  # of the clips that can be: trained as the first of a video, which remembers its portrait
 AUDIO_DROPOUT = 0.1  # so that guidance has an unconditional branch
 MEMORY_NOISE = 0.12  # most noise on the memory, in the units of the transformer's inputs
 MEMORY_MASK = 0.25  # of the memory's positions are dropped, in half of the clips
