@@ -30,11 +30,11 @@ def demo_frames() -> np.ndarray:
 
 
 if __name__ == "__main__":
-    frames = demo_frames()
+    people = [Avatar((seed, 0), 128).render(rest_controls(np.random.default_rng(seed)))[0] for seed in range(30)]
+    contact_sheet(HERE / "people.png", [np.stack(people[i : i + 10]) for i in range(0, 30, 10)], columns=10)
+    frames = demo_frames()  # from here on the bundled model is needed
     pictures = [Image.fromarray(frame).resize((256, 256), Image.Resampling.BICUBIC) for frame in frames]
     pictures[0].save(
         HERE / "demo.webp", save_all=True, append_images=pictures[1:], duration=40, loop=0, quality=60, method=4
     )
     contact_sheet(HERE / "demo.png", [frames[10:34], frames[60:84], frames[110:134]], columns=10)
-    people = [Avatar((seed, 0), 128).render(rest_controls(np.random.default_rng(seed)))[0] for seed in range(30)]
-    contact_sheet(HERE / "people.png", [np.stack(people[i : i + 10]) for i in range(0, 30, 10)], columns=10)

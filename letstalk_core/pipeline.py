@@ -48,6 +48,11 @@ class LetsTalkPipeline:
         device: "auto", "cpu", "cuda", "cuda:1", "mps". dtype: "auto" (bf16 on CUDA, else fp32), "fp32", "bf16", "fp16".
         Raises InputError (CheckpointError for the file itself) with what is missing and how to give it.
         """
+        if Path(path) == BUNDLED_MODEL and not BUNDLED_MODEL.exists():
+            raise InputError(
+                "This copy has no bundled model yet; train one with 'python -m letstalk_core train-avatar' and give "
+                "its file with --model."
+            )
         model = load_checkpoint(path)
         chosen = choose_device(device)
         if dtype == "auto":

@@ -15,6 +15,8 @@ from letstalk_core.portrait import read_image
 from letstalk_core.training.autoencoder import to_images
 from letstalk_core.video_io import probe, read_video_frames
 
+pytestmark = pytest.mark.skipif(not BUNDLED_MODEL.exists(), reason="no bundled model in this repository yet")
+
 OPEN, BLINK = READINGS.index("open"), READINGS.index("blink")
 EVERYWHERE = np.ones((128, 128), bool)
 

@@ -216,6 +216,17 @@ def test_a_model_without_its_autoencoder_says_what_to_give(inputs, tmp_path, cap
     fails(command(inputs, tmp_path / "out.mp4", model=model), capfd, "--autoencoder")
 
 
+def test_without_a_bundled_model_the_demo_says_what_to_do(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("letstalk_core.pipeline.BUNDLED_MODEL", tmp_path / "not-there.safetensors")
+    fails(["demo", "--output", str(tmp_path / "out.mp4")], capfd, "train-avatar")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_demo_needs_nothing_but_a_model(inputs, tmp_path):
+    assert main(["demo", "--output", str(tmp_path / "out.mp4"), "--model", str(inputs["model"])]) == 0
+    assert probe(tmp_path / "out.mp4").frames == 185
+
+
 def test_outputs_that_cannot_be_written(inputs, tmp_path, capfd):
     fails(command(inputs, tmp_path / "nowhere" / "out.mp4"), capfd, "nowhere")
     fails(command(inputs, tmp_path / "out.avi"), capfd, ".mp4")
