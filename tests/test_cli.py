@@ -1,5 +1,6 @@
 """The command line: a playable file and exit status 0, or one line on stderr and another status."""
 
+import contextlib
 import os
 import pickle
 import signal
@@ -259,31 +260,43 @@ def test_a_failure_keeps_the_file_that_was_there(inputs, tmp_path, capfd):
     assert output.read_bytes() == b"precious"
 
 
-def run_command(argv, cwd, **options) -> subprocess.Popen:
+@contextlib.contextmanager
+def running(argv, cwd, prepare=lambda: None):
+    """The command as a process of its own; it never outlives the test."""
+
+    def in_the_child() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell starts background jobs with it ignored
+        prepare()
+
     environment = {**os.environ, "PYTHONPATH": str(cwd)}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "letstalk_core", *argv],
         cwd=cwd,
         env=environment,
         text=True,
         stderr=subprocess.PIPE,
-        **options,
+        preexec_fn=in_the_child,
     )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_interrupted_it_leaves_nothing_and_ends_with_130(inputs, tmp_path, repository):
     long = write_wav(tmp_path / "long.wav", 300)
     folder = tmp_path / "out"
     folder.mkdir()
-    process = run_command(command(inputs, folder / "out.mp4", audio=long, steps=200), repository)
-    deadline = time.monotonic() + 120
-    while not list(folder.iterdir()):  # the writer has begun
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
+    with running(command(inputs, folder / "out.mp4", audio=long, steps=200), repository) as process:
+        deadline = time.monotonic() + 120
+        while not list(folder.iterdir()):  # the writer has begun
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=60)[1]
+        assert process.returncode == 130
     assert error.strip().splitlines() == ["letstalk: interrupted"]
     assert not list(folder.iterdir())
 
@@ -299,8 +312,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(inputs, tmp_path, repository
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 
-    process = run_command(command(inputs, folder / "out.mp4", audio=long), repository, preexec_fn=small_files)
-    error = process.communicate(timeout=120)[1]
-    assert process.returncode == 1
+    with running(command(inputs, folder / "out.mp4", audio=long), repository, small_files) as process:
+        error = process.communicate(timeout=120)[1]
+        assert process.returncode == 1
     assert len(error.strip().splitlines()) == 1 and error.startswith("letstalk: ")
     assert not list(folder.iterdir())
