@@ -62,6 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--transformer-steps", type=int, default=4000)
     train.add_argument("--people", type=int, default=2500, help="drawn people for the autoencoder")
     train.add_argument("--clips", type=int, default=3000, help="talking clips for the transformer")
+    train.add_argument("--speech-clips", type=int, default=10000, help="spoken clips for the audio projection")
+    train.add_argument("--audio-steps", type=int, default=8000)
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="measure a model on held-out drawings and speech")
@@ -160,6 +162,8 @@ def _train(arguments) -> None:
         transformer_steps=arguments.transformer_steps,
         people=arguments.people,
         clips=arguments.clips,
+        speech_clips=arguments.speech_clips,
+        audio_steps=arguments.audio_steps,
     )
     print(f"{path} written")
 

@@ -38,6 +38,15 @@ def test_speaking_changes_the_mouth_and_blinking_the_eyes(seed):
         assert difference[region].mean() > 5 * difference[~region].mean()  # the jaw moves the chin a little too
 
 
+def test_opening_the_mouth_changes_different_people_alike():
+    changes = []
+    for seed in range(20):
+        rest, spoken = Avatar((seed, 0), 64).render(np.stack([controls(), controls(open=0.6)])).astype(float)
+        changes.append((spoken - rest).ravel() / np.linalg.norm(spoken - rest))
+    cosines = np.array(changes) @ np.array(changes).T
+    assert cosines[~np.eye(20, dtype=bool)].mean() > 0.3
+
+
 def test_a_wider_opening_shows_more_of_the_mouth():
     avatar = Avatar((1, 0), 128)
     rest = avatar.render(controls())[0].astype(int)

@@ -92,7 +92,9 @@ def trained(tmp_path_factory):
     from letstalk_core.training.avatar import train_avatar
 
     work = tmp_path_factory.mktemp("avatar")
-    options = dict(autoencoder_steps=2, decoder_steps=1, transformer_steps=2, people=2, clips=2)
+    options = dict(
+        autoencoder_steps=2, decoder_steps=1, transformer_steps=2, people=2, clips=2, speech_clips=2, audio_steps=2
+    )
     return train_avatar(work, work / "model.safetensors", **options), work
 
 

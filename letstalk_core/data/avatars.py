@@ -21,6 +21,7 @@ HAIR = [
     (60, 84, 150), (150, 70, 130), (62, 120, 96),
 ]  # fmt: skip
 EYES = [(74, 48, 30), (98, 66, 38), (60, 92, 124), (88, 130, 150), (78, 108, 72), (110, 112, 110), (40, 32, 30)]
+EYE_ROW, MOUTH_ROW = 0.465, 0.70  # where the eyes and the mouth lie, in picture heights
 HAIR_STYLES = ("bald", "short", "side", "fringe", "long", "curly", "bun", "spiky", "receding", "hat", "scarf", "bob")
 STYLES = ("soft",) * 6 + ("flat",) * 3 + ("outlined",) * 4 + ("painted",) * 4 + ("grey", "sepia")
 
@@ -78,8 +79,6 @@ class Avatar:
             self.hair = HAIR[10 + rng.integers(3)]
         self.hair_style = str(rng.choice(HAIR_STYLES))
         self.iris = EYES[rng.integers(len(EYES))]
-        self.scale = self.resolution * rng.uniform(0.305, 0.40)  # pixels of half a face height
-        self.centre = self.resolution * np.array([0.5 + rng.normal(0, 0.02), 0.53 + rng.normal(0, 0.025)])
         self.face_width = rng.uniform(0.70, 0.86)
         self.jaw = rng.uniform(0.06, 0.34)
         self.eye_x, self.eye_y = rng.uniform(0.29, 0.37), rng.uniform(-0.22, -0.06)
@@ -93,6 +92,11 @@ class Avatar:
         self.nose_y = rng.uniform(0.19, 0.28)
         self.nose_kind = int(rng.integers(4))
         self.mouth_y = self.nose_y + rng.uniform(0.25, 0.32)
+        # Give or take a pixel, eyes and mouths lie at the same places: then opening the mouth changes people alike.
+        self.scale = self.resolution * (MOUTH_ROW - EYE_ROW) / (self.mouth_y - self.eye_y) * rng.normal(1, 0.01)
+        middle = np.array([0, (self.mouth_y + self.eye_y) / 2]) * self.scale
+        place = np.array([0.5, (MOUTH_ROW + EYE_ROW) / 2]) + rng.normal(0, 0.005, 2)
+        self.centre = self.resolution * place - middle  # pixels of the origin
         self.mouth_width = rng.uniform(0.25, 0.34)
         self.lip = rng.uniform(0.035, 0.075)
         self.mouth_open = rng.uniform(0.26, 0.34)  # full opening in head units

@@ -58,7 +58,7 @@ def speech_pairs(path: Path, count: int, first: int = 0, split: str = "train") -
 
 
 def train_audio_projection(
-    work: Path, config: LetsTalkConfig, clips: int = 1200, steps: int = 2500, batch: int = 512
+    work: Path, config: LetsTalkConfig, clips: int, steps: int, batch: int = 512
 ) -> AudioProjection:
     """Train in work/audio (resumed if begun); returns the projection, its blink token untrained."""
     features, mouths = speech_pairs(work / "audio" / "speech.npz", clips)

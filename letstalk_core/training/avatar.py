@@ -10,8 +10,9 @@ from ..checkpoint import save_checkpoint
 from ..data.clips import ClipStore
 from ..data.speech import available_engines
 from ..errors import InputError
+from .audio import train_audio_projection
 from .autoencoder import autoencoder_quality, train_autoencoder, train_decoder
-from .transformer import CLIP_LENGTH, train_transformer
+from .transformer import BUNDLED, CLIP_LENGTH, train_transformer
 
 NOTES = {
     "title": "LetsTalk avatar 128",
@@ -29,6 +30,8 @@ def train_avatar(
     transformer_steps: int,
     people: int,
     clips: int,
+    speech_clips: int,
+    audio_steps: int,
 ) -> Path:
     """Train all parts in `work` and write the model to `output`. Every part goes on from its last saved state."""
     if "espeak" not in available_engines():
@@ -38,7 +41,8 @@ def train_avatar(
     print("autoencoder on held-out people:", autoencoder_quality(autoencoder, work))
     store = ClipStore(work / "clips", clips, CLIP_LENGTH)
     store.render()
-    model = train_transformer(work, store, autoencoder, transformer_steps)
+    projection = train_audio_projection(work, BUNDLED, speech_clips, audio_steps)
+    model = train_transformer(work, store, autoencoder, projection, transformer_steps)
     autoencoder = train_decoder(work, decoder_steps, autoencoder, people)
     print("with its decoder trained on:", autoencoder_quality(autoencoder, work))
     model.autoencoder_state = autoencoder.model.state_dict()

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ..audio_projection import window_features
+from ..audio_projection import AudioProjection, window_features
 from ..autoencoder import Autoencoder
 from ..checkpoint import LetsTalkModel
 from ..config import LetsTalkConfig
@@ -20,7 +20,6 @@ from ..data.clips import CONTEXT, ClipStore, read_count, write_count
 from ..data.motion import COLUMN
 from ..diffusion import Diffusion
 from ..memory_bank import to_model_space
-from .audio import train_audio_projection
 from .autoencoder import to_images
 from .loop import TrainingRun
 
@@ -133,16 +132,25 @@ def relative_scale(latents, portraits) -> float:
 
 
 def train_transformer(
-    work: Path, store: ClipStore, autoencoder: Autoencoder, steps: int, batch: int = 6, peak: float = 8e-4
+    work: Path,
+    store: ClipStore,
+    autoencoder: Autoencoder,
+    projection: AudioProjection,
+    steps: int,
+    batch: int = 6,
+    peak: float = 8e-4,
 ) -> LetsTalkModel:
-    """Train in work/transformer (resumed if begun) and return the model with averaged weights."""
+    """Train in work/transformer (resumed if begun), from a projection that knows mouths (training/audio.py).
+
+    Returns the model with averaged weights.
+    """
     latents, portraits = encode_clips(store, autoencoder)
     config = dataclasses.replace(
         BUNDLED, latent_scale=autoencoder.latent_scale, relative_scale=relative_scale(latents, portraits)
     )
     torch.manual_seed(0)
     model = LetsTalkModel(config)
-    model.audio_projection.load_state_dict(train_audio_projection(work, config).state_dict())
+    model.audio_projection.load_state_dict(projection.state_dict())
     run = TrainingRun(work / "transformer", model, steps, peak, average=0.998)
     diffusion = Diffusion.from_config(config)
 
