@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .audio import load_audio_encoder, read_audio
 from .autoencoder import Autoencoder, build_autoencoder, load_autoencoder
-from .checkpoint import CheckpointError, LetsTalkModel, fill_strictly, load_checkpoint
+from .checkpoint import LetsTalkModel, fill_strictly, load_checkpoint
 from .errors import InputError
 from .long_video import Clip, SamplingSettings, generate_clips
 from .memory_bank import MemoryBank
@@ -177,6 +177,3 @@ def _check_parts(config, autoencoder: Autoencoder, audio_encoder) -> None:
             f"The audio encoder gives {found[0]} blocks of {found[1]} channels, but the model needs {needed[0]} of "
             f"{needed[1]}; choose the audio encoder that the model was trained with."
         )
-
-
-__all__ = ["BUNDLED_MODEL", "CheckpointError", "LetsTalkPipeline", "SamplingSettings", "choose_device"]
