@@ -115,7 +115,13 @@ def test_bad_files_are_one_sentence(tmp_path):
 
 
 @pytest.fixture
-def two_faces(monkeypatch):
+def unaligned(monkeypatch):
+    """Crops as the detector says; the alignment of real faces has its own tests (test_framing.py)."""
+    monkeypatch.setattr(portrait, "align_square", lambda image, x, y, side: (x, y, side))
+
+
+@pytest.fixture
+def two_faces(monkeypatch, unaligned):
     monkeypatch.setattr(portrait, "find_faces", lambda image, yunet=None: [(40, 20, 80, 60), (0, 0, 20, 20)])
 
 
@@ -147,7 +153,7 @@ def test_numbers_of_faces(two_faces):
         crop_portrait(image, 32, face=-1)
 
 
-def test_no_face():
+def test_no_face(unaligned):
     image = picture(40, 60).astype(np.float32) / 255
     with pytest.warns(UserWarning, match="No face was found"):
         result = crop_portrait(image, 32)

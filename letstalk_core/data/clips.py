@@ -17,7 +17,7 @@ from .pictures import HELD_OUT
 from .speech_clips import speech_clip
 
 SPEECH_SECONDS = 2.4  # spoken for each clip; the clip is a part of it, so that it begins in mid-speech
-CONTEXT = 2  # frames of features and blinks kept before and after a clip, for the window of the audio tokens
+CONTEXT = 4  # frames of features and blinks kept before and after a clip, for the window of the audio tokens
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def disturb(images: Tensor, rng: np.random.Generator) -> Tensor:
     return images
 
 
-def train_meter(work: Path, identities: int = 2500, steps: int = 900, batch: int = 32) -> FaceMeter:
+def train_meter(work: Path, identities: int = 2500, steps: int = 6000, batch: int = 32) -> FaceMeter:
     """Train in work/meter (resumed if begun), on the autoencoder's training pictures."""
     pictures, _, controls = training_pictures(work, identities, SIZE)
     targets = torch.from_numpy(controls[:, _COLUMNS])

@@ -20,7 +20,7 @@ from ..config import LetsTalkConfig
 from ..data.motion import MOUTH_COLUMNS
 from ..data.pictures import HELD_OUT
 from ..data.speech_clips import speech_clip
-from .loop import TrainingRun
+from .loop import TrainingRun, mixed_precision
 
 SECONDS = 4.0
 FRAMES = round(SECONDS * 25)
@@ -71,7 +71,9 @@ def train_audio_projection(
         rng = np.random.default_rng((5, step))
         clip, frame = rng.integers(0, clips, batch), rng.integers(reach, FRAMES - reach, batch)
         windows = torch.from_numpy(features[clip[:, None], frame[:, None] + np.arange(-reach, reach + 1)]).float()
-        loss = F.mse_loss(run.module(windows[:, None]) / scale, torch.from_numpy(mouths[clip, frame]) / scale)
+        with mixed_precision():
+            read = run.module(windows[:, None]).float()
+        loss = F.mse_loss(read / scale, torch.from_numpy(mouths[clip, frame]) / scale)
         return loss, {"loss": loss.item()}
 
     run.fit(loss_of)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..autoencoder import SMALL_DC_AE, Autoencoder, build_autoencoder
 from ..data.pictures import POSES, held_out_pictures, render_pictures
 from ..errors import InputError
-from .loop import TrainingRun
+from .loop import TrainingRun, mixed_precision
 
 IMAGE_SIZE = 128
 LATENT_NOISE = 0.05  # of the latents' own deviation, so that the decoder forgives what a transformer gets wrong
@@ -29,7 +29,7 @@ class Emphasis:
 
 
 # Mouth and eyes are small and what people look at: the latents are made for them. The decoder then learns the rest.
-BOTH = Emphasis((1.0, 6.0, 4.0), squared=4.0)
+BOTH = Emphasis((1.0, 4.0, 4.0), squared=4.0)
 DECODER = Emphasis((1.0, 2.5, 2.0), squared=12.0)
 
 
@@ -106,9 +106,10 @@ def _fit(run: TrainingRun, work: Path, identities: int, emphasis: Emphasis, stre
         images, region = to_images(pictures[index]), torch.from_numpy(regions[index // POSES]).long()
         if rng.random() < 0.5:
             images, region = images.flip(3), region.flip(2)
-        latents = model.encode(images).latent
-        noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
-        output = model.decode(latents + LATENT_NOISE * latents.detach().std() * noise).sample
+        with mixed_precision():
+            latents = model.encode(images).latent.float()
+            noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
+            output = model.decode(latents + LATENT_NOISE * latents.detach().std() * noise).sample.float()
         loss = reconstruction_loss(output, images, region, emphasis)
         return loss, {"loss": loss.item(), "mse": F.mse_loss(output.detach(), images).item()}
 

@@ -23,6 +23,16 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> floa
     return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
+def mixed_precision() -> torch.autocast:
+    """Matrix products in bfloat16 where this CPU computes in it (twice as fast or more); elsewhere it changes nothing.
+
+    Use it around the forward pass; losses are better in float32.
+    """
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10
+    native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return torch.autocast("cpu", torch.bfloat16, enabled=native)
+
+
 class TrainingRun:
     """One training in one folder: weights, their average, optimizer and step in `state.pt`, losses in `log.jsonl`.
 

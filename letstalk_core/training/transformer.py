@@ -21,7 +21,7 @@ from ..data.motion import COLUMN
 from ..diffusion import Diffusion
 from ..memory_bank import to_model_space
 from .autoencoder import to_images
-from .loop import TrainingRun
+from .loop import TrainingRun, mixed_precision
 
 CLIP_LENGTH = 20  # frames rendered of each clip: memory, one training clip, and two to shift it
 FIRST_CLIP_SHARE = 0.5  # of the clips that can be: trained as the first of a video, which remembers its portrait
@@ -29,12 +29,12 @@ AUDIO_DROPOUT = 0.1  # so that guidance has an unconditional branch
 MEMORY_NOISE = 0.12  # most noise on the memory, in the units of the transformer's inputs
 MEMORY_MASK = 0.25  # of the memory's positions are dropped, in half of the clips
 MOUTH_WEIGHT, EYE_WEIGHT, BLINK_WEIGHT = 8.0, 3.0, 3.0
-TIME_SHIFT = 1.5  # towards noise, where the audio decides
+TIME_SHIFT = 2.5  # towards noise, where the audio decides
 
 BUNDLED = LetsTalkConfig(
     depth=5, width=192, heads=6, attention="linear", mlp_ratio=2.0, latent_channels=32, patch_size=2,
     clip_frames=16, memory_frames=2, portrait_each_frame=False, add_portrait=True,
-    audio_tokens=4, audio_width=192, audio_hidden=256, audio_window=5, audio_blocks=4, audio_channels=80,
+    audio_tokens=4, audio_width=192, audio_hidden=448, audio_window=9, audio_blocks=4, audio_channels=80,
     blink_condition=True, objective="x0", learn_variance=False, relative_latents=True,
     autoencoder="dc-ae", latent_scale=1.0, image_size=128, audio_encoder="mel", default_steps=12,
     default_sampler="euler",
@@ -137,8 +137,8 @@ def train_transformer(
     autoencoder: Autoencoder,
     projection: AudioProjection,
     steps: int,
-    batch: int = 6,
-    peak: float = 8e-4,
+    batch: int = 12,
+    peak: float = 1e-3,
 ) -> LetsTalkModel:
     """Train in work/transformer (resumed if begun), from a projection that knows mouths (training/audio.py).
 
@@ -163,14 +163,15 @@ def train_transformer(
         noise = torch.from_numpy(rng.standard_normal(x0.shape, np.float32))
         noisy = diffusion.add_noise(x0, noise, times)
         kept = torch.from_numpy((rng.random((batch, 1, 1, 1)) > AUDIO_DROPOUT).astype(np.float32))
-        tokens = model.audio_projection(data["features"], data["blinks"]) * kept
-        output = model.transformer(
-            noisy,
-            diffusion.model_timesteps(times),
-            portrait=data["portrait"],
-            audio_tokens=tokens,
-            memory=regularise_memory(data["memory"], rng),
-        )
+        with mixed_precision():
+            tokens = model.audio_projection(data["features"], data["blinks"]) * kept
+            output = model.transformer(
+                noisy,
+                diffusion.model_timesteps(times),
+                portrait=data["portrait"],
+                audio_tokens=tokens,
+                memory=regularise_memory(data["memory"], rng),
+            )
         loss = diffusion.losses(output, x0, noisy, noise, times, data["weight"])["total"].mean()
         error = (diffusion.predictions(output.detach(), noisy, times)[0] - x0).square()
         return loss, {"loss": loss.item(), "x0_error": error.mean().item()}
