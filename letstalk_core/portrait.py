@@ -194,9 +194,9 @@ def crop_portrait(
     """Crop a square around a face and resample it to size x size.
 
     image: float [H, W, 3] in 0..1. face: "largest", a number (0 is the largest), or "none" for the picture's centred
-    square as it is. margin: side of the crop in face box sides, as a face box is on average: the crop is aligned by the
-    face in it (framing.py). on_missing: without a face, "crop" takes the middle of the picture, aligned likewise, with a
-    warning; "error" raises. Raises InputError for these and for pictures below MIN_SIDE pixels.
+    square as it is. margin: side of the crop in sides of an average face box; the crop is aligned by the face in it.
+    on_missing: without a face, "crop" takes the middle of the picture, aligned likewise, with a warning; "error" raises.
+    Raises InputError for these and for pictures below MIN_SIDE pixels.
     """
     if image.ndim != 3 or image.shape[2] != 3:
         raise InputError(f"A picture has the shape [H, W, 3], not {list(image.shape)}.")
