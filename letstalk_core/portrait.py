@@ -195,7 +195,7 @@ def crop_portrait(
 
     image: float [H, W, 3] in 0..1. face: "largest", a number (0 is the largest), or "none" for the picture's centred
     square as it is. margin: side of the crop in sides of an average face box; the crop is aligned by the face in it.
-    on_missing: without a face, "crop" takes the middle of the picture, aligned likewise, with a warning; "error" raises.
+    on_missing: without a face, "crop" takes the middle of the picture, aligned likewise, and warns; "error" raises.
     Raises InputError for these and for pictures below MIN_SIDE pixels.
     """
     if image.ndim != 3 or image.shape[2] != 3:
