@@ -57,13 +57,13 @@ def build_parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train-avatar", help="train the bundled model from nothing, on drawn portraits")
     train.add_argument("--work", default="runs/avatar", metavar="FOLDER", help="everything is kept here and resumed")
     train.add_argument("--output", default="runs/avatar/letstalk-avatar-128.safetensors", metavar="FILE")
-    train.add_argument("--autoencoder-steps", type=int, default=3600)
-    train.add_argument("--decoder-steps", type=int, default=3600)
-    train.add_argument("--transformer-steps", type=int, default=4000)
+    train.add_argument("--autoencoder-steps", type=int, default=8000)
+    train.add_argument("--transformer-steps", type=int, default=9500)
     train.add_argument("--people", type=int, default=2500, help="drawn people for the autoencoder")
-    train.add_argument("--clips", type=int, default=3000, help="talking clips for the transformer")
-    train.add_argument("--speech-clips", type=int, default=10000, help="spoken clips for the audio projection")
-    train.add_argument("--audio-steps", type=int, default=8000)
+    train.add_argument("--clips", type=int, default=6000, help="talking clips for the transformer")
+    train.add_argument("--speech-clips", type=int, default=20000, help="spoken clips for the audio projection")
+    train.add_argument("--audio-steps", type=int, default=34000)
+    train.add_argument("--start", metavar="FILE", help="go on from this model: only its transformer learns")
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="measure a model on held-out drawings and speech")
@@ -88,7 +88,7 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="denoising steps; default: the model's own")
     parser.add_argument("--sampler", choices=SAMPLERS, help="default: the model's own")
-    parser.add_argument("--cfg", type=float, default=1.0, help="guidance scale; 1 is neutral and fastest")
+    parser.add_argument("--cfg", type=float, help="guidance scale; default: the model's own, 1 is neutral and fastest")
     parser.add_argument("--memory-noise", type=float, default=0.0, help="noise on the memory between clips, 0 to 1")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
@@ -158,12 +158,12 @@ def _train(arguments) -> None:
         Path(arguments.work),
         Path(arguments.output),
         autoencoder_steps=arguments.autoencoder_steps,
-        decoder_steps=arguments.decoder_steps,
         transformer_steps=arguments.transformer_steps,
         people=arguments.people,
         clips=arguments.clips,
         speech_clips=arguments.speech_clips,
         audio_steps=arguments.audio_steps,
+        start=Path(arguments.start) if arguments.start else None,
     )
     print(f"{path} written")
 

@@ -62,6 +62,7 @@ class LetsTalkConfig:
     fps: float = 25.0
     default_steps: int = 25
     default_sampler: str = "dpm++"
+    default_guidance_scale: float = 1.0
 
     def __post_init__(self):
         def need(condition: bool, sentence: str):

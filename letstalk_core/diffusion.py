@@ -18,7 +18,7 @@ STEPS = 1000
 BETA_FIRST, BETA_LAST = 1e-4, 0.02
 CHANNELS = 2
 FLOW_OBJECTIVES = ("flow", "x0")  # objectives on the straight path of rectified flow
-LEAST_TIME = 0.25  # below this time the weight of "x0" errors, 1 / t^2, grows no more
+LEAST_TIME = 0.5  # below this time the weight of "x0" errors, 1 / t^2, grows no more
 
 
 class Schedule:

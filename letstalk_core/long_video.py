@@ -30,16 +30,15 @@ class SamplingSettings:
     seed: int = 0
     steps: int | None = None
     sampler: str | None = None
-    guidance_scale: float = 1.0
+    guidance_scale: float | None = None
     memory_noise: float = 0.0
 
     def __post_init__(self):
         if self.steps is not None and not 1 <= self.steps <= 1000:
             raise InputError(f"The number of steps is {self.steps}; choose one between 1 and 1000.")
-        if not (math.isfinite(self.guidance_scale) and 0 <= self.guidance_scale <= 20):
-            raise InputError(
-                f"The guidance scale is {self.guidance_scale}; choose one between 0 and 20 (1 is neutral)."
-            )
+        scale = self.guidance_scale
+        if scale is not None and not (math.isfinite(scale) and 0 <= scale <= 20):
+            raise InputError(f"The guidance scale is {scale}; choose one between 0 and 20 (1 is neutral).")
         if not 0 <= self.memory_noise <= 1:
             raise InputError(f"The memory noise is {self.memory_noise}; choose one between 0 and 1.")
         if not -(2**63) <= self.seed < 2**64:
@@ -110,12 +109,13 @@ def _sample_clip(model, portrait, features, settings, memory, index, callback) -
         return model.transformer(x, t, audio_keys_values=audio, **known)
 
     predict = conditional
-    if settings.guidance_scale != 1:
+    scale = config.default_guidance_scale if settings.guidance_scale is None else settings.guidance_scale
+    if scale != 1:
         silent = model.transformer.audio_keys_values(torch.zeros_like(tokens))
         predict = guided(
             conditional,
             lambda x, t: model.transformer(x, t, audio_keys_values=silent, **known),
-            settings.guidance_scale,
+            scale,
         )
     noise = clip_noise(settings.seed, index, (1, config.clip_frames, *portrait.shape[1:])).to(device)
     generator = clip_generator(settings.seed, index, "steps")

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from letstalk_core.training.loop import TrainingRun, learning_rate
@@ -92,9 +93,7 @@ def trained(tmp_path_factory):
     from letstalk_core.training.avatar import train_avatar
 
     work = tmp_path_factory.mktemp("avatar")
-    options = dict(
-        autoencoder_steps=2, decoder_steps=1, transformer_steps=2, people=2, clips=2, speech_clips=2, audio_steps=2
-    )
+    options = dict(autoencoder_steps=2, transformer_steps=2, people=2, clips=2, speech_clips=2, audio_steps=2)
     return train_avatar(work, work / "model.safetensors", **options), work
 
 
@@ -107,6 +106,21 @@ def test_the_whole_training_gives_a_loadable_checkpoint(trained):
     pipeline = LetsTalkPipeline.load(path, "cpu")
     latents = pipeline.autoencoder.encode(torch.rand(1, 3, 128, 128) * 2 - 1)
     assert latents.shape == (1, 32, 8, 8)
+
+
+@pytest.mark.slow
+def test_a_training_can_start_from_a_model(trained, tmp_path):
+    """Its autoencoder stays as it is, its transformer learns on."""
+    from letstalk_core.training.avatar import train_avatar
+
+    path, work = trained
+    (tmp_path / "clips").symlink_to(work / "clips")
+    options = dict(autoencoder_steps=0, transformer_steps=2, people=0, clips=2, speech_clips=0, audio_steps=0)
+    tuned = train_avatar(tmp_path, tmp_path / "tuned.safetensors", start=path, **options)
+    before, after = load_file(path), load_file(tuned)
+    assert before.keys() == after.keys()
+    changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {"transformer", "audio_projection"}
 
 
 @pytest.mark.slow

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,24 +11,15 @@ from torch.nn import functional as F
 
 from ..autoencoder import SMALL_DC_AE, Autoencoder, build_autoencoder
 from ..data.pictures import POSES, held_out_pictures, render_pictures
-from ..errors import InputError
 from .loop import TrainingRun, mixed_precision
 
 IMAGE_SIZE = 128
 LATENT_NOISE = 0.05  # of the latents' own deviation, so that the decoder forgives what a transformer gets wrong
 
 
-@dataclass(frozen=True)
-class Emphasis:
-    """What the loss looks at: weights of (elsewhere, mouth, eyes), and of squared beside absolute differences."""
-
-    regions: tuple[float, float, float]
-    squared: float
-
-
-# Mouth and eyes are small and what people look at: the latents are made for them. The decoder then learns the rest.
-BOTH = Emphasis((1.0, 4.0, 4.0), squared=4.0)
-DECODER = Emphasis((1.0, 2.5, 2.0), squared=12.0)
+# What the loss looks at: mouth and eyes are small and what people look at, the latents are made for them.
+REGION_WEIGHTS = (1.0, 4.0, 4.0)  # elsewhere, mouth, eyes
+SQUARED_WEIGHT = 4.0  # of squared beside absolute differences
 
 
 def to_images(pictures: np.ndarray) -> Tensor:
@@ -38,15 +27,15 @@ def to_images(pictures: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
-def reconstruction_loss(output: Tensor, images: Tensor, regions: Tensor, emphasis: Emphasis) -> Tensor:
+def reconstruction_loss(output: Tensor, images: Tensor, regions: Tensor) -> Tensor:
     """Absolute, squared and edge differences of [n, 3, H, W], weighted by region [n, H, W]."""
-    weight = torch.tensor(emphasis.regions)[regions][:, None]
+    weight = torch.tensor(REGION_WEIGHTS)[regions][:, None]
     weight = weight / weight.mean()
     difference = output - images
     edges = sum(
         (difference.diff(dim=axis).abs() * weight.narrow(axis, 1, weight.shape[axis] - 1)).mean() for axis in (2, 3)
     )
-    return (weight * (difference.abs() + emphasis.squared * difference.square())).mean() + 0.5 * edges
+    return (weight * (difference.abs() + SQUARED_WEIGHT * difference.square())).mean() + 0.5 * edges
 
 
 def psnr(output: Tensor, images: Tensor, mask: Tensor | None = None) -> float:
@@ -77,31 +66,19 @@ def train_autoencoder(work: Path, steps: int, identities: int = 2500) -> Autoenc
     torch.manual_seed(0)
     autoencoder = build_autoencoder(SMALL_DC_AE).to(memory_format=torch.channels_last)
     run = TrainingRun(work / "autoencoder", autoencoder, steps, peak=8e-4)
-    _fit(run, work, identities, BOTH, stream=0)
+    _fit(run, work, identities)
     result, pictures = run.averaged.eval(), render_pictures(work, identities, POSES, IMAGE_SIZE)[0]
     with torch.no_grad():
         result.latent_scale = float(1 / result.encode(to_images(pictures[:: max(1, len(pictures) // 256)])).std())
     return result
 
 
-def train_decoder(work: Path, steps: int, autoencoder: Autoencoder, identities: int = 2500) -> Autoencoder:
-    """Train the decoder on, in work/decoder, with the encoder as it is: the latents stay what a transformer learned."""
-    autoencoder = copy.deepcopy(autoencoder).train().requires_grad_(True)
-    autoencoder.model.encoder.requires_grad_(False)
-    run = TrainingRun(work / "decoder", autoencoder, steps, peak=5e-4)
-    _fit(run, work, identities, DECODER, stream=1)
-    before, after = autoencoder.model.encoder.state_dict(), run.averaged.model.encoder.state_dict()
-    if not all(torch.equal(value, after[key]) for key, value in before.items()):
-        raise InputError(f"{work / 'decoder'} belongs to another encoder; delete it to train the decoder again.")
-    return run.averaged.eval()
-
-
-def _fit(run: TrainingRun, work: Path, identities: int, emphasis: Emphasis, stream: int, batch: int = 8) -> None:
+def _fit(run: TrainingRun, work: Path, identities: int, batch: int = 8) -> None:
     pictures, regions = render_pictures(work, identities, POSES, IMAGE_SIZE)
     model = run.module.model
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-        rng = np.random.default_rng((1, step, stream))
+        rng = np.random.default_rng((1, step, 0))
         index = np.sort(rng.choice(len(pictures), batch, replace=False))
         images, region = to_images(pictures[index]), torch.from_numpy(regions[index // POSES]).long()
         if rng.random() < 0.5:
@@ -110,7 +87,7 @@ def _fit(run: TrainingRun, work: Path, identities: int, emphasis: Emphasis, stre
             latents = model.encode(images).latent.float()
             noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
             output = model.decode(latents + LATENT_NOISE * latents.detach().std() * noise).sample.float()
-        loss = reconstruction_loss(output, images, region, emphasis)
+        loss = reconstruction_loss(output, images, region)
         return loss, {"loss": loss.item(), "mse": F.mse_loss(output.detach(), images).item()}
 
     run.fit(loss_of)

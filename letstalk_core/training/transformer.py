@@ -26,10 +26,12 @@ from .loop import TrainingRun, mixed_precision
 CLIP_LENGTH = 20  # frames rendered of each clip: memory, one training clip, and two to shift it
 FIRST_CLIP_SHARE = 0.5  # of the clips that can be: trained as the first of a video, which remembers its portrait
 AUDIO_DROPOUT = 0.1  # so that guidance has an unconditional branch
-MEMORY_NOISE = 0.12  # most noise on the memory, in the units of the transformer's inputs
+MEMORY_NOISE = 0.5  # most noise on the memory, in the units of the transformer's inputs
+SHARED_NOISE = 0.8  # share of that noise's variance that is the same in all memory frames, as errors of sampling are
 MEMORY_MASK = 0.25  # of the memory's positions are dropped, in half of the clips
 MOUTH_WEIGHT, EYE_WEIGHT, BLINK_WEIGHT = 8.0, 3.0, 3.0
-TIME_SHIFT = 2.5  # towards noise, where the audio decides
+PEAK = 1e-3  # learning rate
+TIME_SHIFT = 6.0  # towards noise: below t = 0.7 the mouth is seen already, above it the audio decides
 
 BUNDLED = LetsTalkConfig(
     depth=5, width=192, heads=6, attention="linear", mlp_ratio=2.0, latent_channels=32, patch_size=2,
@@ -50,7 +52,7 @@ def fingerprint(module: torch.nn.Module) -> str:
 
 
 @torch.no_grad()
-def encode_clips(store: ClipStore, autoencoder: Autoencoder, chunk: int = 40) -> tuple[np.ndarray, np.ndarray]:
+def encode_clips(store: ClipStore, autoencoder: Autoencoder) -> tuple[np.ndarray, np.ndarray]:
     """Latents float16 of all frames [n,T,C,h,w] and portraits [n,C,h,w], encoded once into the store's folder."""
     side = store.size // autoencoder.downscale
     shape = (store.count, store.length + 1, autoencoder.latent_channels, side, side)
@@ -62,7 +64,9 @@ def encode_clips(store: ClipStore, autoencoder: Autoencoder, chunk: int = 40) ->
     done = read_count(progress)
     for i in tqdm(range(done, store.count), desc="encode", mininterval=10):
         frames = np.concatenate([store.portraits[i][None], store.frames[i]])
-        latents[i] = autoencoder.encode(to_images(frames), chunk).numpy().astype(np.float16)
+        with mixed_precision():
+            encoded = autoencoder.encode(to_images(frames), len(frames))
+        latents[i] = encoded.float().numpy().astype(np.float16)
         if (i + 1) % 50 == 0 or i + 1 == store.count:
             latents.flush()
             write_count(progress, i + 1)
@@ -116,10 +120,15 @@ def training_batch(
 
 
 def regularise_memory(memory: Tensor, rng: np.random.Generator) -> Tensor:
-    """Noise of random size and dropped positions, as sampling's own errors will be (paper, Section 3.4)."""
-    b, m, _, h, w = memory.shape
+    """Noise of random size and dropped positions, as sampling's own errors will be (paper, Section 3.4).
+
+    A departure: most of the noise is the same in all memory frames. Noise that differs between them can be averaged
+    away, so it does not teach the model to take faces from the portrait rather than from a memory that has drifted.
+    """
+    b, m, c, h, w = memory.shape
     sigma = torch.from_numpy(rng.uniform(0, MEMORY_NOISE, (b, 1, 1, 1, 1)).astype(np.float32))
-    noise = torch.from_numpy(rng.standard_normal(memory.shape, np.float32))
+    shared, own = (torch.from_numpy(rng.standard_normal((b, n, c, h, w), np.float32)) for n in (1, m))
+    noise = SHARED_NOISE**0.5 * shared + (1 - SHARED_NOISE) ** 0.5 * own
     masked = (rng.random((b, 1, 1, 1, 1)) < 0.5) & (rng.random((b, m, 1, h, w)) < MEMORY_MASK)
     return (memory + sigma * noise).masked_fill(torch.from_numpy(masked), 0.0)
 
@@ -131,27 +140,30 @@ def relative_scale(latents, portraits) -> float:
     return float(1 / difference.std())
 
 
-def train_transformer(
-    work: Path,
-    store: ClipStore,
-    autoencoder: Autoencoder,
-    projection: AudioProjection,
-    steps: int,
-    batch: int = 12,
-    peak: float = 1e-3,
-) -> LetsTalkModel:
-    """Train in work/transformer (resumed if begun), from a projection that knows mouths (training/audio.py).
-
-    Returns the model with averaged weights.
-    """
-    latents, portraits = encode_clips(store, autoencoder)
-    config = dataclasses.replace(
-        BUNDLED, latent_scale=autoencoder.latent_scale, relative_scale=relative_scale(latents, portraits)
-    )
+def new_model(autoencoder: Autoencoder, projection: AudioProjection, scale: float) -> LetsTalkModel:
+    """An untrained transformer with a projection that knows mouths (training/audio.py)."""
+    config = dataclasses.replace(BUNDLED, latent_scale=autoencoder.latent_scale, relative_scale=scale)
     torch.manual_seed(0)
     model = LetsTalkModel(config)
     model.audio_projection.load_state_dict(projection.state_dict())
-    run = TrainingRun(work / "transformer", model, steps, peak, average=0.998)
+    return model
+
+
+def train_transformer(
+    work: Path,
+    store: ClipStore,
+    encoded: tuple[np.ndarray, np.ndarray],
+    model: LetsTalkModel,
+    steps: int,
+    batch: int = 12,
+    peak: float = PEAK,
+) -> LetsTalkModel:
+    """Train a model in work/transformer (resumed if begun) on clips and their latents, as encode_clips gives them.
+
+    Returns the model with averaged weights.
+    """
+    (latents, portraits), config = encoded, model.config
+    run = TrainingRun(work / "transformer", model.train().requires_grad_(True), steps, peak, average=0.998)
     diffusion = Diffusion.from_config(config)
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
