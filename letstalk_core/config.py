@@ -64,6 +64,10 @@ class LetsTalkConfig:
     default_sampler: str = "dpm++"
     default_guidance_scale: float = 1.0
 
+    # sampling, where the bundled model departs from the paper
+    noise_scale: float = 1.0  # of the noise that a clip starts from: below 1 less flickers
+    border_smoothing: float = 0.0  # b: a clip's frame f is moved by b^(f+1) of what its first frame jumps
+
     def __post_init__(self):
         def need(condition: bool, sentence: str):
             if not condition:
@@ -92,6 +96,12 @@ class LetsTalkConfig:
             f"learn_variance goes with objective 'noise', not with {self.objective!r}",
         )
         need(self.audio_window % 2 == 1, f"audio_window {self.audio_window} is even, so it has no centre")
+        need(0 < self.noise_scale <= 1, f"noise_scale {self.noise_scale} is not above 0 and at most 1")
+        need(0 <= self.border_smoothing < 1, f"border_smoothing {self.border_smoothing} is not in 0..1")
+        need(
+            self.memory_frames > 0 or self.border_smoothing == 0,
+            f"border_smoothing {self.border_smoothing} needs memory frames, and memory_frames is 0",
+        )
         need(self.memory_frames >= 0, f"memory_frames is {self.memory_frames}, less than 0")
 
     @property

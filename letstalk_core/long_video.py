@@ -120,7 +120,21 @@ def _sample_clip(model, portrait, features, settings, memory, index, callback) -
     noise = clip_noise(settings.seed, index, (1, config.clip_frames, *portrait.shape[1:])).to(device)
     generator = clip_generator(settings.seed, index, "steps")
     diffusion = Diffusion.from_config(config)
-    return sample(predict, noise, diffusion, steps, sampler, generator=generator, callback=callback)
+    noise = config.noise_scale * noise
+    latents = sample(predict, noise, diffusion, steps, sampler, generator=generator, callback=callback)
+    return smooth_border(latents, memory.latents[:, -1:].to(latents), config.border_smoothing)
+
+
+def smooth_border(latents: Tensor, last: Tensor, smoothing: float) -> Tensor:
+    """A clip [B,F,C,h,w] whose first frames are drawn towards the frame before it [B,1,C,h,w], ever less.
+
+    Frame f moves by smoothing^(f + 1) of the difference between the frame before and frame 0. A departure from the
+    paper: a small model does not continue its memory exactly, and eyes see the jump.
+    """
+    if smoothing == 0:
+        return latents
+    weights = smoothing ** torch.arange(1, latents.shape[1] + 1, device=latents.device, dtype=latents.dtype)
+    return latents + weights[:, None, None, None] * (last - latents[:, :1])
 
 
 def _audio_tokens(model: LetsTalkModel, features: Tensor, seed: int, start: int, device: torch.device) -> Tensor:

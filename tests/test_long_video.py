@@ -9,7 +9,7 @@ from letstalk_core.blinks import blink_schedule
 from letstalk_core.checkpoint import LetsTalkModel
 from letstalk_core.config import PRESETS
 from letstalk_core.errors import InputError
-from letstalk_core.long_video import SamplingSettings, generate_clips
+from letstalk_core.long_video import SamplingSettings, generate_clips, smooth_border
 from letstalk_core.memory_bank import MemoryBank, from_model_space, to_model_space
 
 FLOW = dict(objective="x0", learn_variance=False, default_sampler="euler", default_steps=2, blink_condition=True)
@@ -101,6 +101,26 @@ def test_memory_noise_and_guidance_change_the_result_repeatably(model, inputs):
         assert torch.equal(changed, latents_of(model, inputs, settings))
 
 
+def test_the_model_may_choose_its_guidance_scale_and_noise(model, inputs):
+    own = make_model(relative_latents=True, relative_scale=2.0, default_guidance_scale=2.0)
+    assert torch.equal(latents_of(own, inputs), latents_of(model, inputs, SamplingSettings(seed=7, guidance_scale=2.0)))
+    assert torch.equal(latents_of(own, inputs, SamplingSettings(seed=7, guidance_scale=1.0)), latents_of(model, inputs))
+    calm = make_model(relative_latents=True, relative_scale=2.0, noise_scale=0.5)
+    assert not torch.allclose(latents_of(calm, inputs), latents_of(model, inputs), atol=1e-3)
+
+
+def test_a_smoothed_border_jumps_less_and_leaves_the_rest_of_the_clip(inputs):
+    rough = make_model(relative_latents=True, relative_scale=2.0)
+    smooth = make_model(relative_latents=True, relative_scale=2.0, border_smoothing=0.25)
+    before, after = latents_of(rough, inputs), latents_of(smooth, inputs)
+    portrait = inputs[0][0]
+    jump = before[0] - portrait  # the first clip remembers its portrait
+    assert torch.allclose(after[0] - portrait, 0.75 * jump, atol=1e-4)
+    assert torch.allclose(after[3] - before[3], -(0.25**4) * jump, atol=1e-4)
+    moved = after[:4] - before[:4]
+    assert torch.allclose(smooth_border(before[None, :4], portrait[None, None], 0.25)[0] - before[:4], moved, atol=1e-4)
+
+
 def test_models_without_memory_or_relative_latents_work_too(inputs):
     for changes in (
         {"memory_frames": 0},
@@ -150,3 +170,16 @@ def test_frames_beyond_the_recording_and_memory_inside_a_clip_are_refused(model,
         latents_of(model, inputs, memory=MemoryBank(torch.zeros(1, 2, 4, 4, 4), frames=3))
     with pytest.raises(ValueError, match="choose euler"):
         latents_of(model, inputs, SamplingSettings(sampler="ddim"))
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(noise_scale=0.0), "noise_scale 0.0"),
+        (dict(border_smoothing=1.0), "border_smoothing 1.0"),
+        (dict(border_smoothing=0.5, memory_frames=0), "needs memory frames"),
+    ],
+)
+def test_configurations_that_cannot_be_sampled_are_named(changes, words):
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(PRESETS["tiny"], **changes)

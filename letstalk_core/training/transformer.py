@@ -38,8 +38,8 @@ BUNDLED = LetsTalkConfig(
     clip_frames=16, memory_frames=2, portrait_each_frame=False, add_portrait=True,
     audio_tokens=4, audio_width=192, audio_hidden=448, audio_window=9, audio_blocks=4, audio_channels=80,
     blink_condition=True, objective="x0", learn_variance=False, relative_latents=True,
-    autoencoder="dc-ae", latent_scale=1.0, image_size=128, audio_encoder="mel", default_steps=12,
-    default_sampler="euler",
+    autoencoder="dc-ae", latent_scale=1.0, image_size=128, audio_encoder="mel", default_steps=4,
+    default_sampler="euler", default_guidance_scale=2.0, noise_scale=0.7, border_smoothing=0.4,
 )  # fmt: skip
 
 
