@@ -47,13 +47,15 @@ def test_the_demo_speaks(meter, tmp_path, repository, monkeypatch):
     assert len(frames) == probe(output).frames == -(-waveform.shape[1] * 25 // rate)
     read = meter.read(frames)
     loudness = measures.envelope(waveform.mean(0).numpy(), rate, len(frames), 25)
-    assert measures.correlation(read[:, OPEN], loudness) > 0.4
+    # Loudness is not how far a mouth opens (r is about 0.4 here), but loudness backwards has nothing to do with it.
+    assert measures.correlation(read[:, OPEN], loudness) > 0.25
+    assert abs(measures.correlation(read[:, OPEN], loudness[::-1].copy())) < 0.15
     assert read[:, OPEN].max() > 0.3 and read[:, OPEN].min() < 0.1  # it opens, and it closes
     assert 6 <= measures.blinks_per_minute(read[:, BLINK], 25) <= 30
     portrait = LetsTalkPipeline.load(device="cpu").crop(read_image(repository / "examples" / "portrait.png")).image
     alike = [measures.masked_psnr(frame[None], to_pictures(portrait[None]), EVERYWHERE) for frame in frames]
     assert min(alike) > 15  # the same portrait throughout, from a head that moves
-    assert measures.border_jump(frames, 16) < 1.6
+    assert measures.border_jump(frames, 16) < 1.3
 
 
 def test_it_follows_the_words_of_people_it_never_met(meter, pipeline):
@@ -62,13 +64,15 @@ def test_it_follows_the_words_of_people_it_never_met(meter, pipeline):
 
     if not available_engines():
         pytest.skip("espeak-ng and flite are not installed")
-    scores = []
-    for seed in (1, 2, 3):
-        clip = talking_clip(20_000 + seed, 3.0, split="heldout")
+    read, truth = [], []
+    for clip in (talking_clip(20_000 + seed, 3.0, split="heldout") for seed in (1, 2, 4, 5, 6)):  # 3 is silent
         portrait = to_images(clip.portrait[None])[0]
-        frames = generate_frames(pipeline, portrait, clip.waveform, 16000, SamplingSettings(seed=seed))
-        scores.append(measures.correlation(meter.read(frames)[:, OPEN], clip.controls[:, COLUMN["open"]]))
-    assert np.median(scores) > 0.8, scores
+        frames = generate_frames(pipeline, portrait, clip.waveform, 16000, SamplingSettings())
+        read.append(meter.read(frames)[:, OPEN])
+        truth.append(clip.controls[:, COLUMN["open"]])
+    scores = [measures.correlation(a, b) for a, b in zip(read, truth, strict=True)]
+    shuffled = [measures.correlation(a, b) for a, b in zip(read, truth[1:] + truth[:1], strict=True)]
+    assert np.median(scores) > 0.7 and abs(np.mean(shuffled)) < 0.3, (scores, shuffled)
 
 
 def test_silence_keeps_the_mouth_closed(meter, pipeline, repository):
