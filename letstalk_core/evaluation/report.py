@@ -175,7 +175,7 @@ def evaluate(
     report = {"model": Path(model).name, "pairs": pairs, "seconds": seconds, **summarise(rows, pipeline.config.fps)}
     if recordings:
         report["recordings"] = evaluate_speech(
-            pipeline, meter, speech, output, SamplingSettings(memory_noise=memory_noise)
+            pipeline, meter, recordings, output, SamplingSettings(memory_noise=memory_noise)
         )
     text = json.dumps(report, indent=2)
     (output / "report.json").write_text(text + "\n")
