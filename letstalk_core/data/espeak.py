@@ -18,6 +18,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 
 SYNCHRONOUS, PHONEME_EVENTS, IPA_NAMES, DONT_EXIT = 2, 0x1, 0x2, 0x8000
 EVENT_NONE, EVENT_PHONEME = 0, 7
@@ -161,6 +162,8 @@ def _answer(library: Library, line: bytes) -> None:
 def serve() -> None:
     """Answer requests until standard input ends, whatever Ctrl-C does to the program that asks."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Python 3.12 warns of a fork beside threads: libespeak-ng has one of its own, which the child does not need.
+    warnings.simplefilter("ignore", DeprecationWarning)
     library = Library()
     while line := sys.stdin.buffer.readline():
         child = os.fork()
