@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--work", default="runs/avatar", metavar="FOLDER", help="everything is kept here and resumed")
     train.add_argument("--output", default="runs/avatar/letstalk-avatar-128.safetensors", metavar="FILE")
     train.add_argument("--autoencoder-steps", type=int, default=8000)
-    train.add_argument("--transformer-steps", type=int, default=9500)
+    train.add_argument("--transformer-steps", type=int, default=11000)
     train.add_argument("--people", type=int, default=2500, help="drawn people for the autoencoder")
     train.add_argument("--clips", type=int, default=6000, help="talking clips for the transformer")
     train.add_argument("--speech-clips", type=int, default=20000, help="spoken clips for the audio projection")
