@@ -47,8 +47,8 @@ def test_the_demo_speaks(meter, tmp_path, repository, monkeypatch):
     assert len(frames) == probe(output).frames == -(-waveform.shape[1] * 25 // rate)
     read = meter.read(frames)
     loudness = measures.envelope(waveform.mean(0).numpy(), rate, len(frames), 25)
-    # Loudness is not how far a mouth opens (r is about 0.4 here), but loudness backwards has nothing to do with it.
-    assert measures.correlation(read[:, OPEN], loudness) > 0.25
+    # Not how far a mouth opens: the true mouth of this recording has r = 0.35 with its loudness. The next test knows it.
+    assert measures.correlation(read[:, OPEN], loudness) > 0.3
     assert abs(measures.correlation(read[:, OPEN], loudness[::-1].copy())) < 0.15
     assert read[:, OPEN].max() > 0.3 and read[:, OPEN].min() < 0.1  # it opens, and it closes
     assert 6 <= measures.blinks_per_minute(read[:, BLINK], 25) <= 30
@@ -56,6 +56,22 @@ def test_the_demo_speaks(meter, tmp_path, repository, monkeypatch):
     alike = [measures.masked_psnr(frame[None], to_pictures(portrait[None]), EVERYWHERE) for frame in frames]
     assert min(alike) > 15  # the same portrait throughout, from a head that moves
     assert measures.border_jump(frames, 16) < 1.3
+
+
+def test_the_demo_opens_its_mouth_as_the_voice_did(meter, pipeline, repository, monkeypatch):
+    from letstalk_core.data.speech import Voice, available_engines, synthesize
+    from letstalk_core.data.visemes import mouth_track
+
+    if "flite" not in available_engines():
+        pytest.skip("flite, which spoke the example, is not installed")
+    monkeypatch.syspath_prepend(repository / "examples")
+    from make_examples import TEXT
+
+    waveform, rate = read_audio(repository / "examples" / "speech.wav")
+    portrait = pipeline.crop(read_image(repository / "examples" / "portrait.png")).image
+    frames = generate_frames(pipeline, portrait, waveform.mean(0).numpy(), rate, SamplingSettings())
+    truth = mouth_track(synthesize(TEXT, Voice("flite", "en-us", "slt")), len(frames))[:, 0]
+    assert measures.correlation(meter.read(frames)[:, OPEN], truth) > 0.65
 
 
 def test_it_follows_the_words_of_people_it_never_met(meter, pipeline):
@@ -72,7 +88,7 @@ def test_it_follows_the_words_of_people_it_never_met(meter, pipeline):
         truth.append(clip.controls[:, COLUMN["open"]])
     scores = [measures.correlation(a, b) for a, b in zip(read, truth, strict=True)]
     shuffled = [measures.correlation(a, b) for a, b in zip(read, truth[1:] + truth[:1], strict=True)]
-    assert np.median(scores) > 0.7 and abs(np.mean(shuffled)) < 0.3, (scores, shuffled)
+    assert np.median(scores) > 0.8 and abs(np.mean(shuffled)) < 0.2, (scores, shuffled)
 
 
 def test_silence_keeps_the_mouth_closed(meter, pipeline, repository):

@@ -61,21 +61,12 @@ def autoencoder_quality(autoencoder: Autoencoder, work: Path) -> dict[str, float
     }
 
 
-def train_autoencoder(work: Path, steps: int, identities: int = 2500) -> Autoencoder:
+def train_autoencoder(work: Path, steps: int, identities: int = 2500, batch: int = 8) -> Autoencoder:
     """Train in work/autoencoder (resumed if begun); returns the averaged model with the scale of its latents set."""
     torch.manual_seed(0)
     autoencoder = build_autoencoder(SMALL_DC_AE).to(memory_format=torch.channels_last)
     run = TrainingRun(work / "autoencoder", autoencoder, steps, peak=8e-4)
-    _fit(run, work, identities)
-    result, pictures = run.averaged.eval(), render_pictures(work, identities, POSES, IMAGE_SIZE)[0]
-    with torch.no_grad():
-        result.latent_scale = float(1 / result.encode(to_images(pictures[:: max(1, len(pictures) // 256)])).std())
-    return result
-
-
-def _fit(run: TrainingRun, work: Path, identities: int, batch: int = 8) -> None:
     pictures, regions = render_pictures(work, identities, POSES, IMAGE_SIZE)
-    model = run.module.model
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng((1, step, 0))
@@ -84,10 +75,14 @@ def _fit(run: TrainingRun, work: Path, identities: int, batch: int = 8) -> None:
         if rng.random() < 0.5:
             images, region = images.flip(3), region.flip(2)
         with mixed_precision():
-            latents = model.encode(images).latent.float()
+            latents = autoencoder.model.encode(images).latent.float()
             noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
-            output = model.decode(latents + LATENT_NOISE * latents.detach().std() * noise).sample.float()
+            output = autoencoder.model.decode(latents + LATENT_NOISE * latents.detach().std() * noise).sample.float()
         loss = reconstruction_loss(output, images, region)
         return loss, {"loss": loss.item(), "mse": F.mse_loss(output.detach(), images).item()}
 
     run.fit(loss_of)
+    result = run.averaged.eval()
+    with torch.no_grad():
+        result.latent_scale = float(1 / result.encode(to_images(pictures[:: max(1, len(pictures) // 256)])).std())
+    return result
