@@ -47,7 +47,7 @@ def test_the_demo_speaks(meter, tmp_path, repository, monkeypatch):
     assert len(frames) == probe(output).frames == -(-waveform.shape[1] * 25 // rate)
     read = meter.read(frames)
     loudness = measures.envelope(waveform.mean(0).numpy(), rate, len(frames), 25)
-    # Not how far a mouth opens: the true mouth of this recording has r = 0.35 with its loudness. The next test knows it.
+    # Loudness is not opening: the true mouth of this recording has r = 0.35 with it. The next test asks for that mouth.
     assert measures.correlation(read[:, OPEN], loudness) > 0.3
     assert abs(measures.correlation(read[:, OPEN], loudness[::-1].copy())) < 0.15
     assert read[:, OPEN].max() > 0.3 and read[:, OPEN].min() < 0.1  # it opens, and it closes
