@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -255,16 +255,25 @@ class MelEncoder(nn.Module):
 
     name, blocks, channels = "mel", MEL_COLUMNS, MEL_BANDS
 
-    def encode(self, waveform: Tensor, sample_rate: int, fps: float = 25.0) -> Tensor:
-        """[channels, S] or [S] -> features [F, 4, 80], F = frame_count(S, sample_rate, fps)."""
+    def encode(
+        self, waveform: Tensor, sample_rate: int, fps: float = 25.0, callback: Callable[[int, int], None] | None = None
+    ) -> Tensor:
+        """[channels, S] or [S] -> features [F, 4, 80], F = frame_count(S, sample_rate, fps).
+
+        callback(frames done, frames) after each part; it cancels by raising.
+        """
         frames = frame_count(waveform.shape[-1], sample_rate, fps)
         mono = to_mono_16k(waveform, sample_rate)
-        starts = range(0, frames, _CHUNK_FRAMES)
-        return torch.cat([mel_features(mono, min(_CHUNK_FRAMES, frames - f), fps, f) for f in starts])
+        parts = []
+        for first in range(0, frames, _CHUNK_FRAMES):
+            parts.append(mel_features(mono, min(_CHUNK_FRAMES, frames - first), fps, first))
+            if callback:
+                callback(first + len(parts[-1]), frames)
+        return torch.cat(parts)
 
 
 def load_audio_encoder(name_or_path: str | Path) -> nn.Module:
-    """An encoder with .encode(waveform [channels, S] or [S], sample_rate, fps=25) -> features [F, L, E].
+    """An encoder with .encode(waveform [channels, S] or [S], sample_rate, fps=25, callback) -> features [F, L, E].
 
     "mel" gives MelEncoder (L 4, E 80); anything else is the path of a wav2vec2 file or folder (L 12, E 768 for the
     base model). Its attributes .name, .blocks and .channels match LetsTalkConfig's audio_* fields. InputError where the

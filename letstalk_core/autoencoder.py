@@ -85,6 +85,8 @@ class Autoencoder(nn.Module):
     def encode(self, images: Tensor, chunk: int = 16) -> Tensor:
         """images [n, 3, H, W] in -1..1 -> scaled latents [n, C, h, w], at most `chunk` images at a time.
 
+        Both ways fewer at a time are tried where the graphics card's memory does not hold them.
+
         The KL autoencoder gives the mean of its posterior, so that the same image always gives the same latents.
         Result in the dtype of `images`. InputError where H or W is not a multiple of `downscale`.
         """
@@ -122,7 +124,12 @@ def _in_chunks(function: Callable[[Tensor], Tensor], inputs: Tensor, chunk: int,
         raise InputError(f"The chunk size is {chunk}; it must be at least 1.")
     if len(inputs) == 0:
         raise InputError("There are no frames to encode or decode; give at least one.")
-    return torch.cat([function(part.to(dtype)).to(inputs.dtype) for part in inputs.split(chunk)])
+    try:
+        return torch.cat([function(part.to(dtype)).to(inputs.dtype) for part in inputs.split(chunk)])
+    except torch.cuda.OutOfMemoryError:
+        if chunk == 1:
+            raise
+    return _in_chunks(function, inputs, chunk // 2, dtype)  # outside of except, which keeps what failed alive
 
 
 def build_autoencoder(config: dict, latent_scale: float | None = None) -> Autoencoder:

@@ -164,8 +164,8 @@ def _opened(path: str | Path):
         raise CheckpointError(f"{path}: not a safetensors file ({hint})")
     try:
         handle = safe_open(path, framework="pt", device="cpu")
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: the safetensors file is truncated or damaged ({error})") from None
+    except SafetensorError:
+        raise CheckpointError(f"{path}: the safetensors file is truncated or damaged; get it again") from None
     with handle as file:
         yield file
 

@@ -46,11 +46,13 @@ class LetsTalkConfig:
     audio_window: int = 5
     audio_blocks: int = 12
     audio_channels: int = 768
+    audio_convolutions: bool = False  # over the columns of a mel window, instead of linear layers on all of it
     blink_condition: bool = False  # one more audio token that carries the eyelid closure of the window
 
     # diffusion
     objective: str = "noise"  # "noise", "v", "flow" (rectified flow) or "x0" (the same flow, the model answers x0)
     learn_variance: bool = True  # only with "noise": 2C output channels
+    time_shift: float = 1.0  # of the times of "flow" and "x0" towards noise: at 6, t = 0.5 becomes 0.86
     relative_latents: bool = False  # the model works on (latents - portrait latents) * relative_scale
     relative_scale: float = 1.0
 
@@ -66,6 +68,7 @@ class LetsTalkConfig:
 
     # sampling, where the bundled model departs from the paper
     noise_scale: float = 1.0  # of the noise that a clip starts from: below 1 less flickers
+    memory_scale: float = 1.0  # of what the memory differs from the portrait: below 1 a clip's errors die out
     border_smoothing: float = 0.0  # b: a clip's frame f is moved by b^(f+1) of what its first frame jumps
 
     def __post_init__(self):
@@ -96,7 +99,18 @@ class LetsTalkConfig:
             f"learn_variance goes with objective 'noise', not with {self.objective!r}",
         )
         need(self.audio_window % 2 == 1, f"audio_window {self.audio_window} is even, so it has no centre")
+        need(
+            not self.audio_convolutions
+            or (self.audio_encoder == "mel" and self.audio_blocks == 4 and self.audio_window >= 5),
+            f"audio_convolutions needs mel features with 4 blocks in a window of 5 or more, not {self.audio_encoder} "
+            f"with {self.audio_blocks} in {self.audio_window}",
+        )
+        need(self.time_shift > 0, f"time_shift {self.time_shift} is not above 0")
         need(0 < self.noise_scale <= 1, f"noise_scale {self.noise_scale} is not above 0 and at most 1")
+        need(
+            self.memory_scale == 1 or (self.relative_latents and 0 <= self.memory_scale < 1),
+            f"memory_scale {self.memory_scale} is not in 0..1, or below 1 without relative_latents",
+        )
         need(0 <= self.border_smoothing < 1, f"border_smoothing {self.border_smoothing} is not in 0..1")
         need(
             self.memory_frames > 0 or self.border_smoothing == 0,

@@ -42,7 +42,12 @@ OFFICIAL_TRANSFORMER = [
     (r"^(blocks\.\d+)\.mlp\.depth_conv\.conv\.", r"\1.feed_forward.depthwise."),
     (r"^(blocks\.\d+)\.mlp\.(point_conv\.conv|fc2)\.", r"\1.feed_forward.contract."),
 ]
-OFFICIAL_AUDIO = [(r"^proj1\.", "first."), (r"^proj2\.", "second."), (r"^proj3\.", "third."), (r"^norm\.", "norm.")]
+OFFICIAL_AUDIO = [
+    (r"^proj1\.", "window.first."),
+    (r"^proj2\.", "window.second."),
+    (r"^proj3\.", "third."),
+    (r"^norm\.", "norm."),
+]
 # How torch.load names what weights_only refuses; other text after "GLOBAL" comes from bytes that are no pickle.
 UNSUPPORTED_GLOBAL = re.compile(r"GLOBAL ([A-Za-z_][\w.]*) (?:was|whose)")
 OFFICIAL_POSITIONS = ("pos_embed", "temp_embed", "long_temp_embed")
@@ -181,7 +186,7 @@ def _audio_shapes(
     audio: dict[str, Tensor], state: dict[str, Tensor], audio_blocks: int | None, audio_channels: int | None
 ) -> dict:
     """The audio projection's sizes; a window of 5 frames is the layout's own."""
-    hidden, inputs = audio["first.weight"].shape
+    hidden, inputs = audio["window.first.weight"].shape
     width = audio["norm.weight"].shape[0]
     if state["blocks.0.cross.audio.key.weight"].shape[1] != width:
         keys = state["blocks.0.cross.audio.key.weight"].shape[1]

@@ -73,28 +73,48 @@ class Diffusion:
     "noise": predict the noise, and with learn_variance also the reverse variance (the paper). "v": predict
     v = alpha noise - sigma x0. "flow": rectified flow, x_t = (1 - t) x0 + t noise, v = noise - x0.
     "x0": the same flow and the same loss, but the model answers x0, from which v = (x_t - x0) / t follows: a narrow
-    model need not carry the noise through its layers (arXiv 2511.13720).
+    model need not carry the noise through its layers (arXiv 2511.13720). Nor is it given the noise (model_input).
+    time_shift: above 1 moves the times of training and of sampling on the straight path towards noise
+    (arXiv 2403.03206, eq. 23).
     Raises ValueError for another objective, or for a learned variance with any but "noise".
     """
 
-    def __init__(self, objective: str = "noise", learn_variance: bool = True):
+    def __init__(self, objective: str = "noise", learn_variance: bool = True, time_shift: float = 1.0):
         if objective not in OBJECTIVES:
             raise ValueError(f"objective is {objective!r}, not one of {OBJECTIVES}")
         if learn_variance and objective != "noise":
             raise ValueError(f"learn_variance goes with objective 'noise', not with {objective!r}")
-        self.objective, self.learn_variance = objective, learn_variance
+        self.objective, self.learn_variance, self.time_shift = objective, learn_variance, time_shift
         self.schedule = Schedule.linear()
 
     @classmethod
     def from_config(cls, config: LetsTalkConfig) -> Diffusion:
-        return cls(config.objective, config.learn_variance)
+        return cls(config.objective, config.learn_variance, config.time_shift)
 
     def draw_times(self, count: int, generator: torch.Generator, logit_normal: bool = True) -> Tensor:
-        """Random times [count], on the generator's device: uniform, or logit-normal on the straight path if asked."""
+        """Random times [count], on the generator's device: uniform, or logit-normal on the straight path if asked.
+
+        There they are shifted by time_shift.
+        """
         place = dict(generator=generator, device=generator.device)
         if self.objective not in FLOW_OBJECTIVES:
             return torch.randint(0, STEPS, (count,), **place)
-        return torch.randn(count, **place).sigmoid() if logit_normal else torch.rand(count, **place)
+        return self.shifted(torch.randn(count, **place).sigmoid() if logit_normal else torch.rand(count, **place))
+
+    def shifted(self, t: Tensor) -> Tensor:
+        """Times in [0,1] moved towards 1; 0 and 1 stay."""
+        return self.time_shift * t / (1 + (self.time_shift - 1) * t)
+
+    def model_input(self, xt: Tensor, t: Tensor) -> Tensor:
+        """What the model is given for x_t: itself, but for "x0" the linear estimate of x0 from it.
+
+        With data of variance 1 that is a x_t / (a^2 + b^2). At t = 1, where x_t says nothing, it is zero: the first
+        guess then follows from portrait, memory and audio alone.
+        """
+        if self.objective != "x0":
+            return xt
+        a, b = self.alpha_sigma(t, xt)
+        return xt * (a / (a**2 + b**2))
 
     def model_timesteps(self, t: Tensor) -> Tensor:
         """What the model is given for time t: t itself, or 1000 t on the straight path."""

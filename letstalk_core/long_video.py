@@ -101,7 +101,9 @@ def _sample_clip(model, portrait, features, settings, memory, index, callback) -
     steps, sampler = settings.steps or config.default_steps, settings.sampler or config.default_sampler
     check_sampler(sampler, config.objective)
     tokens = _audio_tokens(model, features, settings.seed, start, device)  # [1,F,K,A]
-    remembered = memory.noisy(settings.memory_noise, settings.seed, index).to(device) if config.memory_frames else None
+    remembered = None
+    if config.memory_frames:  # a memory_scale below 1 is a departure: what a small model gets wrong would add up
+        remembered = config.memory_scale * memory.noisy(settings.memory_noise, settings.seed, index).to(device)
     known = dict(portrait=portrait, memory=remembered)
     audio = model.transformer.audio_keys_values(tokens)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -70,10 +71,15 @@ class LetsTalkPipeline:
         return next(self.model.parameters()).device
 
     @torch.inference_mode()
-    def encode_audio(self, waveform: Tensor, sample_rate: int) -> Tensor:
-        """waveform [channels, S] -> features [F,L,E], F = ceil(S / sample_rate * fps)."""
+    def encode_audio(
+        self, waveform: Tensor, sample_rate: int, callback: Callable[[int, int], None] | None = None
+    ) -> Tensor:
+        """waveform [channels, S] -> features [F,L,E] on the CPU, F = ceil(S / sample_rate * fps).
+
+        callback(frames done, frames) after each part of a long recording; it cancels by raising.
+        """
         mono = waveform.float().mean(0) if waveform.ndim == 2 else waveform
-        return self.audio_encoder.encode(mono.to(self.device), sample_rate, self.config.fps)
+        return self.audio_encoder.encode(mono.cpu(), sample_rate, self.config.fps, callback)
 
     @torch.inference_mode()
     def encode_portrait(self, portrait: Portrait) -> Tensor:
@@ -100,6 +106,50 @@ class LetsTalkPipeline:
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [n,C,h,w] -> frames float32 [n,3,H,W] in -1..1 on the CPU."""
         return self.autoencoder.decode(latents.float()).cpu()
+
+    def render(
+        self,
+        portrait: Tensor,
+        features: Tensor,
+        settings: SamplingSettings,
+        first: int = 0,
+        last: int | None = None,
+        memory: MemoryBank | None = None,
+        callback: Callback | None = None,
+    ) -> Iterator[tuple[Tensor, MemoryBank]]:
+        """Frames first .. last - 1 of a video, clip by clip: (frames [n,3,H,W] in -1..1, memory to go on from).
+
+        The memory is that of the last border of clips that has been reached; whoever goes on from it in the middle of a
+        clip makes that clip again, so that a video in two stretches equals the same video in one. portrait: latents
+        [1,C,h,w]. memory: from an earlier stretch; None begins at the portrait. InputError where the frames do not lie
+        within the recording, or begin before the memory.
+        """
+        last = len(features) if last is None else last
+        if not 0 <= first < last <= len(features):
+            raise InputError(
+                f"Frames {first} to {last} were asked for, but the recording has {len(features)}; choose fewer frames "
+                "or an earlier start."
+            )
+        length = self.config.clip_frames
+        border, end = first - first % length, min(last + -last % length, len(features))
+        if memory is None:
+            memory = dataclasses.replace(MemoryBank.of_portrait(portrait, self.config), frames=border)
+        if memory.frames != border:
+            raise InputError(
+                f"The memory ends at frame {memory.frames}, but frame {first} was asked for; go on where it ends."
+            )
+        for clip in self.generate(portrait, features, settings, memory, end - border, callback):
+            stop = clip.memory.frames
+            start = stop - len(clip.latents)
+            if stop <= last and stop % length == 0:
+                memory = clip.memory
+            # Whole clips are decoded, also where a part is asked for: other batches would round differently.
+            frames = self.decode(clip.latents)
+            if not frames.isfinite().all():
+                raise InputError(
+                    f"Frames {start} to {stop} have NaN or infinite values; try precision fp32 or other settings."
+                )
+            yield frames[max(0, first - start) : last - start], memory
 
     def write_video(
         self,
@@ -128,10 +178,10 @@ class LetsTalkPipeline:
         with VideoWriter(output, size, size, self.config.fps, sound) as writer:
             if progress:
                 progress(0, len(features))
-            for clip in self.generate(latents, features, settings):
-                writer.write(self.decode(clip.latents))
+            for frames, _ in self.render(latents, features, settings):
+                writer.write(frames)
                 if progress:
-                    progress(clip.memory.frames, len(features))
+                    progress(writer.frames, len(features))
         return len(features)
 
 

@@ -165,8 +165,8 @@ def _denoise_dpm(predict, x, diffusion, steps, generator, report) -> Tensor:
 
 
 def _denoise_euler(predict, x, diffusion, steps, generator, report) -> Tensor:
-    """Euler's method from t = 1 to 0 in equal steps: exact where the flow is straight."""
-    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    """Euler's method from t = 1 to 0, in equal steps but for the time shift: exact where the flow is straight."""
+    times = diffusion.shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64))
     for step in range(steps):
         _, x0, noise = _evaluate(predict, x, diffusion, times[step])
         report(step + 1, steps, x0)
@@ -178,7 +178,8 @@ def _evaluate(predict: Predict, x: Tensor, diffusion: Diffusion, time: Tensor) -
     """One evaluation at a scalar time: (output, x0, noise), float32."""
     t = time.expand(x.shape[0])
     timesteps = diffusion.model_timesteps(t)
-    output = predict(x, timesteps.to(x.device, torch.float32 if timesteps.is_floating_point() else torch.int64))
+    timesteps = timesteps.to(x.device, torch.float32 if timesteps.is_floating_point() else torch.int64)
+    output = predict(diffusion.model_input(x, t), timesteps)
     return output.float(), *diffusion.predictions(output.float(), x, t)
 
 

@@ -7,6 +7,7 @@ layers are kept. (ComfyUI's own wav2vec2 node resamples after the transformer, w
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -34,12 +35,15 @@ class Wav2Vec2Encoder(nn.Module):
         self.blocks, self.channels = model.config.num_hidden_layers, model.config.hidden_size
 
     @torch.no_grad()
-    def encode(self, waveform: Tensor, sample_rate: int, fps: float = 25.0) -> Tensor:
+    def encode(
+        self, waveform: Tensor, sample_rate: int, fps: float = 25.0, callback: Callable[[int, int], None] | None = None
+    ) -> Tensor:
         """[channels, S] or [S] -> float32 features [F, L, E] on the waveform's device, F = frame_count(S, rate, fps).
 
         L is the number of transformer layers (12 in the base model) and E their width (768). Recordings longer than
         LONG_SECONDS are encoded in parts of PART_SECONDS with CONTEXT_SECONDS on either side, so that memory stays
-        bounded; up to that length the result is exactly that of one pass.
+        bounded; up to that length the result is exactly that of one pass. callback(frames done, frames) after each
+        part; it cancels by raising.
         """
         frames = frame_count(waveform.shape[-1], sample_rate, fps)
         mono = to_mono_16k(waveform, sample_rate)
@@ -56,6 +60,8 @@ class Wav2Vec2Encoder(nn.Module):
             first, last = (int(Fraction(frame * SAMPLE_RATE) / per_second) for frame in (low, high))
             features = self._encode_part(mono[first : last if high < frames else None], high - low)
             results.append(features[begin - low : end - low].to(waveform.device))
+            if callback:
+                callback(end, frames)
         return torch.cat(results)
 
     def _encode_part(self, mono: Tensor, frames: int) -> Tensor:

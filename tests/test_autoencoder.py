@@ -159,3 +159,22 @@ def test_bad_inputs_are_one_sentence(tmp_path):
         with pytest.raises(InputError, match=expected) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+def test_fewer_frames_at_a_time_where_memory_is_short(monkeypatch):
+    model = build_autoencoder(TINY_DC).eval()
+    latents = torch.randn(7, model.latent_channels, 2, 2)
+    whole, real, sizes = model.decode(latents), model.model.decode, []
+
+    def decode(part):
+        sizes.append(len(part))
+        if len(part) > 2:
+            raise torch.cuda.OutOfMemoryError("too much")
+        return real(part)
+
+    monkeypatch.setattr(model.model, "decode", decode)
+    torch.testing.assert_close(model.decode(latents), whole, rtol=1e-4, atol=1e-5)
+    assert sizes == [7, 7, 4, 2, 2, 2, 1]  # 16, 8, 4, then 2 at a time
+    monkeypatch.setattr(model.model, "decode", lambda part: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError))
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        model.decode(latents)

@@ -104,6 +104,36 @@ def test_euler_is_exact_on_a_straight_flow():
         torch.testing.assert_close(found, POINT, rtol=0, atol=1e-5)
 
 
+def test_a_time_shift_moves_the_steps_towards_noise_and_keeps_both_ends():
+    diffusion, seen = Diffusion("flow", False, time_shift=6.0), []
+
+    def predict(x, timesteps):
+        seen.append(float(timesteps[0]) / STEPS)
+        return noise - POINT
+
+    noise = torch.randn(POINT.shape, generator=torch.Generator().manual_seed(1))
+    found = sample(predict, noise, diffusion, 4, "euler")
+    assert seen == pytest.approx([1.0, 18 / 19, 6 / 7, 2 / 3])
+    torch.testing.assert_close(found, POINT)
+    assert diffusion.shifted(torch.tensor([0.0, 1.0])).tolist() == [0.0, 1.0]
+    drawn = diffusion.draw_times(4000, torch.Generator().manual_seed(0))
+    assert drawn.min() > 0 and drawn.max() < 1 and float(drawn.median()) == pytest.approx(6 / 7, abs=0.02)
+
+
+def test_a_model_that_answers_x0_is_given_the_linear_estimate_of_it():
+    diffusion = Diffusion("x0", False)
+    generator = torch.Generator().manual_seed(2)
+    x0, noise = torch.randn((2, 60000, 1), generator=generator)
+    for time in (0.05, 0.5, 0.9):
+        t = torch.full((60000,), time)
+        xt = diffusion.add_noise(x0, noise, t)
+        best = float((xt * x0).sum() / xt.square().sum())  # least squares
+        torch.testing.assert_close(diffusion.model_input(xt, t), best * xt, rtol=0.02, atol=0.02)
+    assert not diffusion.model_input(noise, torch.ones(60000)).any()  # pure noise says nothing
+    for objective in OBJECTIVES:
+        assert of(objective).model_input(noise, torch.ones(60000)) is noise
+
+
 def test_callback_sees_every_step_and_can_cancel():
     diffusion, seen = of("v"), []
 

@@ -109,6 +109,17 @@ def test_the_model_may_choose_its_guidance_scale_and_noise(model, inputs):
     assert not torch.allclose(latents_of(calm, inputs), latents_of(model, inputs), atol=1e-3)
 
 
+def test_a_scaled_memory_is_nearer_to_the_portrait_and_the_bank_keeps_all_of_it(model, inputs):
+    half = make_model(relative_latents=True, relative_scale=2.0, memory_scale=0.5)
+    whole = list(generate_clips(model, *inputs, SamplingSettings(seed=7)))
+    clips = list(generate_clips(half, *inputs, SamplingSettings(seed=7)))
+    assert torch.equal(clips[0].latents, whole[0].latents)  # it remembers the portrait itself, which differs in nothing
+    assert torch.equal(clips[0].memory.latents, whole[0].memory.latents)
+    assert not torch.allclose(clips[1].latents, whole[1].latents, atol=1e-3)
+    nearer = dataclasses.replace(whole[0].memory, latents=0.5 * whole[0].memory.latents)
+    assert torch.equal(clips[1].latents, latents_of(model, inputs, memory=nearer, frames=4))
+
+
 def test_a_smoothed_border_jumps_less_and_leaves_the_rest_of_the_clip(inputs):
     rough = make_model(relative_latents=True, relative_scale=2.0)
     smooth = make_model(relative_latents=True, relative_scale=2.0, border_smoothing=0.25)
@@ -177,6 +188,7 @@ def test_frames_beyond_the_recording_and_memory_inside_a_clip_are_refused(model,
     [
         (dict(noise_scale=0.0), "noise_scale 0.0"),
         (dict(border_smoothing=1.0), "border_smoothing 1.0"),
+        (dict(memory_scale=0.5), "memory_scale 0.5"),
         (dict(border_smoothing=0.5, memory_frames=0), "needs memory frames"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from letstalk_core.attention import linear_attention, softmax_attention
-from letstalk_core.audio_projection import AudioProjection, window_features
+from letstalk_core.audio_projection import AudioProjection, ResidualConvolution, window_features
 from letstalk_core.config import PRESETS, LetsTalkConfig
 from letstalk_core.transformer import LetsTalkTransformer
 
@@ -220,6 +220,31 @@ def test_windows_are_clamped_at_the_ends():
     assert windows[3].flatten().tolist() == [1, 2, 3, 3, 3]
     with pytest.raises(ValueError, match="odd"):
         window_features(features, 4)
+
+
+@pytest.mark.parametrize("window", [5, 9, 13])
+def test_convolutions_along_a_recording_equal_those_of_its_windows(window):
+    config = dataclasses.replace(TINY, audio_convolutions=True, audio_window=window)
+    torch.manual_seed(0)
+    projection = AudioProjection(config)
+    for module in projection.modules():
+        if isinstance(module, ResidualConvolution):
+            torch.nn.init.normal_(module.mix.weight, std=0.1)
+    recording = torch.randn(2, 20, config.audio_blocks, config.audio_channels)
+    along = projection.tokens(projection.window.along(recording))
+    reach = window // 2
+    windows = torch.stack([window_features(one, window)[reach : 20 - reach] for one in recording])
+    torch.testing.assert_close(projection(windows), along, rtol=1e-4, atol=1e-5)
+    assert along.shape == (2, 20 - 2 * reach, config.audio_tokens, config.audio_width)
+    far = recording.clone()
+    far[:, 0] += 1  # in the window of the first token frame alone
+    changed = (projection.tokens(projection.window.along(far)) - along).abs().amax((0, 2, 3)) > 1e-6
+    assert changed.tolist() == [True] + [False] * (19 - 2 * reach)
+
+
+def test_convolutions_need_columns_in_time():
+    with pytest.raises(ValueError, match="audio_convolutions needs mel features with 4 blocks.*wav2vec2 with 12 in 5"):
+        LetsTalkConfig(audio_convolutions=True)
 
 
 def test_blink_token():

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..audio import mel_features
-from ..audio_projection import AudioProjection, window_features
+from ..audio_projection import AudioProjection
 from ..config import LetsTalkConfig
 from ..data.motion import MOUTH_COLUMNS
 from ..data.pictures import HELD_OUT
@@ -27,16 +27,17 @@ FRAMES = round(SECONDS * 25)
 
 
 class MouthReader(nn.Module):
-    """Features [n,1,W,L,E] -> mouth controls [n,5] (open, width, round, teeth, tongue), through the audio tokens."""
+    """Mouth controls (open, width, round, teeth, tongue) from features, through the audio tokens."""
 
     def __init__(self, config: LetsTalkConfig):
         super().__init__()
         self.projection = AudioProjection(config)
         self.read = nn.Linear(config.audio_tokens * config.audio_width, MOUTH_COLUMNS)
 
-    def forward(self, features: Tensor) -> Tensor:
-        tokens = self.projection(features)[:, 0, : self.projection.config.audio_tokens]  # [n,K,A]
-        return self.read(tokens.flatten(1))
+    def along(self, features: Tensor) -> Tensor:
+        """Recordings [n,T,L,E] -> [n,T-W+1,5], for the frames whose whole window is there."""
+        tokens = self.projection.tokens(self.projection.window.along(features))  # [n,T-W+1,K,A]
+        return self.read(tokens.flatten(2))
 
 
 def speech_pairs(path: Path, count: int, first: int = 0, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
@@ -58,22 +59,20 @@ def speech_pairs(path: Path, count: int, first: int = 0, split: str = "train") -
 
 
 def train_audio_projection(
-    work: Path, config: LetsTalkConfig, clips: int, steps: int, batch: int = 512
+    work: Path, config: LetsTalkConfig, clips: int, steps: int, batch: int = 8
 ) -> AudioProjection:
-    """Train in work/audio (resumed if begun); returns the projection, its blink token untrained."""
+    """Train on `batch` whole clips a step in work/audio (resumed if begun). The blink token stays untrained."""
     features, mouths = speech_pairs(work / "audio" / "speech.npz", clips)
     torch.manual_seed(0)
-    run = TrainingRun(work / "audio", MouthReader(config), steps, peak=1e-3)
+    run = TrainingRun(work / "audio", MouthReader(config), steps, peak=2e-3)
     reach = config.audio_window // 2
     scale = torch.from_numpy(mouths.reshape(-1, MOUTH_COLUMNS).std(0))
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-        rng = np.random.default_rng((5, step))
-        clip, frame = rng.integers(0, clips, batch), rng.integers(reach, FRAMES - reach, batch)
-        windows = torch.from_numpy(features[clip[:, None], frame[:, None] + np.arange(-reach, reach + 1)]).float()
+        chosen = np.random.default_rng((5, step)).integers(0, clips, batch)
         with mixed_precision():
-            read = run.module(windows[:, None]).float()
-        loss = F.mse_loss(read / scale, torch.from_numpy(mouths[clip, frame]) / scale)
+            read = run.module.along(torch.from_numpy(features[chosen]).float()).float()
+        loss = F.mse_loss(read / scale, torch.from_numpy(mouths[chosen, reach:-reach]) / scale)
         return loss, {"loss": loss.item()}
 
     run.fit(loss_of)
@@ -86,7 +85,7 @@ def train_audio_projection(
 def reading_accuracy(reader: MouthReader, work: Path, clips: int = 60) -> list[float]:
     """Correlation with the truth on held-out voices, languages and sentences, in the order of the controls."""
     features, mouths = speech_pairs(work / "audio" / "heldout.npz", clips, HELD_OUT, "heldout")
-    window = reader.projection.config.audio_window
-    read = [reader(window_features(torch.from_numpy(f).float(), window)[:, None]).numpy() for f in features]
-    read, truth = np.concatenate(read), mouths.reshape(-1, MOUTH_COLUMNS)
+    reach = reader.projection.config.audio_window // 2
+    read = reader.along(torch.from_numpy(features).float()).numpy().reshape(-1, MOUTH_COLUMNS)
+    truth = mouths[:, reach:-reach].reshape(-1, MOUTH_COLUMNS)
     return [round(float(np.corrcoef(read[:, i], truth[:, i])[0, 1]), 3) for i in range(MOUTH_COLUMNS)]

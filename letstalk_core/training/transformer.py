@@ -31,15 +31,17 @@ SHARED_NOISE = 0.8  # share of that noise's variance that is the same in all mem
 MEMORY_MASK = 0.25  # of the memory's positions are dropped, in half of the clips
 MOUTH_WEIGHT, EYE_WEIGHT, BLINK_WEIGHT = 8.0, 3.0, 3.0
 PEAK = 1e-3  # learning rate
-TIME_SHIFT = 6.0  # towards noise: below t = 0.7 the mouth is seen already, above it the audio decides
+FIRST_GUESS_SHARE = 0.35  # of the clips have t = 1, where nothing is seen and the audio alone decides on the mouth
 
 BUNDLED = LetsTalkConfig(
     depth=5, width=192, heads=6, attention="linear", mlp_ratio=2.0, latent_channels=32, patch_size=2,
     clip_frames=16, memory_frames=2, portrait_each_frame=False, add_portrait=True,
-    audio_tokens=4, audio_width=192, audio_hidden=448, audio_window=9, audio_blocks=4, audio_channels=80,
-    blink_condition=True, objective="x0", learn_variance=False, relative_latents=True,
+    audio_tokens=4, audio_width=192, audio_hidden=256, audio_window=9, audio_blocks=4, audio_channels=80,
+    audio_convolutions=True, blink_condition=True, objective="x0", learn_variance=False, time_shift=6.0,
+    relative_latents=True,
     autoencoder="dc-ae", latent_scale=1.0, image_size=128, audio_encoder="mel", default_steps=4,
-    default_sampler="euler", default_guidance_scale=2.0, noise_scale=0.7, border_smoothing=0.4,
+    default_sampler="euler", default_guidance_scale=2.0, noise_scale=0.5, memory_scale=0.4,
+    border_smoothing=0.4,
 )  # fmt: skip
 
 
@@ -163,7 +165,9 @@ def train_transformer(
     Returns the model with averaged weights.
     """
     (latents, portraits), config = encoded, model.config
-    run = TrainingRun(work / "transformer", model.train().requires_grad_(True), steps, peak, average=0.998)
+    model.train().requires_grad_(True)
+    model.audio_projection.window.requires_grad_(False)  # it heard far more speech than the clips hold
+    run = TrainingRun(work / "transformer", model, steps, peak, average=0.998)
     diffusion = Diffusion.from_config(config)
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
@@ -171,14 +175,14 @@ def train_transformer(
         data = training_batch(store, latents, portraits, config, rng, batch)
         x0 = data["x0"]
         times = diffusion.draw_times(batch, torch.Generator().manual_seed(step))
-        times = TIME_SHIFT * times / (1 + (TIME_SHIFT - 1) * times)
+        times = times.masked_fill(torch.from_numpy(rng.random(batch) < FIRST_GUESS_SHARE), 1.0)
         noise = torch.from_numpy(rng.standard_normal(x0.shape, np.float32))
         noisy = diffusion.add_noise(x0, noise, times)
         kept = torch.from_numpy((rng.random((batch, 1, 1, 1)) > AUDIO_DROPOUT).astype(np.float32))
         with mixed_precision():
             tokens = model.audio_projection(data["features"], data["blinks"]) * kept
             output = model.transformer(
-                noisy,
+                diffusion.model_input(noisy, times),
                 diffusion.model_timesteps(times),
                 portrait=data["portrait"],
                 audio_tokens=tokens,
