@@ -104,6 +104,19 @@ def _to_rgb(picture: Image.Image, path: Path) -> np.ndarray:
     return np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
 
 
+def without_alpha(image: Tensor) -> Tensor:
+    """[H,W,3] of [H,W,3] or [H,W,4] in 0..1; transparent pixels are laid over grey, as read_image does.
+
+    Raises InputError where all are transparent.
+    """
+    if image.shape[-1] != 4:
+        return image
+    alpha = image[..., 3:]
+    if not alpha.any():
+        raise InputError("The picture is fully transparent; choose one that shows something.")
+    return image[..., :3] * alpha + BACKDROP * (1 - alpha)
+
+
 # Finding faces -------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """What every test shares: no downloads, and the way to media that is not part of the repository."""
 
+import json
 import os
 from pathlib import Path
 
@@ -22,3 +23,70 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared folder beside this checkout")
     return folder
+
+
+# Nodes that give what no loader would: a picture and a sound of any shape, and a model that runs out of memory.
+SOURCES = """
+import copy, dataclasses
+import torch
+class TestSource:
+    CATEGORY, FUNCTION, RETURN_TYPES = "test", "make", ("IMAGE", "AUDIO")
+    INPUT_TYPES = classmethod(lambda cls: {"required": {
+        "image": ("STRING", {"default": "1,64,64,3"}), "audio": ("STRING", {"default": "1,16000,16000"}),
+        "sounds": ("INT", {"default": 1}),
+        "value": ("FLOAT", {"default": 0.5, "min": -9.0, "max": 9.0}), "nan": ("BOOLEAN", {"default": False})}})
+    def make(self, image, audio, sounds, value, nan):
+        channels, samples, rate = map(int, audio.split(","))
+        waveform = value * torch.sin(torch.arange(samples) / 9).expand(sounds, channels, -1).clone()
+        if nan:
+            waveform[..., samples // 2] = float("nan")
+        picture = torch.full([int(side) for side in image.split(",")], value)
+        return picture, {"waveform": waveform, "sample_rate": rate} if sounds else None
+class TestShortOfMemory:
+    CATEGORY, FUNCTION, RETURN_TYPES = "test", "make", ("LETSTALK_MODEL",)
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"letstalk_model": ("LETSTALK_MODEL",), "card": ("BOOLEAN",)}})
+    def make(self, letstalk_model, card):
+        def fail(*_):
+            if card:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory")
+        pipeline = copy.copy(letstalk_model.pipeline)
+        pipeline.render = fail
+        return (dataclasses.replace(letstalk_model, pipeline=pipeline),)
+NODE_CLASS_MAPPINGS = {"TestSource": TestSource, "TestShortOfMemory": TestShortOfMemory}
+"""
+
+
+@pytest.fixture(scope="session")
+def comfyui(tmp_path_factory):
+    """A running ComfyUI with the pack and with files that no model can be; skips where it can't be fetched."""
+    import torch
+    from diffusers import AutoencoderKL
+    from safetensors.torch import save_file
+
+    from .comfyui import NotAvailable, Server
+    from .tiny import write_tiny_checkpoint
+
+    base = tmp_path_factory.mktemp("comfyui")
+    try:
+        server = Server(base)
+    except NotAvailable as error:
+        pytest.skip(f"ComfyUI cannot be fetched: {error}")
+    (base / "custom_nodes" / "test_sources.py").write_text(SOURCES)
+    models = base / "models" / "letstalk"
+    whole = write_tiny_checkpoint(models / "tiny.safetensors").read_bytes()
+    write_tiny_checkpoint(models / "without_autoencoder.safetensors", bundle=False)
+    (models / "truncated.safetensors").write_bytes(whole[: len(whole) // 2])
+    torch.save({"weights": torch.zeros(3)}, models / "pickle.ckpt")
+    save_file({"conv.weight": torch.zeros(3, 3)}, models / "other.safetensors")
+    other = AutoencoderKL(block_out_channels=(32,), norm_num_groups=8, latent_channels=3)
+    other.save_pretrained(base / "models" / "vae" / "kl")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def workflow(repository):
+    """workflow(name): a new copy of one of the pack's graphs in the API format."""
+    return lambda name: json.loads((repository / "example_workflows" / "api" / f"{name}.json").read_text())

@@ -1,0 +1,213 @@
+"""EncodeAudio, EncodePortrait and the example of the pack."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import folder_paths
+import torch
+from comfy_api.latest import io
+from server import PromptServer
+
+from ..letstalk_core.errors import InputError
+from .load import CATEGORY
+from .runtime import on_device, show_progress
+from .types import AudioSocket, EncodedAudio, EncodedPortrait, ModelSocket, PortraitSocket
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+FACES = ("largest", "by index", "none")
+MISSING = {"centred crop": "crop", "stop with an error": "error"}
+
+
+class EncodeAudio(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="EncodeAudio",
+            display_name="LetsTalk Encode Audio",
+            category=CATEGORY,
+            description="What the mouth will say: any recording, at any rate, mono, stereo or more.",
+            search_aliases=["speech to mouth", "voice", "lip sync audio"],
+            inputs=[
+                ModelSocket.Input("letstalk_model", tooltip="From LetsTalk Load Model."),
+                io.Audio.Input("audio", tooltip="The recording, from Load Audio or any other node."),
+                io.Float.Input(
+                    "start", default=0.0, min=0.0, max=86400.0, step=0.1, tooltip="Where to begin, in seconds."
+                ),
+                io.Float.Input(
+                    "duration",
+                    default=0.0,
+                    min=0.0,
+                    max=86400.0,
+                    step=0.1,
+                    tooltip="How many seconds to take; 0 takes all that is left.",
+                ),
+            ],
+            outputs=[
+                AudioSocket.Output("letstalk_audio", tooltip="For the samplers."),
+                io.Int.Output("frames", display_name="frames", tooltip="How many frames of video the recording lasts."),
+                io.Audio.Output("audio", display_name="audio", tooltip="The part that was taken, for Create Video."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, letstalk_model, audio, start: float, duration: float) -> io.NodeOutput:
+        if audio is None:
+            raise InputError("There is no sound here: the video that it comes from has none; connect a recording.")
+        waveform, rate = _recording(audio, start, duration), audio["sample_rate"]
+        with on_device(letstalk_model) as pipeline:
+            features = pipeline.encode_audio(waveform, rate, show_progress)
+        encoded = EncodedAudio(features, waveform, rate, letstalk_model.name)
+        return io.NodeOutput(encoded, len(features), {"waveform": waveform[None], "sample_rate": rate})
+
+
+def _recording(audio: dict, start: float, duration: float) -> torch.Tensor:
+    """The part of ComfyUI's [1, channels, S] that was asked for, [channels, samples]."""
+    waveform, rate = audio["waveform"], audio["sample_rate"]
+    if waveform.shape[0] != 1:
+        raise InputError(f"The audio is a batch of {waveform.shape[0]} recordings; connect one.")
+    first = round(start * rate)
+    part = waveform[0, :, first : first + round(duration * rate) if duration else None].float().cpu()
+    if part.shape[-1] == 0:
+        seconds = waveform.shape[-1] / rate
+        raise InputError(f"The audio lasts {seconds:.2f} seconds, so nothing is left from {start} on; start earlier.")
+    if not part.isfinite().all():
+        raise InputError("The audio has NaN or infinite samples; export it again.")
+    return part
+
+
+class EncodePortrait(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="EncodePortrait",
+            display_name="LetsTalk Encode Portrait",
+            category=CATEGORY,
+            description="Who will speak: finds the face in a picture, crops it and encodes the crop.",
+            search_aliases=["face crop", "portrait", "avatar", "talking photo"],
+            inputs=[
+                ModelSocket.Input("letstalk_model", tooltip="From LetsTalk Load Model."),
+                io.Image.Input("image", tooltip="One picture of any size, with or without transparency."),
+                io.Combo.Input(
+                    "face",
+                    options=list(FACES),
+                    default="largest",
+                    tooltip="Which face speaks. none: the picture's centred square as it is.",
+                ),
+                io.Int.Input(
+                    "face_index",
+                    default=0,
+                    min=0,
+                    max=99,
+                    advanced=True,
+                    tooltip="With 'by index': 0 is the largest face, 1 the next.",
+                ),
+                io.Float.Input(
+                    "margin",
+                    default=1.42,
+                    min=0.5,
+                    max=4.0,
+                    step=0.01,
+                    advanced=True,
+                    tooltip="Side of the crop in sides of the face. The bundled model was trained on 1.42.",
+                ),
+                io.Combo.Input(
+                    "no_face",
+                    options=list(MISSING),
+                    default="centred crop",
+                    advanced=True,
+                    tooltip="What to do when no face is found.",
+                ),
+            ],
+            outputs=[
+                PortraitSocket.Output("letstalk_portrait", tooltip="For the samplers and Paste Back."),
+                io.Image.Output("crop", display_name="crop", tooltip="The square that will speak."),
+                io.Mask.Output("mask", display_name="mask", tooltip="Where the crop lies in the picture."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, letstalk_model, image, face: str, face_index: int, margin: float, no_face: str) -> io.NodeOutput:
+        from ..letstalk_core.paste_back import portrait_mask
+        from ..letstalk_core.portrait import crop_portrait, without_alpha
+
+        picture = without_alpha(_one_picture(image))
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            portrait = crop_portrait(
+                picture.numpy(),
+                letstalk_model.pipeline.config.image_size,
+                face_index if face == "by index" else face,
+                margin,
+                MISSING[no_face],
+                yunet=_model_folders(),
+            )
+        for sentence in dict.fromkeys(str(warning.message) for warning in told):
+            _warn(cls.hidden.unique_id, sentence)
+        with on_device(letstalk_model) as pipeline:
+            latents = pipeline.encode_portrait(portrait)
+            reconstruction = pipeline.decode(latents)[0]
+        encoded = EncodedPortrait(latents.cpu(), portrait, picture, reconstruction, letstalk_model.name)
+        crop = portrait.image.add(1).div(2).permute(1, 2, 0)[None]
+        return io.NodeOutput(encoded, crop, portrait_mask(portrait)[None])
+
+
+def _one_picture(image: torch.Tensor) -> torch.Tensor:
+    """ComfyUI's IMAGE [1,H,W,3 or 4] -> [H,W,3 or 4]."""
+    if image.shape[0] != 1:
+        raise InputError(
+            f"The image is a batch of {image.shape[0]} pictures; connect one (Image From Batch takes one)."
+        )
+    return image[0].float().cpu()
+
+
+def _model_folders() -> list[str]:
+    """Where YuNet's file may lie."""
+    return [path for name in ("letstalk", "face_detection") for path in _folders(name)]
+
+
+def _folders(name: str) -> list[str]:
+    return folder_paths.get_folder_paths(name) if name in folder_paths.folder_names_and_paths else []
+
+
+def _warn(node: str, sentence: str) -> None:
+    """Into ComfyUI's log, and onto the node."""
+    logging.warning("LetsTalk: %s", sentence)
+    PromptServer.instance.send_progress_text(sentence, node)
+
+
+class LetsTalkExample(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LetsTalkExample",
+            display_name="LetsTalk Example",
+            category=CATEGORY,
+            description="The portrait and the recording that come with the pack. Put Load Image and Load Audio in its "
+            "place for your own.",
+            search_aliases=["example portrait", "example speech", "demo"],
+            inputs=[
+                io.Combo.Input(
+                    "picture",
+                    options=["portrait", "scene"],
+                    default="portrait",
+                    tooltip="portrait: a face that fills the picture. scene: the same face on a wall.",
+                )
+            ],
+            outputs=[
+                io.Image.Output("image", display_name="image", tooltip="A drawing."),
+                io.Audio.Output("audio", display_name="audio", tooltip="A spoken sentence."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, picture: str) -> io.NodeOutput:
+        from ..letstalk_core.audio import read_audio
+        from ..letstalk_core.portrait import read_image
+
+        waveform, rate = read_audio(EXAMPLES / "speech.wav")
+        image = torch.from_numpy(read_image(EXAMPLES / f"{picture}.png"))[None]
+        return io.NodeOutput(image, {"waveform": waveform[None], "sample_rate": rate})

@@ -1,0 +1,62 @@
+"""What travels between the nodes. None of it is changed after it was made: ComfyUI caches outputs and hands them on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
+from torch import Tensor
+
+if TYPE_CHECKING:  # nothing heavy is imported before a node runs
+    from ..letstalk_core.memory_bank import MemoryBank
+    from ..letstalk_core.pipeline import LetsTalkPipeline
+    from ..letstalk_core.portrait import Portrait
+
+ModelSocket = io.Custom("LETSTALK_MODEL")
+AudioSocket = io.Custom("LETSTALK_AUDIO")
+PortraitSocket = io.Custom("LETSTALK_PORTRAIT")
+MemorySocket = io.Custom("LETSTALK_MEMORY")
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """LETSTALK_MODEL: a pipeline whose weights ComfyUI's memory management moves; name says which files it is of."""
+
+    name: str
+    pipeline: LetsTalkPipeline = field(repr=False)
+    patcher: ModelPatcher = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedAudio:
+    """LETSTALK_AUDIO: features [F,L,E] on the CPU, and the sound that they are of, [channels, S]."""
+
+    features: Tensor = field(repr=False)
+    waveform: Tensor = field(repr=False)
+    sample_rate: int
+    model: str
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPortrait:
+    """LETSTALK_PORTRAIT: latents [1,C,h,w] on the CPU, and what paste-back needs.
+
+    picture [H,W,3] in 0..1 is the original; reconstruction [3,size,size] the portrait through the autoencoder.
+    """
+
+    latents: Tensor = field(repr=False)
+    portrait: Portrait = field(repr=False)
+    picture: Tensor = field(repr=False)
+    reconstruction: Tensor = field(repr=False)
+    model: str
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """LETSTALK_MEMORY: the memory bank at the last border of clips, and the first frame that is still to come."""
+
+    bank: MemoryBank = field(repr=False)
+    next_frame: int
+    model: str

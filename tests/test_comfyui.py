@@ -1,0 +1,357 @@
+"""The pack in the real ComfyUI: every workflow, the cache, cancelling, and what it says to bad input."""
+
+import asyncio
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from letstalk_core.audio import read_audio
+from letstalk_core.video_io import probe, read_video_frames
+
+pytestmark = pytest.mark.comfyui
+
+NODES = (
+    *("LoadLetsTalkModel", "EncodeAudio", "EncodePortrait", "LetsTalkSampler", "MemoryBankLongVideo"),
+    *("LetsTalkPasteBack", "LetsTalkExample"),
+)
+WORKFLOWS = ("short_talking_portrait", "long_video", "continued_take", "full_picture")
+
+
+def only(graph: dict, kind: str) -> dict:
+    """The inputs of the first node of a class."""
+    return next(node["inputs"] for node in graph.values() if node["class_type"] == kind)
+
+
+def test_it_starts_without_a_warning_and_in_no_time(comfyui):
+    assert not [
+        line
+        for line in comfyui.log.splitlines()
+        if "LetsTalk" in line and re.search("WARN|Warning|ERROR|Traceback|Cannot|FAILED", line)
+    ]
+    seconds = re.search(r"([\d.]+) seconds.*ComfyUI-LetsTalk", comfyui.log)
+    assert seconds and float(seconds[1]) < 0.5
+
+
+IMPORT = """
+import asyncio, importlib, json, sys, time
+comfyui, custom_nodes = sys.argv[1:]
+sys.argv[1:], sys.path[:0] = [], [comfyui, custom_nodes]
+import comfy.cli_args
+comfy.cli_args.args.cpu = True
+import comfy.model_patcher, comfy_api.latest, server
+before, began = set(sys.modules), time.perf_counter()
+pack = importlib.import_module("ComfyUI-LetsTalk")
+asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())
+print(json.dumps([time.perf_counter() - began, sorted(set(sys.modules) - before)]))
+"""
+
+
+def test_import_pulls_in_nothing_heavy(comfyui):
+    command = [comfyui.python, "-c", IMPORT, comfyui.comfyui, comfyui.base / "custom_nodes"]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    seconds, new = json.loads(done.stdout.splitlines()[-1])
+    assert seconds < 0.5
+    assert not {name.split(".")[0] for name in new} & {"cv2", "av", "transformers", "diffusers", "torchaudio"}
+    assert {name.rpartition("letstalk_core")[2] for name in new if "letstalk_core" in name} == {"", ".errors"}
+
+
+def test_every_node_is_there_and_explains_itself(comfyui):
+    info = comfyui.get("/object_info")
+    for name in NODES:
+        node = info[name]
+        assert node["display_name"].startswith("LetsTalk") and node["description"] and node["search_aliases"], name
+        given = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
+        assert all(options[-1].get("tooltip") for options in given.values()), name
+        assert all(node["output_tooltips"]), name
+    assert info["LoadLetsTalkModel"]["input"]["required"]["model"][1]["options"][0].startswith("letstalk-avatar")
+
+
+def test_templates_and_help_pages_are_served(comfyui):
+    assert sorted(comfyui.get("/workflow_templates")["ComfyUI-LetsTalk"]) == sorted(WORKFLOWS)
+    for name in WORKFLOWS:
+        assert comfyui.get(f"/api/workflow_templates/ComfyUI-LetsTalk/{name}.json")["nodes"]
+        assert comfyui.get(f"/api/workflow_templates/ComfyUI-LetsTalk/{name}.jpg", raw=True)[:2] == b"\xff\xd8"
+    for name in NODES:
+        assert comfyui.get(f"/extensions/ComfyUI-LetsTalk/docs/{name}.md", raw=True).startswith(b"# LetsTalk")
+
+
+def test_the_files_are_what_the_graphs_make(comfyui, repository, workflow):
+    sys.path.insert(0, str(repository / "docs"))
+    try:
+        from make_workflows import GRAPHS, convert
+    finally:
+        sys.path.pop(0)
+    nodes = comfyui.get("/object_info")
+    assert sorted(title.replace(" ", "_") for title in GRAPHS) == sorted(WORKFLOWS)
+    for title, graph in GRAPHS.items():
+        name = title.replace(" ", "_")
+        canvas, api = convert(graph, nodes)
+        assert json.loads((repository / "example_workflows" / f"{name}.json").read_text()) == json.loads(
+            json.dumps(canvas)
+        )
+        assert workflow(name) == json.loads(json.dumps(api))
+        for node in api.values():  # every value fits the schema
+            given = nodes[node["class_type"]]["input"]
+            for key, value in node["inputs"].items():
+                kind, *options = {**given.get("required", {}), **given.get("optional", {})}[key]
+                options = options[0] if options else {}
+                choices = kind if isinstance(kind, list) else options.get("options")
+                if choices and isinstance(value, str) and not isinstance(choices[0], dict):
+                    assert value in choices, (name, key)
+                if kind in ("INT", "FLOAT"):
+                    assert options.get("min", value) <= value <= options.get("max", value), (name, key)
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_each_workflow_makes_the_whole_video(comfyui, workflow, repository, name):
+    waveform, rate = read_audio(repository / "examples" / "speech.wav")
+    frames = -(-waveform.shape[1] * 25 // rate)
+    ended = comfyui.run(workflow(name))
+    assert ended.status == "success", ended.error
+    (video,) = ended.videos
+    found = probe(video)
+    assert found.frames == frames
+    assert (found.width, found.height) == ((960, 576) if name == "full_picture" else (128, 128))
+    sound, sound_rate = read_audio(video)
+    assert abs(sound.shape[1] / sound_rate - waveform.shape[1] / rate) < 0.05
+    assert sound.std() > 0.5 * waveform.std()
+    assert not list(comfyui.temp.glob("**/*.part")) and not list(comfyui.temp.glob("**/.*"))
+
+
+def test_two_samplers_chained_by_memory_give_the_frames_of_one(comfyui, workflow):
+    videos = [comfyui.run(workflow(name)).videos for name in ("short_talking_portrait", "continued_take")]
+    one, two = (read_video_frames(found[0]) if found else None for found in videos)
+    if one is None or two is None:
+        pytest.fail("a cached run gave no video")
+    assert np.array_equal(one, two)
+
+
+def test_a_second_run_does_nothing_and_a_new_seed_only_samples(comfyui, workflow):
+    graph = workflow("short_talking_portrait")
+    only(graph, "LetsTalkSampler")["seed"] = 71
+    only(graph, "EncodeAudio")["duration"] = 1.0
+    assert comfyui.run(graph).status == "success"
+    again = comfyui.run(graph)
+    assert again.cached == set(graph)
+    only(graph, "LetsTalkSampler")["seed"] = 72
+    other = comfyui.run(graph)
+    ran = {graph[key]["class_type"] for key in set(graph) - other.cached}
+    assert ran == {"LetsTalkSampler", "CreateVideo", "SaveVideo"}
+
+
+def test_several_prompts_in_a_row(comfyui, workflow):
+    prompts = []
+    for seed in (1, 2, 3):
+        graph = workflow("long_video")
+        only(graph, "MemoryBankLongVideo")["seed"] = seed
+        only(graph, "EncodeAudio")["duration"] = 1.0
+        prompts.append(comfyui.queue(graph))
+    ended = [comfyui.wait(prompt) for prompt in prompts]
+    assert [one.status for one in ended] == ["success"] * 3
+    assert len({video.read_bytes() for one in ended for video in one.videos}) == 3
+
+
+def test_cancel_takes_effect_at_once_and_leaves_nothing(comfyui, workflow):
+    graph = workflow("long_video")
+    graph = with_source(graph, audio="1,960000,16000")
+
+    async def cancel() -> tuple[float, list, int]:
+        progress, previews, asked = [], 0, None
+        async for kind, data in comfyui.events("cancel"):
+            if kind == "connected":
+                comfyui.queue(graph, "cancel")
+            elif kind == "preview":
+                previews += 1
+            elif kind == "progress" and graph[data["node"]]["class_type"] == "MemoryBankLongVideo":
+                progress.append(data["value"] / data["max"])
+                if asked is None and previews >= 3 and len(progress) > 4:
+                    asked = time.monotonic()
+                    comfyui.post("/interrupt", {})
+            elif kind == "execution_interrupted":
+                return time.monotonic() - asked, progress, previews
+            assert kind not in ("execution_success", "execution_error"), data
+        raise AssertionError("the server hung up")
+
+    before = set(comfyui.output.rglob("*")) | set(comfyui.temp.rglob("*"))
+    seconds, progress, previews = asyncio.run(asyncio.wait_for(cancel(), 120))
+    assert seconds < 2
+    assert progress == sorted(progress) and max(np.diff([0, *progress])) < 0.05  # steadily
+    assert previews >= 3
+    assert set(comfyui.output.rglob("*")) | set(comfyui.temp.rglob("*")) == before
+    only(graph, "EncodeAudio")["duration"] = 0.5
+    assert comfyui.run(graph).status == "success"
+
+
+def test_the_same_file_is_loaded_once(comfyui, workflow):
+    graph = workflow("continued_take")
+    graph["again"] = {"class_type": "LoadLetsTalkModel", "inputs": {**only(graph, "LoadLetsTalkModel")}}
+    graph["again"]["inputs"]["precision"] = "fp32"  # what auto is on a CPU; ComfyUI itself runs equal nodes once
+    key = next(key for key, node in graph.items() if node["inputs"].get("letstalk_memory"))
+    graph[key]["inputs"]["letstalk_model"] = ["again", 0]
+    only(graph, "EncodeAudio")["duration"] = 5.0
+    only(graph, "LetsTalkSampler")["frames"] = 16
+    before = comfyui.log.count("Requested to load")
+    assert comfyui.run(graph).status == "success"
+    assert comfyui.log.count("Requested to load") - before <= 1
+
+
+# What goes wrong: (workflow, changes of node inputs by class, what the user reads).
+SOURCE = {"image": "1,64,64,3", "audio": "1,16000,16000", "sounds": 1, "value": 0.5, "nan": False}
+BAD = {
+    "no face": ("EncodePortrait", {"no_face": "stop with an error"}, {}, "No face was found"),
+    "1x1": ("EncodePortrait", {}, {"image": "1,1,1,3"}, "smaller than 16 pixels"),
+    "transparent": ("EncodePortrait", {}, {"image": "1,64,64,4", "value": 0.0}, "fully transparent"),
+    "batch": ("EncodePortrait", {}, {"image": "3,64,64,3"}, "batch of 3 pictures; connect one"),
+    "face index": ("EncodePortrait", {"face": "by index", "no_face": "stop with an error"}, {}, "No face was found"),
+    "no samples": ("EncodeAudio", {}, {"audio": "1,0,16000"}, "nothing is left"),
+    "several sounds": ("EncodeAudio", {}, {"audio": "1,16000,16000", "sounds": 2}, "batch of 2 recordings"),
+    "no sound": ("EncodeAudio", {}, {"audio": "1,16000,16000", "sounds": 0}, "There is no sound here"),
+    "late start": ("EncodeAudio", {"start": 30.0}, {}, "lasts 1.00 seconds, so nothing is left from 30.0"),
+    "nan": ("EncodeAudio", {}, {"nan": True}, "NaN or infinite"),
+    "beyond the end": ("LetsTalkSampler", {"frames": 900}, {}, "Frames 0 to 900 were asked for, but the recording has"),
+    "wrong sampler": ("LetsTalkSampler", {"sampler": "ddim"}, {}, "choose euler"),
+    "truncated": ("LoadLetsTalkModel", {"model": "truncated.safetensors"}, {}, "truncated.safetensors"),
+    "pickle": ("LoadLetsTalkModel", {"model": "pickle.ckpt"}, {}, "convert"),
+    "architecture": ("LoadLetsTalkModel", {"model": "other.safetensors"}, {}, "other.safetensors"),
+    "no autoencoder": ("LoadLetsTalkModel", {"model": "without_autoencoder.safetensors"}, {}, "autoencoder"),
+    "wrong autoencoder": (
+        "LoadLetsTalkModel", {"autoencoder": "kl/diffusion_pytorch_model.safetensors"}, {}, "latent channels",
+    ),
+}  # fmt: skip
+PYTHON_NAMES = re.compile(r"Traceback|Error\b|NoneType|KeyError|object has no attribute|\bself\b")
+
+
+def with_source(graph: dict, **changes) -> dict:
+    """The graph with the test's own picture and sound."""
+    graph["source"] = {"class_type": "TestSource", "inputs": {**SOURCE, **changes}}
+    if "image" in changes or "value" in changes:
+        only(graph, "EncodePortrait")["image"] = ["source", 0]
+    if {"audio", "nan"} & set(changes):
+        only(graph, "EncodeAudio")["audio"] = ["source", 1]
+    return graph
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_sentence(comfyui, workflow, case):
+    kind, inputs, source, sentence = BAD[case]
+    graph = workflow("short_talking_portrait")
+    if case in ("no face", "face index"):
+        source = {"image": "1,64,64,3"}
+    if case == "late start":
+        source = {"audio": "1,16000,16000"}
+    graph = with_source(graph, **source)
+    only(graph, kind).update(inputs)
+    error = comfyui.run(graph).error
+    print(f"{case}: {error}")
+    assert sentence in error and "\n" not in error and not PYTHON_NAMES.search(error), error
+
+
+@pytest.mark.parametrize(("card", "advice"), [(True, "choose precision bf16 or fp16"), (False, "make fewer frames")])
+def test_out_of_memory_says_what_to_lower(comfyui, workflow, card, advice):
+    graph = workflow("short_talking_portrait")
+    graph["short"] = {"class_type": "TestShortOfMemory", "inputs": {"letstalk_model": ["1", 0], "card": card}}
+    only(graph, "LetsTalkSampler")["letstalk_model"] = ["short", 0]
+    error = comfyui.run(graph).error
+    assert advice in error and "\n" not in error and "alloc" not in error.lower()
+
+
+def test_a_file_that_is_not_there_is_refused_before_it_runs(comfyui, workflow):
+    graph = workflow("short_talking_portrait")
+    only(graph, "LoadLetsTalkModel")["model"] = "nowhere.safetensors"
+    status, told = comfyui.post("/prompt", {"prompt": graph})
+    assert status == 400 and "Value not in list" in json.dumps(told["node_errors"])
+
+
+@pytest.mark.parametrize("audio", ["1,1,16000", "1,8000,8000", "6,96000,96000", "2,44100,44100"])
+def test_unusual_sound_is_taken(comfyui, workflow, audio):
+    graph = with_source(workflow("short_talking_portrait"), audio=audio)
+    ended = comfyui.run(graph)
+    _, samples, rate = map(int, audio.split(","))
+    assert ended.status == "success", ended.error
+    assert probe(ended.videos[0]).frames == -(-samples * 25 // rate)
+
+
+def test_silence_is_taken(comfyui, workflow):
+    graph = with_source(workflow("long_video"), audio="1,8000,16000")
+    graph["source"]["inputs"]["value"] = 0.0
+    assert comfyui.run(graph).status == "success"
+
+
+def test_parts_of_another_model_are_refused(comfyui, workflow):
+    graph = workflow("continued_take")
+    graph["tiny"] = {"class_type": "LoadLetsTalkModel", "inputs": {**only(graph, "LoadLetsTalkModel")}}
+    graph["tiny"]["inputs"]["model"] = "tiny.safetensors"
+    for key in ("portrait", "audio"):
+        kind = {"portrait": "EncodePortrait", "audio": "EncodeAudio"}[key]
+        graph[key] = {"class_type": kind, "inputs": {**only(graph, kind), "letstalk_model": ["tiny", 0]}}
+    second = next(node["inputs"] for node in graph.values() if node["inputs"].get("letstalk_memory"))
+    second.update(letstalk_model=["tiny", 0], letstalk_portrait=["portrait", 0], letstalk_audio=["audio", 0])
+    error = comfyui.run(graph).error
+    assert "memory was made with letstalk-avatar" in error and "tiny.safetensors" in error
+    second["letstalk_portrait"] = ["3", 0]
+    del second["letstalk_memory"]
+    assert "portrait was made with letstalk-avatar" in comfyui.run(graph).error
+
+
+def test_a_picture_of_someone_without_a_face_is_cropped_with_a_warning(comfyui, workflow):
+    graph = with_source(workflow("short_talking_portrait"), image="1,200,90,4")
+    only(graph, "EncodeAudio")["duration"] = 0.2
+    assert comfyui.run(graph).status == "success"
+    assert "LetsTalk: No face was found in the picture; the middle of the picture is used." in comfyui.log
+
+
+def test_headless_with_files_of_ones_own(comfyui, repository, tmp_path):
+    script = repository / "examples" / "queue_prompt.py"
+    Image.open(repository / "examples" / "scene.png").save(tmp_path / "one.jpg")
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.wav").write_bytes((repository / "examples" / "speech.wav").read_bytes())
+    (tmp_path / "two.png").write_bytes((repository / "examples" / "portrait.png").read_bytes())
+    workflow = repository / "example_workflows" / "api" / "long_video.json"
+    command = [sys.executable, script, "--workflow", workflow, "--batch", tmp_path, "--output", tmp_path / "out"]
+    command += ["--server", "http://127.0.0.1:9", "--server", comfyui.url]  # nothing listens on the first
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 made" in done.stdout and "127.0.0.1:9 died" in done.stderr
+    assert [probe(tmp_path / "out" / f"{name}.mp4").frames for name in ("one", "two")] == [185, 185]
+    (tmp_path / "two.wav").write_text("no sound")
+    del command[-4:-2]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "1 of 2 made" in done.stdout and "Traceback" not in done.stderr
+
+
+def test_a_pair_goes_to_another_server_when_one_dies_in_the_middle(comfyui, repository, tmp_path):
+    from .comfyui import Server
+
+    doomed = Server(tmp_path / "doomed").start()
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.png").write_bytes((repository / "examples" / "portrait.png").read_bytes())
+        (tmp_path / f"{name}.wav").write_bytes((repository / "examples" / "speech.wav").read_bytes())
+    command = [sys.executable, repository / "examples" / "queue_prompt.py", "--server", doomed.url]
+    command += ["--server", comfyui.url, "--batch", tmp_path, "--output", tmp_path / "out"]
+    command += ["--workflow", repository / "example_workflows" / "api" / "long_video.json"]
+    running = subprocess.Popen(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 60
+    while "Requested to load" not in doomed.log and time.monotonic() < until:
+        time.sleep(0.05)
+    doomed.stop(signal.SIGKILL)
+    out, errors = running.communicate(timeout=240)
+    assert running.returncode == 0, errors
+    assert "2 of 2 made" in out and f"{doomed.url} died" in errors
+    assert [probe(tmp_path / "out" / f"{name}.mp4").frames for name in ("one", "two")] == [185, 185]
+
+
+def test_the_server_is_healthy_afterwards(comfyui, workflow):
+    graph = workflow("long_video")
+    only(graph, "EncodeAudio")["duration"] = 0.4
+    assert comfyui.run(graph).status == "success"
+    assert comfyui.get("/queue") == {"queue_running": [], "queue_pending": []}
