@@ -55,8 +55,10 @@ GRAPHS = {
     "continued take": {
         **COMMON,
         "first": ("LetsTalkSampler", 2, 0, (320, 290), {**SAMPLING, "frames": 90}),
-        "second": ("LetsTalkSampler", 2, 350, (320, 290), {**SAMPLING, "letstalk_memory": ("first", 1)}),
-        "both": ("ImageBatch", 3, 0, (240, 60), {"image1": ("first", 0), "image2": ("second", 0)}),
+        "second": ("LetsTalkSampler", 2, 560, (320, 290), {**SAMPLING, "letstalk_memory": ("first", 1)}),
+        "both": (
+            "BatchImagesNode", 3, 0, (240, 90), {"images.image0": ("first", 0), "images.image1": ("second", 0)},
+        ),
         **saved(("both", 0), 4),
     },
     "full picture": {
@@ -76,12 +78,16 @@ THUMBNAILS = {
 }  # fmt: skip
 
 
-def inputs_of(info: dict) -> list[tuple[str, str, dict]]:
-    """(name, type, options) in order; a list of choices is COMBO."""
+def inputs_of(info: dict, given: dict) -> list[tuple[str, str, dict]]:
+    """(name, type, options) in order; a list of choices is COMBO, and an input that grows has the sockets given."""
     found = []
     for group in ("required", "optional"):
         for name in info["input_order"].get(group, []):
             kind, *options = info["input"][group][name]
+            if kind == "COMFY_AUTOGROW_V3":
+                (part,) = options[0]["template"]["input"]["required"].values()
+                found += [(socket, part[0], {}) for socket in given if socket.startswith(f"{name}.")]
+                continue
             choices = isinstance(kind, list)
             found.append((name, "COMBO" if choices else kind, {"options": kind} if choices else (options or [{}])[0]))
     return found
@@ -101,7 +107,7 @@ def convert(graph: dict, nodes: dict) -> tuple[dict, dict]:
     canvas, api, links = [], {}, []
     for order, (name, (kind, column, y, size, given)) in enumerate(graph.items()):
         sockets, values, plain = [], [], {}
-        for input_name, input_kind, options in inputs_of(nodes[kind]):
+        for input_name, input_kind, options in inputs_of(nodes[kind], given):
             value = given.get(input_name)
             if isinstance(value, tuple):
                 source, slot = value

@@ -101,7 +101,7 @@ def test_the_files_are_what_the_graphs_make(comfyui, repository, workflow):
         for node in api.values():  # every value fits the schema
             given = nodes[node["class_type"]]["input"]
             for key, value in node["inputs"].items():
-                kind, *options = {**given.get("required", {}), **given.get("optional", {})}[key]
+                kind, *options = {**given.get("required", {}), **given.get("optional", {})}[key.split(".")[0]]
                 options = options[0] if options else {}
                 choices = kind if isinstance(kind, list) else options.get("options")
                 if choices and isinstance(value, str) and not isinstance(choices[0], dict):
