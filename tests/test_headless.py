@@ -1,0 +1,55 @@
+"""examples/queue_prompt.py: videos from running servers, and what happens when one of them is gone."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from letstalk_core.video_io import probe
+
+pytestmark = pytest.mark.comfyui
+
+
+def test_headless_with_files_of_ones_own(comfyui, repository, tmp_path):
+    script = repository / "examples" / "queue_prompt.py"
+    Image.open(repository / "examples" / "scene.png").save(tmp_path / "one.jpg")
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.wav").write_bytes((repository / "examples" / "speech.wav").read_bytes())
+    (tmp_path / "two.png").write_bytes((repository / "examples" / "portrait.png").read_bytes())
+    workflow = repository / "example_workflows" / "api" / "long_video.json"
+    command = [sys.executable, script, "--workflow", workflow, "--batch", tmp_path, "--output", tmp_path / "out"]
+    command += ["--server", "http://127.0.0.1:9", "--server", comfyui.url]  # nothing listens on the first
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2 of 2 made" in done.stdout and "127.0.0.1:9 died" in done.stderr
+    assert [probe(tmp_path / "out" / f"{name}.mp4").frames for name in ("one", "two")] == [185, 185]
+    (tmp_path / "two.wav").write_text("no sound")
+    del command[-4:-2]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "1 of 2 made" in done.stdout and "Traceback" not in done.stderr
+
+
+def test_a_pair_goes_to_another_server_when_one_dies_in_the_middle(comfyui, repository, tmp_path):
+    from .comfyui import Server
+
+    doomed = Server(tmp_path / "doomed").start()
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.png").write_bytes((repository / "examples" / "portrait.png").read_bytes())
+        (tmp_path / f"{name}.wav").write_bytes((repository / "examples" / "speech.wav").read_bytes())
+    command = [sys.executable, repository / "examples" / "queue_prompt.py", "--server", doomed.url]
+    command += ["--server", comfyui.url, "--batch", tmp_path, "--output", tmp_path / "out"]
+    command += ["--workflow", repository / "example_workflows" / "api" / "long_video.json"]
+    running = subprocess.Popen(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 60
+    while "Requested to load" not in doomed.log and time.monotonic() < until:
+        time.sleep(0.05)
+    doomed.stop(signal.SIGKILL)
+    out, errors = running.communicate(timeout=240)
+    assert running.returncode == 0, errors
+    assert "2 of 2 made" in out and f"{doomed.url} died" in errors
+    assert [probe(tmp_path / "out" / f"{name}.mp4").frames for name in ("one", "two")] == [185, 185]
