@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -103,7 +104,8 @@ def _sample_clip(model, portrait, features, settings, memory, index, callback) -
     tokens = _audio_tokens(model, features, settings.seed, start, device)  # [1,F,K,A]
     remembered = None
     if config.memory_frames:  # a memory_scale below 1 is a departure: what a small model gets wrong would add up
-        remembered = config.memory_scale * memory.noisy(settings.memory_noise, settings.seed, index).to(device)
+        seen = dataclasses.replace(memory, latents=config.memory_scale * memory.latents)
+        remembered = seen.noisy(settings.memory_noise, settings.seed, index).to(device)
     known = dict(portrait=portrait, memory=remembered)
     audio = model.transformer.audio_keys_values(tokens)
 

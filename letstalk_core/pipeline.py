@@ -62,7 +62,9 @@ class LetsTalkPipeline:
             raise InputError(f"The dtype is {dtype!r}; choose auto, {', '.join(DTYPES)}.")
         images = _autoencoder_of(model, path, autoencoder)
         if model.config.audio_encoder == "wav2vec2" and audio_encoder is None:
-            raise InputError(f"{path} needs a wav2vec2 audio encoder; give its file or folder with --audio-encoder.")
+            raise InputError(
+                f"{path} needs a wav2vec2 audio encoder; choose its file (on the command line with --audio-encoder)."
+            )
         sounds = load_audio_encoder("mel" if model.config.audio_encoder == "mel" else audio_encoder)
         return cls(model.to(chosen, DTYPES[dtype]), images.to(chosen, DTYPES[dtype]), sounds.to(chosen))
 
@@ -206,7 +208,8 @@ def _autoencoder_of(model: LetsTalkModel, path: str | Path, given: str | Path | 
         return load_autoencoder(given, scale)
     if model.autoencoder_state is None:
         raise InputError(
-            f"{path} does not bundle its autoencoder; give a {model.config.autoencoder} with --autoencoder."
+            f"{path} does not bundle its autoencoder; choose a {model.config.autoencoder} (on the command line with "
+            "--autoencoder)."
         )
     with torch.device("meta"):
         autoencoder = build_autoencoder(model.autoencoder_config, scale)

@@ -97,23 +97,20 @@ def _to_rgb(picture: Image.Image, path: Path) -> np.ndarray:
         return np.repeat(np.clip(np.nan_to_num(grey) / top, 0, 1)[..., None], 3, axis=-1)
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         rgba = np.asarray(picture.convert("RGBA"), dtype=np.float32) / 255
-        alpha = rgba[..., 3:]
-        if not alpha.any():
-            raise InputError(f"{path} is fully transparent; choose a picture that shows something.")
-        return rgba[..., :3] * alpha + BACKDROP * (1 - alpha)
+        return without_alpha(rgba, path)
     return np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
 
 
-def without_alpha(image: Tensor) -> Tensor:
-    """[H,W,3] of [H,W,3] or [H,W,4] in 0..1; transparent pixels are laid over grey, as read_image does.
+def without_alpha(image, name: str | Path = "The picture"):
+    """[H,W,3] of an array or tensor [H,W,3] or [H,W,4] in 0..1; transparent pixels are laid over grey.
 
-    Raises InputError where all are transparent.
+    Raises InputError, which begins with `name`, where all are transparent.
     """
     if image.shape[-1] != 4:
         return image
     alpha = image[..., 3:]
     if not alpha.any():
-        raise InputError("The picture is fully transparent; choose one that shows something.")
+        raise InputError(f"{name} is fully transparent; choose a picture that shows something.")
     return image[..., :3] * alpha + BACKDROP * (1 - alpha)
 
 

@@ -20,6 +20,15 @@ SAMPLER_NAMES = [DEFAULT_SAMPLER, "euler", "dpm++", "ddim", "ddpm"]
 PICTURES = ("crop", "full picture")
 
 
+def encoded_inputs() -> list[io.Input]:
+    """What both samplers take from the nodes before them."""
+    return [
+        ModelSocket.Input("letstalk_model", tooltip="From LetsTalk Load Model."),
+        PortraitSocket.Input("letstalk_portrait", tooltip="From LetsTalk Encode Portrait."),
+        AudioSocket.Input("letstalk_audio", tooltip="From LetsTalk Encode Audio."),
+    ]
+
+
 def sampling_inputs() -> list[io.Input]:
     """Inputs that both samplers share."""
     return [
@@ -79,9 +88,7 @@ class LetsTalkSampler(io.ComfyNode):
             description="A stretch of talking video as images. For long recordings take LetsTalk Long Video.",
             search_aliases=["talking head sampler", "lip sync", "animate portrait"],
             inputs=[
-                ModelSocket.Input("letstalk_model", tooltip="From LetsTalk Load Model."),
-                PortraitSocket.Input("letstalk_portrait", tooltip="From LetsTalk Encode Portrait."),
-                AudioSocket.Input("letstalk_audio", tooltip="From LetsTalk Encode Audio."),
+                *encoded_inputs(),
                 io.Int.Input(
                     "start_frame",
                     default=0,
@@ -139,9 +146,7 @@ class MemoryBankLongVideo(io.ComfyNode):
             description="A talking video of the whole recording, with its sound, written while it is made: any length.",
             search_aliases=["talking head video", "long video", "memory bank", "lip sync video"],
             inputs=[
-                ModelSocket.Input("letstalk_model", tooltip="From LetsTalk Load Model."),
-                PortraitSocket.Input("letstalk_portrait", tooltip="From LetsTalk Encode Portrait."),
-                AudioSocket.Input("letstalk_audio", tooltip="From LetsTalk Encode Audio."),
+                *encoded_inputs(),
                 io.Combo.Input(
                     "picture",
                     options=list(PICTURES),

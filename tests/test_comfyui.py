@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from letstalk_core.audio import read_audio
+from letstalk_core.sampling import SAMPLERS
 from letstalk_core.video_io import probe, read_video_frames
 
 pytestmark = pytest.mark.comfyui
@@ -69,6 +70,8 @@ def test_every_node_is_there_and_explains_itself(comfyui):
         given = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
         assert all(options[-1].get("tooltip") for options in given.values()), name
         assert all(node["output_tooltips"]), name
+    offered = info["LetsTalkSampler"]["input"]["required"]["sampler"][1]["options"]
+    assert set(offered[1:]) == set(SAMPLERS)
     assert info["LoadLetsTalkModel"]["input"]["required"]["model"][1]["options"][0].startswith("letstalk-avatar")
 
 
