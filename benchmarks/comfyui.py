@@ -19,7 +19,7 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from letstalk_core.audio import read_audio  # noqa: E402
+from letstalk_core.recording import read_audio  # noqa: E402
 from letstalk_core.video_io import VideoWriter  # noqa: E402
 from tests.comfyui import Server  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""python -m letstalk_core: generate, demo, convert, info, train-avatar, evaluate.
+"""python -m letstalk_core: generate, demo, leftovers, convert, info, train-avatar, evaluate.
 
 Every command ends with exit status 0, or prints one line on stderr and ends with another. Heavy imports happen inside
 the commands, so that help is instant.
@@ -42,6 +42,11 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--output", default="letstalk-demo.mp4", metavar="FILE.mp4")
     _add_sampling_options(demo)
     demo.set_defaults(run=_generate, portrait=EXAMPLES / "portrait.png", audio=EXAMPLES / "speech.wav")
+
+    leftovers = commands.add_parser("leftovers", help="list what unfinished videos have left behind")
+    leftovers.add_argument("folder", nargs="?", default=".", metavar="FOLDER", help="with all folders below it")
+    leftovers.add_argument("--clean", action="store_true", help="remove them, but for those in use")
+    leftovers.set_defaults(run=_leftovers)
 
     convert = commands.add_parser("convert", help="convert a checkpoint of the official layout")
     convert.add_argument("source", metavar="IN.ckpt")
@@ -93,13 +98,19 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
     parser.add_argument("--max-seconds", type=float, help="only the beginning of the recording")
+    parser.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="go on where the same command was stopped (the default), or begin anew",
+    )
+    parser.add_argument("--keep-work", action="store_true", help="keep the finished segments beside the video")
 
 
 def _generate(arguments) -> None:
-    from tqdm import tqdm
-
     from .long_video import SamplingSettings
     from .pipeline import BUNDLED_MODEL, LetsTalkPipeline
+    from .progress import ProgressBar
 
     settings = SamplingSettings(
         arguments.seed, arguments.steps, arguments.sampler, arguments.cfg, arguments.memory_noise
@@ -111,13 +122,7 @@ def _generate(arguments) -> None:
         arguments.autoencoder,
         arguments.audio_encoder,
     )
-    began, bar = time.perf_counter(), None
-
-    def progress(done: int, total: int) -> None:
-        nonlocal bar
-        bar = bar or tqdm(total=total, unit="frame", desc=Path(arguments.output).name, disable=None)
-        bar.update(done - bar.n)
-
+    bar, began = ProgressBar(Path(arguments.output)), time.monotonic()
     try:
         frames = pipeline.write_video(
             arguments.portrait,
@@ -126,15 +131,29 @@ def _generate(arguments) -> None:
             settings,
             arguments.face,
             arguments.max_seconds,
-            progress,
+            bar,
+            arguments.resume,
+            arguments.keep_work,
         )
+    except (InputError, KeyboardInterrupt) as error:
+        error.args = (f"{error} {bar.kept()}".strip(),)
+        raise
     finally:
-        if bar:
-            bar.close()
-    seconds = time.perf_counter() - began
-    length = frames / pipeline.config.fps
-    rate = f"{seconds / length:.2f} s per second of video"
-    print(f"{arguments.output}: {frames} frames, {length:.1f} s, made in {seconds:.1f} s ({rate})")
+        bar.close()
+    print(bar.summary(frames, pipeline.config.fps, time.monotonic() - began))
+
+
+def _leftovers(arguments) -> None:
+    from .segments import find_leftovers, remove_work
+
+    found = find_leftovers(Path(arguments.folder))
+    for leftover in found:
+        clean = arguments.clean and not leftover.owner
+        if clean:
+            remove_work(leftover.path)
+        print(f"{leftover}{', removed' if clean else ''}")
+    if not found:
+        print(f"no unfinished videos in {arguments.folder}")
 
 
 def _convert(arguments) -> None:
@@ -197,8 +216,8 @@ def main(argv: list[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             arguments.run(arguments)
-    except KeyboardInterrupt:
-        print("letstalk: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"letstalk: interrupted. {stop}".rstrip(". "), file=sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
         if arguments.debug:

@@ -1,15 +1,20 @@
-"""Video of any length, clip by clip: each clip starts from its own seeded noise and the memory of the one before."""
+"""Video of any length, clip by clip: each clip starts from its own seeded noise and the memory of the one before.
+
+generate_clips makes latents and decoded_chunks the frames of any stretch. Nothing here grows with the length;
+segments.py keeps what is finished and render.py makes a file of it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .audio import FeatureStream
 from .audio_projection import window_features
 from .blinks import blink_schedule
 from .checkpoint import LetsTalkModel
@@ -46,6 +51,9 @@ class SamplingSettings:
             raise InputError(f"The seed is {self.seed}; choose one of at most 64 bits.")
 
 
+DECODED_PIXELS = 2**20  # of frames that are decoded at a time: 64 frames of 128 px, 4 of 512 px
+
+
 @dataclass(frozen=True)
 class Clip:
     """A clip as it was sampled: latents [F,C,h,w] for the autoencoder, and the memory that the next clip needs."""
@@ -55,10 +63,18 @@ class Clip:
     memory: MemoryBank
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """Frames float32 [n,3,H,W] in -1..1 on the CPU, and the memory to go on from: that of the last border of clips."""
+
+    frames: Tensor
+    memory: MemoryBank
+
+
 def generate_clips(
     model: LetsTalkModel,
     portrait: Tensor,
-    features: Tensor,
+    features: Tensor | FeatureStream,
     settings: SamplingSettings,
     memory: MemoryBank | None = None,
     frames: int | None = None,
@@ -94,6 +110,57 @@ def generate_clips(
         kept = min(config.clip_frames, last - start)
         memory = memory.after(latents[:, :kept])
         yield Clip(index, from_model_space(latents[:, :kept], portrait.to(latents), config)[0], memory)
+
+
+def decoded_chunks(
+    model: LetsTalkModel,
+    decode: Callable[[Tensor], Tensor],
+    portrait: Tensor,
+    features: Tensor | FeatureStream,
+    settings: SamplingSettings,
+    first: int = 0,
+    last: int | None = None,
+    memory: MemoryBank | None = None,
+    callback: Callback | None = None,
+) -> Iterator[Chunk]:
+    """Frames first .. last - 1 of a video (to its end where last is None), a few at a time.
+
+    A stretch that ends inside a clip leaves the memory of the clip's start, and whoever goes on from it makes that clip
+    again, so that a video in two stretches equals the same video in one. decode: latents [n,C,h,w] -> frames
+    [n,3,H,W]. memory: from an earlier stretch; None begins at the portrait. InputError where the frames do not lie
+    within the recording, begin before the memory, or come out as NaN.
+    """
+    config, last = model.config, len(features) if last is None else last
+    if not 0 <= first < last <= len(features):
+        raise InputError(
+            f"Frames {first} to {last} were asked for, but the recording has {len(features)}; choose fewer frames "
+            "or an earlier start."
+        )
+    length = config.clip_frames
+    border, end = first - first % length, min(last + -last % length, len(features))
+    if memory is None:
+        memory = dataclasses.replace(MemoryBank.of_portrait(portrait, config), frames=border)
+    if memory.frames != border:
+        raise InputError(
+            f"The memory ends at frame {memory.frames}, but frame {first} was asked for; go on where it ends."
+        )
+    at_a_time = max(1, DECODED_PIXELS // config.image_size**2)
+    for clip in generate_clips(model, portrait, features, settings, memory, end - border, callback):
+        stop = clip.memory.frames
+        start = stop - len(clip.latents)
+        # The same batches wherever the stretch begins and ends: others would round differently.
+        for latents in clip.latents.split(at_a_time):
+            until = start + len(latents)
+            if start < last and until > first:
+                frames = decode(latents)
+                if not frames.isfinite().all():
+                    raise InputError(
+                        f"Frames {start} to {until} have NaN or infinite values; try precision fp32 or other settings."
+                    )
+                if stop <= last and until == stop and stop % length == 0:
+                    memory = clip.memory
+                yield Chunk(frames[max(0, first - start) : last - start], memory)
+            start = until
 
 
 def _sample_clip(model, portrait, features, settings, memory, index, callback) -> Tensor:
@@ -141,12 +208,15 @@ def smooth_border(latents: Tensor, last: Tensor, smoothing: float) -> Tensor:
     return latents + weights[:, None, None, None] * (last - latents[:, :1])
 
 
-def _audio_tokens(model: LetsTalkModel, features: Tensor, seed: int, start: int, device: torch.device) -> Tensor:
+def _audio_tokens(
+    model: LetsTalkModel, features: Tensor | FeatureStream, seed: int, start: int, device: torch.device
+) -> Tensor:
     """Tokens [1,F,K,A] of the clip that starts at a frame; beyond the recording its last frame is repeated."""
     config = model.config
     reach = config.audio_window // 2
     around = torch.arange(start - reach, start + config.clip_frames + reach)
-    near = features[around.clamp(0, len(features) - 1)].to(device)
+    inside = around.clamp(0, len(features) - 1)
+    near = features[int(inside[0]) : int(inside[-1]) + 1][inside - inside[0]].to(device)
     windows = window_features(near, config.audio_window)[reach:-reach] if reach else near[:, None]
     blinks = None
     if config.blink_condition:

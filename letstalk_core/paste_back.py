@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -53,6 +56,14 @@ class PasteBack:
         if reconstruction is not None:
             change = F.adaptive_avg_pool2d((portrait.image - reconstruction.to(portrait.image))[None], COLOUR_SCALE)
             self.correction = F.interpolate(change, reconstruction.shape[-2:], mode="bicubic")
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of all that decides where and how frames are pasted."""
+        digest = hashlib.sha256(repr(self.portrait.box).encode())
+        for values in (self.picture, self.correction):
+            digest.update(b"" if values is None else values.float().contiguous().numpy())
+        return digest.hexdigest()
 
     def __call__(self, frames: Tensor) -> Tensor:
         """frames [n,3,H,W] in -1..1 -> pictures [n,H,W,3] in 0..1, of the original's size."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,15 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .audio import load_audio_encoder, read_audio
+from .audio import FeatureStream, load_audio_encoder
 from .autoencoder import Autoencoder, build_autoencoder, load_autoencoder
 from .checkpoint import LetsTalkModel, fill_strictly, load_checkpoint
 from .errors import InputError
-from .long_video import Clip, SamplingSettings, generate_clips
+from .long_video import Chunk, Clip, SamplingSettings, decoded_chunks, generate_clips
 from .memory_bank import MemoryBank
 from .portrait import Portrait, crop_portrait, read_image
-from .sampling import Callback, check_sampler
-from .video_io import VideoWriter
+from .recording import Recording
+from .render import Observer, VideoJob, render_video
+from .sampling import Callback
 
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "weights" / "letstalk-avatar-128.safetensors"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -83,6 +85,10 @@ class LetsTalkPipeline:
         mono = waveform.float().mean(0) if waveform.ndim == 2 else waveform
         return self.audio_encoder.encode(mono.cpu(), sample_rate, self.config.fps, callback)
 
+    def stream_audio(self, recording: Recording) -> FeatureStream:
+        """The features of a recording of any length, computed as they are needed."""
+        return FeatureStream(self.audio_encoder, recording, self.config.fps)
+
     @torch.inference_mode()
     def encode_portrait(self, portrait: Portrait) -> Tensor:
         """Latents [1,C,h,w] of a square portrait."""
@@ -112,46 +118,25 @@ class LetsTalkPipeline:
     def render(
         self,
         portrait: Tensor,
-        features: Tensor,
+        features: Tensor | FeatureStream,
         settings: SamplingSettings,
         first: int = 0,
         last: int | None = None,
         memory: MemoryBank | None = None,
         callback: Callback | None = None,
-    ) -> Iterator[tuple[Tensor, MemoryBank]]:
-        """Frames first .. last - 1 of a video, clip by clip: (frames [n,3,H,W] in -1..1, memory to go on from).
+    ) -> Iterator[Chunk]:
+        """The frames of a stretch of video, a few at a time; see long_video.decoded_chunks."""
+        return decoded_chunks(self.model, self.decode, portrait, features, settings, first, last, memory, callback)
 
-        The memory is that of the last border of clips that has been reached; whoever goes on from it in the middle of a
-        clip makes that clip again, so that a video in two stretches equals the same video in one. portrait: latents
-        [1,C,h,w]. memory: from an earlier stretch; None begins at the portrait. InputError where the frames do not lie
-        within the recording, or begin before the memory.
-        """
-        last = len(features) if last is None else last
-        if not 0 <= first < last <= len(features):
-            raise InputError(
-                f"Frames {first} to {last} were asked for, but the recording has {len(features)}; choose fewer frames "
-                "or an earlier start."
-            )
-        length = self.config.clip_frames
-        border, end = first - first % length, min(last + -last % length, len(features))
-        if memory is None:
-            memory = dataclasses.replace(MemoryBank.of_portrait(portrait, self.config), frames=border)
-        if memory.frames != border:
-            raise InputError(
-                f"The memory ends at frame {memory.frames}, but frame {first} was asked for; go on where it ends."
-            )
-        for clip in self.generate(portrait, features, settings, memory, end - border, callback):
-            stop = clip.memory.frames
-            start = stop - len(clip.latents)
-            if stop <= last and stop % length == 0:
-                memory = clip.memory
-            # Whole clips are decoded, also where a part is asked for: other batches would round differently.
-            frames = self.decode(clip.latents)
-            if not frames.isfinite().all():
-                raise InputError(
-                    f"Frames {start} to {stop} have NaN or infinite values; try precision fp32 or other settings."
-                )
-            yield frames[max(0, first - start) : last - start], memory
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of all that the models add to a video: configuration, weights, and what they compute in and on."""
+        digest = hashlib.sha256(f"{self.config.to_json()} {self.device.type}".encode())
+        for part in (self.model, self.autoencoder, self.audio_encoder):
+            for name, value in part.state_dict().items():
+                digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def write_video(
         self,
@@ -161,30 +146,21 @@ class LetsTalkPipeline:
         settings: SamplingSettings,
         face: str | int = "largest",
         max_seconds: float | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        observer: Observer | None = None,
+        resume: bool = True,
+        keep_work: bool = False,
     ) -> int:
-        """A talking video from two files; returns its number of frames. progress(done, total) after each clip.
+        """A talking video of any length from two files; returns its number of frames. See render.render_video.
 
-        The file appears when it is complete. Raises InputError for anything wrong with the inputs or the output.
+        Raises InputError for anything wrong with the inputs or the output.
         """
         for source in (portrait_path, audio_path):
             if Path(output).exists() and Path(source).exists() and Path(output).samefile(source):
                 raise InputError(f"The output {output} is one of the inputs; give it another name.")
-        check_sampler(settings.sampler or self.config.default_sampler, self.config.objective)
-        size = self.config.image_size
-        latents = self.encode_portrait(self.crop(read_image(portrait_path), face))
-        waveform, sample_rate = read_audio(audio_path, duration=max_seconds)
-        features = self.encode_audio(waveform, sample_rate)
-        sound = audio_path if max_seconds is None else (waveform, sample_rate)
-        del waveform  # the writer reads the file again, as it needs it
-        with VideoWriter(output, size, size, self.config.fps, sound) as writer:
-            if progress:
-                progress(0, len(features))
-            for frames, _ in self.render(latents, features, settings):
-                writer.write(frames)
-                if progress:
-                    progress(writer.frames, len(features))
-        return len(features)
+        recording = Recording(audio_path, max_seconds)
+        portrait = self.encode_portrait(self.crop(read_image(portrait_path), face))
+        job = VideoJob(self, portrait, recording, settings)
+        return render_video(job, output, observer, resume=resume, keep_work=keep_work)
 
 
 def choose_device(name: str) -> torch.device:

@@ -19,8 +19,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from .audio import check_file
 from .errors import InputError
+from .files import check_file
 from .framing import SIZE as FRAMING_SIZE
 from .framing import framing_net
 

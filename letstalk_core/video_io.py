@@ -1,16 +1,14 @@
-"""Video files: a writer fed frame by frame, and readers for evaluation.
+"""Video files: a writer fed frame by frame or segment by segment, and readers.
 
-The writer holds one chunk of frames and of sound at a time, so that memory does not grow with length, and the file
-appears under its name only when it is whole.
+The writer holds one chunk of frames and of sound at a time, so that memory does not grow with length (but for the
+table of contents of an MP4, some 60 bytes for each frame and each packet of sound), and the file appears under its name
+only when it is whole and on the disk.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
-import os
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,14 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .audio import audio_blocks, check_file, exact_fps
 from .errors import InputError
+from .files import check_file, create_part, move_into_place
+from .recording import Recording, SampleReader, audio_blocks, exact_fps
 
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 # Layouts as they come in, by the number of channels; the file keeps mono, stereo and 5.1, others become stereo.
+AAC_BITS = 96000  # a second and channel
 _LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 _KEPT = (1, 2, 6)
+THREADS = "4"  # of the encoder: fixed, because its bits depend on their number and a resumed video must not differ
 
 
 class VideoWriter:
@@ -37,10 +38,11 @@ class VideoWriter:
         with VideoWriter("talk.mp4", 512, 512, 25, "speech.wav") as writer:
             writer.write(frames)
 
-    audio is a media file's path, (waveform [channels, S], sample_rate), or None. Its sample rate is kept where AAC has
-    it, else the nearest that AAC has. Sound is cut where the picture ends; silence follows it where it ends more than a
-    frame earlier or lasts less than a frame. Odd widths and heights get one more column or row (a copy of the last),
-    which 4:2:0 video needs.
+    audio is a Recording, a media file's path, (waveform [channels, S], sample_rate), or None. Its sample rate is kept
+    where AAC has it, else the nearest that AAC has. Sound is cut where the picture ends; silence follows it where it
+    ends more than a frame earlier or lasts less than a frame. Odd widths and heights get one more column or row (a copy
+    of the last), which 4:2:0 video needs. copy() takes over the pictures of a finished file without encoding them
+    again; a video is made either of frames or of copies.
 
     The file is written under a hidden name beside the target and renamed when it is complete. After an exception, an
     interrupt included, nothing is left. InputError where the target cannot be written or the disk is full.
@@ -52,7 +54,7 @@ class VideoWriter:
         width: int,
         height: int,
         fps: float = 25.0,
-        audio: str | Path | tuple[Tensor, int] | None = None,
+        audio: Recording | str | Path | tuple[Tensor, int] | None = None,
         crf: int = 18,
         preset: str = "medium",
     ):
@@ -67,18 +69,15 @@ class VideoWriter:
             raise InputError(f"{self.path} does not end in {', '.join(FORMATS)}; name the video file .mp4.")
 
     def __enter__(self) -> VideoWriter:
-        blocks = _audio_source(self._audio)  # first: a bad recording must not leave a file
-        self._part = _create_part(self.path)
-        self._container = None
+        self._samples = None if self._audio is None else _reader(self._audio)  # first: a bad one must not leave a file
+        self._part = create_part(self.path)
+        self._container = self._stream = None
         try:
             with self._sentences():
                 options = {"movflags": "+faststart"} if self.path.suffix.lower() != ".mkv" else {}
                 self._container = av.open(
                     str(self._part), "w", format=FORMATS[self.path.suffix.lower()], container_options=options
                 )
-                self._stream = self._add_video()
-                if blocks is not None:
-                    self._sound = _Sound(self._container, blocks)
         except BaseException:
             self._discard()
             raise
@@ -91,10 +90,35 @@ class VideoWriter:
             frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
             frame.pts, frame.time_base = self.frames, 1 / self.fps
             with self._sentences():
+                if self._stream is None:
+                    self._begin(self._add_video())
                 self._container.mux(self._stream.encode(frame))
-                self.frames += 1
-                if self._sound:
-                    self._sound.write_until(self.frames / self.fps)
+                self._advance(1)
+
+    def copy(self, path: str | Path) -> None:
+        """Append the pictures of a video made by a writer of the same size and frame rate, packet by packet."""
+        with _open_video(check_file(path, "video")) as source:
+            video, before = source.streams.video[0], self.frames
+            for packet in source.demux(video):
+                if packet.dts is None:  # the end
+                    continue
+                with self._sentences():
+                    if self._stream is None:
+                        self._begin(self._container.add_stream_from_template(video))
+                    shift = round(before / self.fps / packet.time_base)
+                    packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, self._stream
+                    self._container.mux(packet)
+                    self._advance(1)
+
+    def _begin(self, stream) -> None:
+        self._stream = stream
+        if self._samples is not None:
+            self._sound = _Sound(self._container, self._samples)
+
+    def _advance(self, frames: int) -> None:
+        self.frames += frames
+        if self._sound:
+            self._sound.write_until(self.frames / self.fps)
 
     def __exit__(self, kind, error, trace) -> None:
         try:
@@ -109,15 +133,16 @@ class VideoWriter:
         with self._sentences():
             if self._sound:
                 self._sound.finish(self.frames / self.fps, 1 / self.fps)
-            self._container.mux(self._stream.encode(None))
+            if isinstance(self._stream.codec_context, av.VideoCodecContext) and self._stream.codec_context.is_encoder:
+                self._container.mux(self._stream.encode(None))
             self._container.close()
             if not self._part.stat().st_size:
                 raise OSError(0, "nothing was written")
-            os.replace(self._part, self.path)
+            move_into_place(self._part, self.path)
 
     def _discard(self) -> None:
         """Close and remove whatever is left; after a rename that is nothing."""
-        self._sound = None  # closes the recording
+        self._sound = self._samples = None  # closes the recording
         with contextlib.suppress(av.FFmpegError, OSError, ValueError):
             if self._container is not None:
                 self._container.close()
@@ -126,7 +151,7 @@ class VideoWriter:
 
     def _add_video(self):
         stream = self._container.add_stream(
-            "libx264", rate=self.fps, options={"crf": str(self._crf), "preset": self._preset}
+            "libx264", rate=self.fps, options={"crf": str(self._crf), "preset": self._preset, "threads": THREADS}
         )
         stream.width, stream.height = self.width + self.width % 2, self.height + self.height % 2
         stream.pix_fmt = "yuv420p"
@@ -152,25 +177,25 @@ class VideoWriter:
 class _Sound:
     """The audio track: samples go in as the picture advances."""
 
-    def __init__(self, container, blocks: Iterator[tuple[Tensor, int]]):
-        self.blocks = blocks
-        self.block, self.rate = next(blocks)
-        self.channels = self.block.shape[0]
-        self.position = 0  # samples written
+    def __init__(self, container, reader: SampleReader):
+        self.reader, self.container = reader, container
+        self.rate, self.position = reader.rate, 0  # samples written
+        # Unusual layouts of more than eight channels are mixed to one.
+        self.channels = reader.channels if reader.channels in _LAYOUTS else 1
         rate = min(AAC_RATES, key=lambda candidate: abs(candidate - self.rate))
         layout = _LAYOUTS[self.channels] if self.channels in _KEPT else "stereo"
-        self.container = container
         self.stream = container.add_stream("aac", rate=rate, layout=layout)
-        self.stream.bit_rate = 96000 * len(self.stream.layout.channels)
+        self.stream.bit_rate = AAC_BITS * len(self.stream.layout.channels)
 
     def write_until(self, seconds: Fraction) -> None:
         """Write the sound from where it is up to `seconds`."""
-        end = math.ceil(seconds * self.rate)
-        while self.block is not None and self.position < end:
-            taken, self.block = self.block[:, : end - self.position], self.block[:, end - self.position :]
-            self._encode(taken)
-            if self.block.shape[1] == 0:
-                self.block = next(self.blocks, (None, 0))[0]
+        missing = math.ceil(seconds * self.rate) - self.position
+        while missing > 0:
+            samples = self.reader.read(min(missing, self.rate))
+            if samples.shape[1] == 0:
+                return
+            missing -= samples.shape[1]
+            self._encode(samples if self.channels == self.reader.channels else samples.mean(dim=0, keepdim=True))
 
     def finish(self, seconds: Fraction, frame: Fraction) -> None:
         """The picture ends at `seconds`: so does the sound, and not more than a frame earlier."""
@@ -190,45 +215,8 @@ class _Sound:
         self.container.mux(self.stream.encode(frame))
 
 
-def _audio_source(audio) -> Iterator[tuple[Tensor, int]] | None:
-    """Blocks [channels of _LAYOUTS, n >= 1] with their rate; the first is decoded at once: errors come early."""
-    if audio is None:
-        return None
-    if isinstance(audio, str | os.PathLike):
-        blocks = audio_blocks(audio)
-    else:
-        waveform, rate = audio
-        waveform = waveform.detach().float().cpu()
-        waveform = waveform[None] if waveform.ndim == 1 else waveform
-        if waveform.ndim != 2 or waveform.shape[1] == 0 or rate < 1 or not waveform.isfinite().all():
-            raise InputError(
-                f"The audio has shape {list(waveform.shape)} at {rate} Hz; it needs finite [channels, samples]."
-            )
-        blocks = iter([(waveform, int(rate))])
-    first = next(blocks)
-    return ((_known_layout(block), rate) for block, rate in itertools.chain([first], blocks))
-
-
-def _known_layout(block: Tensor) -> Tensor:
-    return block if block.shape[0] in _LAYOUTS else block.mean(dim=0, keepdim=True)
-
-
-def _create_part(path: Path) -> Path:
-    """An empty hidden file beside the target, which shows that the folder can be written."""
-    if os.path.isdir(path):
-        raise InputError(f"{path} is a folder; give the name of a video file in it.")
-    if not os.path.isdir(path.parent):
-        raise InputError(
-            f"The folder {path.parent} does not exist; create it, or choose another place for {path.name}."
-        )
-    part = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
-    try:
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    except OSError as error:
-        raise InputError(
-            f"Nothing can be written in {path.parent} ({error.strerror}); choose another folder."
-        ) from error
-    return part
+def _reader(audio: Recording | str | Path | tuple[Tensor, int]) -> SampleReader:
+    return SampleReader((audio if isinstance(audio, Recording) else Recording(audio)).blocks())
 
 
 def _to_pixels(frames: Tensor | np.ndarray, width: int, height: int, first: int) -> Iterator[np.ndarray]:
@@ -281,6 +269,12 @@ def probe(path: str | Path) -> VideoInfo:
     return VideoInfo(
         frames, float(fps), width, height, float(frames / fps), samples, rate, channels, samples / rate if rate else 0.0
     )
+
+
+def packet_sizes(path: str | Path) -> list[int]:
+    """Bytes of each encoded picture, in the order of the file; the first can be decoded alone."""
+    with _open_video(check_file(path, "video")) as container:
+        return [packet.size for packet in container.demux(container.streams.video[0]) if packet.size]
 
 
 def iter_video_frames(path: str | Path) -> Iterator[np.ndarray]:

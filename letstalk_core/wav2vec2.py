@@ -6,9 +6,9 @@ layers are kept. (ComfyUI's own wav2vec2 node resamples after the transformer, w
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable
-from fractions import Fraction
+import math
 from pathlib import Path
 
 import torch
@@ -16,62 +16,97 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .audio import SAMPLE_RATE, exact_fps, frame_count, to_mono_16k
+from .audio import AudioEncoder, Samples, WholeRecording
 from .errors import InputError
+from .recording import Recording
 
-# Attention over a recording costs the square of its length: beyond LONG_SECONDS it goes in parts with context around.
-LONG_SECONDS, PART_SECONDS, CONTEXT_SECONDS = 60, 50, 5
+_STATISTICS_SAMPLES = 80000  # of a recording that are measured at a time
 
 
-class Wav2Vec2Encoder(nn.Module):
-    """encode() around transformers' Wav2Vec2Model, which is `.model`. A plain module without its own `device`."""
+class Wav2Vec2Encoder(AudioEncoder):
+    """Features of transformers' Wav2Vec2Model, which is `.model`. A plain module without its own `device`.
+
+    L is the number of transformer layers (12 in the base model) and E their width (768). What a model takes from the
+    whole recording (the waveform's mean and deviation, and in base models those of the first convolution's channels) is
+    measured once, so that windows differ from one pass only in what attention sees: context_seconds on either side.
+    """
 
     name = "wav2vec2"
+    context_seconds = 5.0
 
     def __init__(self, model: nn.Module, normalize: bool = True):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.normalize = normalize  # the preprocessor's do_normalize: zero mean, unit variance over the recording
         self.blocks, self.channels = model.config.num_hidden_layers, model.config.hidden_size
+        self.stride = math.prod(model.config.conv_stride)  # samples between two convolutional features: 320
+        strides = [math.prod(model.config.conv_stride[:layer]) for layer in range(len(model.config.conv_stride))]
+        self.field = 1 + sum(
+            (k - 1) * step for k, step in zip(model.config.conv_kernel, strides)
+        )  # samples of one: 400
 
     @torch.no_grad()
-    def encode(
-        self, waveform: Tensor, sample_rate: int, fps: float = 25.0, callback: Callable[[int, int], None] | None = None
-    ) -> Tensor:
-        """[channels, S] or [S] -> float32 features [F, L, E] on the waveform's device, F = frame_count(S, rate, fps).
+    def measure(self, recording: Recording, fps: float) -> WholeRecording:
+        """With the statistics (mean, deviation) of the waveform and (mean, deviation) [C] of the first convolution."""
+        whole, samples = super().measure(recording, fps), Samples(recording.mono_16k())
+        first = self.model.feature_extractor.conv_layers[0]
+        weight, (kernel,), (step,) = first.conv.weight.float(), first.conv.kernel_size, first.conv.stride
+        sums, channel_sums, outputs = torch.zeros(2).double(), torch.zeros(2, len(weight)).double(), 0
+        for start in range(0, whole.samples, _STATISTICS_SAMPLES):
+            stop = min(start + _STATISTICS_SAMPLES, whole.samples)
+            window = samples.take(start, min(stop + kernel - step, whole.samples))
+            own = window[: stop - start].double()
+            sums += torch.stack([own.sum(), own.square().sum()])
+            if self._normalises_channels() and len(window) >= kernel:
+                raw = nn.functional.conv1d(window[None, None].to(weight.device), weight, stride=step)[0].double().cpu()
+                channel_sums += torch.stack([raw.sum(-1), raw.square().sum(-1)])
+                outputs += raw.shape[-1]
+        mean, deviation = _mean_and_deviation(sums, whole.samples, 1e-7) if self.normalize else (0.0, 1.0)
+        raw_mean, raw_deviation = _mean_and_deviation(channel_sums, max(1, outputs), 0)
+        total = weight.double().cpu().sum((1, 2))
+        bias = 0 if first.conv.bias is None else first.conv.bias.double().cpu()
+        statistics = (torch.as_tensor(mean), torch.as_tensor(deviation))
+        statistics += ((raw_mean - mean * total) / deviation + bias, raw_deviation / deviation)
+        return dataclasses.replace(whole, statistics=statistics)
 
-        L is the number of transformer layers (12 in the base model) and E their width (768). Recordings longer than
-        LONG_SECONDS are encoded in parts of PART_SECONDS with CONTEXT_SECONDS on either side, so that memory stays
-        bounded; up to that length the result is exactly that of one pass. callback(frames done, frames) after each
-        part; it cancels by raising.
-        """
-        frames = frame_count(waveform.shape[-1], sample_rate, fps)
-        mono = to_mono_16k(waveform, sample_rate)
-        if self.normalize:
-            mono = (mono - mono.mean()) / (mono.var(unbiased=False) + 1e-7).sqrt()
-        per_second = exact_fps(fps)
-        if frames <= LONG_SECONDS * per_second:
-            return self._encode_part(mono, frames).to(waveform.device)
-        part, context = round(PART_SECONDS * per_second), round(CONTEXT_SECONDS * per_second)
-        results = []
-        for begin in range(0, frames, part):
-            end = min(begin + part, frames)
-            low, high = max(begin - context, 0), min(end + context, frames)
-            first, last = (int(Fraction(frame * SAMPLE_RATE) / per_second) for frame in (low, high))
-            features = self._encode_part(mono[first : last if high < frames else None], high - low)
-            results.append(features[begin - low : end - low].to(waveform.device))
-            if callback:
-                callback(end, frames)
-        return torch.cat(results)
+    def _normalises_channels(self) -> bool:
+        return self.model.config.feat_extract_norm == "group"  # over time, in the first layer
 
-    def _encode_part(self, mono: Tensor, frames: int) -> Tensor:
-        """Normalised samples [S] at 16 kHz -> [frames, L, E]."""
+    def _positions(self, low: int, high: int, whole: WholeRecording) -> Tensor:
+        """Where frames low .. high - 1 lie among the convolutional features, float64 (align_corners interpolation)."""
+        last = max(0, (whole.samples - self.field) // self.stride)
+        return torch.arange(low, high, dtype=torch.float64) * last / max(1, whole.frames - 1)
+
+    def reach(self, low: int, high: int, whole: WholeRecording) -> tuple[int, int]:
+        positions = self._positions(low, high, whole)
+        return self.stride * int(positions[0]), self.stride * math.ceil(positions[-1]) + self.field
+
+    def encode_window(self, samples: Tensor, low: int, high: int, whole: WholeRecording) -> Tensor:
         weight = next(self.model.parameters())
-        shortest = SAMPLE_RATE // 40  # 25 ms: below it the convolutions give no feature at all
-        mono = nn.functional.pad(mono, (0, max(shortest - len(mono), 0))).to(weight.device, weight.dtype)
-        convolved = self.model.feature_extractor(mono[None])  # [1, C, T], about 50 a second
-        convolved = nn.functional.interpolate(convolved.float(), size=frames, mode="linear", align_corners=True)
-        hidden, _ = self.model.feature_projection(convolved.transpose(1, 2).to(weight.dtype))  # [1, F, E]
+        mean, deviation, channel_mean, channel_deviation = whole.statistics
+        hidden = ((samples.double() - mean) / deviation).float()
+        hidden[max(0, whole.samples - self.reach(low, high, whole)[0]) :] = 0  # below 25 ms: there is no more sound
+        hidden = hidden[None, None].to(weight.device, weight.dtype)
+        for number, layer in enumerate(self.model.feature_extractor.conv_layers):
+            if number == 0 and self._normalises_channels():
+                hidden = layer.conv(hidden).float()
+                spread = (channel_deviation.square() + layer.layer_norm.eps).sqrt()
+                scale = layer.layer_norm.weight / spread.to(weight.device)
+                hidden = (hidden - channel_mean.to(hidden)[:, None]) * scale[:, None] + layer.layer_norm.bias[:, None]
+                hidden = layer.activation(hidden.to(weight.dtype))
+            else:
+                hidden = layer(hidden)
+        positions = self._positions(low, high, whole)
+        positions = positions - positions[0].floor()
+        left = positions.floor().long()
+        share = (positions - left).float().to(hidden.device)
+        right = (left + 1).clamp(max=hidden.shape[-1] - 1)
+        at_frames = hidden[0, :, left].float() * (1 - share) + hidden[0, :, right].float() * share  # [C, n]
+        return self._transform(at_frames.T[None].to(weight.dtype)).cpu()
+
+    def _transform(self, convolved: Tensor) -> Tensor:
+        """Convolutional features [1, n, C] at the video's rate -> the outputs of all layers [n, L, E]."""
+        hidden, _ = self.model.feature_projection(convolved)  # [1, n, E]
         outputs: list[Tensor] = []
 
         def keep(_module, _inputs, output):  # transformers 5 returns no hidden states here, so hooks collect them
@@ -84,6 +119,12 @@ class Wav2Vec2Encoder(nn.Module):
             for hook in hooks:
                 hook.remove()
         return torch.stack(outputs, dim=2)[0].float()
+
+
+def _mean_and_deviation(sums: Tensor, count: int, eps: float) -> tuple[Tensor, Tensor]:
+    """Of (sum, sum of squares) [2, ...] over `count` values."""
+    mean = sums[0] / count
+    return mean, (sums[1] / count - mean.square()).clamp_min(0).add(eps).sqrt()
 
 
 def load_wav2vec2(path: str | Path) -> Wav2Vec2Encoder:

@@ -205,8 +205,8 @@ class LetsTalkExample(io.ComfyNode):
 
     @classmethod
     def execute(cls, picture: str) -> io.NodeOutput:
-        from ..letstalk_core.audio import read_audio
         from ..letstalk_core.portrait import read_image
+        from ..letstalk_core.recording import read_audio
 
         waveform, rate = read_audio(EXAMPLES / "speech.wav")
         image = torch.from_numpy(read_image(EXAMPLES / f"{picture}.png"))[None]

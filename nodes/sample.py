@@ -126,12 +126,12 @@ class LetsTalkSampler(io.ComfyNode):
         made = []
         with on_device(letstalk_model) as pipeline:
             progress = Progress(pipeline, first, last, settings)
-            for images, memory in pipeline.render(
+            for chunk in pipeline.render(
                 letstalk_portrait.latents.to(pipeline.device), letstalk_audio.features, settings, first, last,
                 letstalk_memory and letstalk_memory.bank, progress.step,
             ):  # fmt: skip
-                made.append(_to_image(images))
-                end = Memory(memory, last, letstalk_model.name)
+                made.append(_to_image(chunk.frames))
+                end = Memory(chunk.memory, last, letstalk_model.name)
                 progress.show(made[-1][-1])
         return io.NodeOutput(torch.cat(made), end)
 

@@ -3,6 +3,7 @@
 import math
 import shutil
 import subprocess
+import sys
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -13,19 +14,14 @@ import pytest
 import scipy.io.wavfile
 import torch
 
-from letstalk_core.audio import (
-    MEL_REACH,
-    audio_blocks,
-    frame_count,
-    load_audio_encoder,
-    mel_features,
-    read_audio,
-    to_mono_16k,
-)
+from letstalk_core import audio
+from letstalk_core.audio import MEL_REACH, FeatureStream, load_audio_encoder, mel_features
 from letstalk_core.errors import InputError
+from letstalk_core.recording import Recording, SampleReader, audio_blocks, frame_count, read_audio
 from tests.media_files import CODECS, bad_files, tone, write_media
 
-MEDIA = Path(__file__).resolve().parents[2] / "shared" / "media"
+ROOT = Path(__file__).resolve().parents[1]
+MEDIA = ROOT.parent / "shared" / "media"
 SPEECH = MEDIA / "speech"
 RATES = (8000, 11025, 22050, 44100, 48000, 96000)
 
@@ -197,7 +193,7 @@ def test_any_length_gives_exactly_its_frames(samples, rate):
 def test_mono_16k_keeps_time_and_level():
     for rate in (8000, 11025, 44100, 47999, 96000):
         original = torch.from_numpy(tone(rate, rate, 1))
-        mono = to_mono_16k(original.expand(2, -1), rate)
+        mono = torch.cat(list(Recording((original.expand(2, -1), rate)).mono_16k()))
         assert len(mono) == 16000
         expected = torch.from_numpy(tone(16000, 16000, 1))[0]
         torch.testing.assert_close(mono[500:-500], expected[500:-500], atol=2e-3, rtol=0)
@@ -216,11 +212,58 @@ def test_features_are_local():
     assert not torch.allclose(mel_features(changed, 50)[:, 21:], whole[:, 21:])
 
 
-def test_long_recordings_do_not_depend_on_the_chunk(monkeypatch):
-    noise = torch.randn(1, 16000 * 3, generator=torch.Generator().manual_seed(0))
-    whole = load_audio_encoder("mel").encode(noise, 16000)
-    monkeypatch.setattr("letstalk_core.audio._CHUNK_FRAMES", 7)
-    torch.testing.assert_close(load_audio_encoder("mel").encode(noise, 16000), whole)
+@pytest.mark.parametrize("rate, fps", [(16000, 25.0), (44100, 25.0), (11025, 30000 / 1001), (47999, 25.0)])
+def test_windows_give_exactly_what_one_pass_gives(rate, fps, monkeypatch):
+    noise = torch.randn(2, rate * 5 + 77, generator=torch.Generator().manual_seed(0)) * 0.1
+    recording, encoder = Recording((noise, rate)), load_audio_encoder("mel")
+    mono = torch.cat(list(recording.mono_16k()))
+    whole = mel_features(mono, recording.frames(fps), fps)
+    monkeypatch.setattr(audio, "WINDOW_SECONDS", 1)
+    monkeypatch.setattr(audio, "ONE_PASS_SECONDS", 0)
+    assert torch.equal(encoder.encode(noise, rate, fps), whole)
+    stream = FeatureStream(encoder, recording, fps)
+    assert len(stream) == len(whole)
+    for first, last in ((0, 9), (20, 55), (30, 31), (100, len(whole)), (3, 5), (60, 70)):  # forward, and back again
+        assert torch.equal(stream[first:last], whole[first:last])
+
+
+def test_a_recording_is_the_same_however_it_is_kept(tmp_path):
+    original = torch.from_numpy(tone(22050, 100_001, 2))
+    path = write_media(tmp_path / "a.wav", original.numpy(), 22050)
+    from_file, held = Recording(path), Recording(read_audio(path))
+    assert (from_file.rate, from_file.channels, from_file.samples) == (22050, 2, 100_001)
+    assert from_file.digest == held.digest != Recording((original, 22050)).digest  # a file has 16 bits
+    assert torch.equal(torch.cat([b for b, _ in from_file.blocks()], 1), torch.cat([b for b, _ in held.blocks()], 1))
+    half = Recording(path, duration=2.0)
+    assert half.samples == 44100 and half.digest != from_file.digest
+    reader = SampleReader(half.blocks())
+    taken = [reader.read(n) for n in (1, 10_000, 40_000, 5)]
+    assert [part.shape[1] for part in taken] == [1, 10_000, 34_099, 0] and reader.position == 44100
+    assert torch.equal(torch.cat(taken, 1), read_audio(path)[0][:, :44100])
+
+
+def test_memory_does_not_grow_with_the_recording(tmp_path):
+    """An hour of sound at 8 kHz is 115 MB in memory; reading its features holds a window or two."""
+    code = """
+import sys, resource, numpy, wave
+from letstalk_core.audio import FeatureStream, load_audio_encoder
+from letstalk_core.recording import Recording
+def peak(minutes):
+    with wave.open(sys.argv[1], "wb") as file:
+        file.setnchannels(1), file.setsampwidth(2), file.setframerate(8000)
+        for _ in range(minutes):
+            file.writeframes(numpy.zeros(480000, "<i2").tobytes())
+    stream = FeatureStream(load_audio_encoder("mel"), Recording(sys.argv[1]), 25)
+    for first in range(0, len(stream), 16):
+        stream[first:first + 16]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+short = peak(3)
+print(short, peak(60))
+"""
+    pytest.importorskip("resource")
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "long.wav"], capture_output=True, text=True, cwd=ROOT)
+    short, long = map(float, done.stdout.split())
+    assert long - short < 10, done.stdout
 
 
 @pytest.mark.parametrize("fps", [25.0, 24.0, 30000 / 1001, 50.0])

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from letstalk_core.audio import read_audio
 from letstalk_core.cli import main
 from letstalk_core.data.motion import COLUMN
 from letstalk_core.evaluation import measures
@@ -12,6 +11,7 @@ from letstalk_core.evaluation.report import METER, generate_frames, to_pictures
 from letstalk_core.long_video import SamplingSettings
 from letstalk_core.pipeline import BUNDLED_MODEL, LetsTalkPipeline
 from letstalk_core.portrait import read_image
+from letstalk_core.recording import read_audio
 from letstalk_core.training.autoencoder import to_images
 from letstalk_core.video_io import probe, read_video_frames
 

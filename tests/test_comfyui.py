@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from letstalk_core.audio import read_audio
+from letstalk_core.recording import read_audio
 from letstalk_core.sampling import SAMPLERS
 from letstalk_core.video_io import probe, read_video_frames
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from letstalk_core.audio import frame_count, read_audio
 from letstalk_core.errors import InputError
+from letstalk_core.recording import frame_count, read_audio
 from letstalk_core.video_io import VideoWriter, iter_video_frames, probe, read_video_frames
 from tests.media_files import bad_files, tone, write_media
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from letstalk_core import audio as module
 from letstalk_core.audio import load_audio_encoder
 from letstalk_core.errors import InputError
 
@@ -52,21 +53,30 @@ def test_frame_count_and_short_recordings(encoder, samples, rate, frames):
     assert len(features) == frames and features.isfinite().all()
 
 
-def test_long_recordings_in_parts(encoder, monkeypatch):
-    import letstalk_core.wav2vec2 as module
+@pytest.mark.parametrize("fps", [25.0, 30.0])
+@pytest.mark.parametrize("samples", [16000 * 7, 16000 * 7 + 333])
+def test_windows_with_all_of_the_context_equal_one_pass(encoder, samples, fps, monkeypatch):
+    """What a window takes from the whole recording (levels, the place of its frames) is exact; the rest is context."""
+    loud = torch.linspace(0.1, 3, samples) * torch.randn(samples, generator=torch.Generator().manual_seed(0)) + 0.5
+    whole = encoder.encode(loud, 16000, fps)
+    monkeypatch.setattr(module, "WINDOW_SECONDS", 2)
+    monkeypatch.setattr(module, "ONE_PASS_SECONDS", 0)
+    monkeypatch.setattr(encoder, "context_seconds", 8.0)
+    windows = encoder.encode(loud, 16000, fps)
+    torch.testing.assert_close(windows, whole, atol=2e-5, rtol=1e-5)
+    monkeypatch.setattr(encoder, "context_seconds", 0.0)  # and a test that can fail
+    assert (encoder.encode(loud, 16000, fps) - whole).abs().max() > 1e-3
 
-    waveform = torch.randn(16000 * 7 + 5, generator=torch.Generator().manual_seed(0))
-    whole = encoder.encode(waveform, 16000)
-    monkeypatch.setattr(module, "LONG_SECONDS", 3)
-    monkeypatch.setattr(module, "PART_SECONDS", 2)
-    monkeypatch.setattr(module, "CONTEXT_SECONDS", 1)
-    parts = encoder.encode(waveform, 16000)
-    assert parts.shape == whole.shape == (176, encoder.blocks, encoder.channels)
-    # Random weights attend to everything alike, so only the time alignment can be checked: a part equals itself alone.
-    monkeypatch.setattr(module, "LONG_SECONDS", 60)
-    mono = (waveform - waveform.mean()) / waveform.std(unbiased=False)
-    alone = encoder._encode_part(mono[16000 : 5 * 16000], 100)  # frames 25 to 125: the part 50..100 and its context
-    torch.testing.assert_close(parts[50:100], alone[25:75], atol=1e-4, rtol=1e-4)
+
+def test_one_pass_is_that_of_transformers(encoder):
+    from torch.nn import functional as F
+
+    waveform = torch.randn(16000 * 3, generator=torch.Generator().manual_seed(1)) * 0.2 + 0.1
+    normal = ((waveform - waveform.mean()) / (waveform.var(unbiased=False) + 1e-7).sqrt())[None]
+    with torch.inference_mode():
+        convolved = F.interpolate(encoder.model.feature_extractor(normal), size=75, mode="linear", align_corners=True)
+        expected = encoder._transform(convolved.transpose(1, 2))
+    torch.testing.assert_close(encoder.encode(waveform, 16000), expected, atol=2e-5, rtol=1e-5)
 
 
 def test_wrong_files(tmp_path):

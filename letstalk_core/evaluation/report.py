@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..audio import read_audio
 from ..data.clips import TalkingClip, talking_clip
 from ..data.motion import COLUMN
 from ..errors import InputError
 from ..long_video import SamplingSettings
 from ..pipeline import LetsTalkPipeline
 from ..portrait import Portrait
+from ..recording import read_audio
 from ..training.autoencoder import to_images
 from . import measures
 from .meter import READINGS, FaceMeter, load_meter

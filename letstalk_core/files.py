@@ -1,0 +1,85 @@
+"""Files that are there whole or not at all, and files that have to be there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+from .errors import InputError
+
+
+def check_file(path: str | Path, kind: str) -> Path:
+    """The path, if it is a file that is there, readable and not empty; else InputError. kind: "audio", "picture"..."""
+    path = Path(path)
+    if os.path.isdir(path):
+        raise InputError(f"{path} is a folder; give the path of one {kind} file.")
+    if not os.path.exists(path):  # unlike Path.exists, False for impossible names too
+        raise InputError(f"There is no file {path}; check the path of the {kind} file.")
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; check its permissions.") from error
+    if empty:
+        raise InputError(f"{path} is empty (0 bytes); choose another {kind} file.")
+    return path
+
+
+def create_part(path: Path) -> Path:
+    """An empty hidden file beside the target, which shows that the folder can be written; else InputError."""
+    if os.path.isdir(path):
+        raise InputError(f"{path} is a folder; give the name of a file in it.")
+    if not os.path.isdir(path.parent):
+        raise InputError(
+            f"The folder {path.parent} does not exist; create it, or choose another place for {path.name}."
+        )
+    part = path.with_name(f".{short_name(path.name)}.{secrets.token_hex(4)}.part")
+    try:
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        raise InputError(
+            f"Nothing can be written in {path.parent} ({error.strerror}); choose another folder."
+        ) from error
+    return part
+
+
+def short_name(name: str) -> str:
+    """At most 100 bytes of a file's name, so that something can be added to it: file systems allow 255."""
+    return name.encode()[:100].decode(errors="ignore")
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """A small file, whole and on the disk when this returns."""
+    part = create_part(path)
+    try:
+        part.write_bytes(content)
+        move_into_place(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def move_into_place(part: Path, path: Path) -> None:
+    """Rename a finished file, also onto another file system; it is on the disk under its new name when this returns."""
+    with open(part, "rb+") as file:
+        os.fsync(file.fileno())
+    try:
+        os.replace(part, path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        aside = create_part(path)
+        try:
+            shutil.copyfile(part, aside)
+            move_into_place(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+        part.unlink()
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,440 @@
+"""Videos that survive: resumed after any end, never mixed, locked, estimated first, and joined without a loss."""
+
+import dataclasses
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from letstalk_core import files, render, segments
+from letstalk_core.cli import main
+from letstalk_core.errors import InputError
+from letstalk_core.long_video import SamplingSettings
+from letstalk_core.paste_back import PasteBack
+from letstalk_core.pipeline import LetsTalkPipeline
+from letstalk_core.portrait import Portrait
+from letstalk_core.recording import Recording
+from letstalk_core.render import Observer, VideoJob, render_video
+from letstalk_core.segments import WorkFolder, find_leftovers, work_folder_of
+from letstalk_core.video_io import probe, read_video_frames
+
+from .media_files import tone, write_media
+from .tiny import write_tiny_checkpoint
+
+SECONDS = 1.5  # 38 frames: five segments of 8 and what is left
+RATE = 11025
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    return LetsTalkPipeline.load(write_tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny.safetensors"), "cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_segments():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(render, "SEGMENT_SECONDS", 8 / 25)
+        yield
+
+
+@pytest.fixture
+def job(pipeline):
+    return make_job(pipeline)
+
+
+def make_job(pipeline, seed=3, value=0.1, pitch=1.0, seconds=SECONDS, paste_back=None) -> VideoJob:
+    sound = torch.from_numpy(tone(round(RATE * pitch), int(RATE * seconds), 2))
+    portrait = pipeline.encode_portrait(Portrait(torch.full((3, 64, 64), value), (0, 0, 64, 64), (64, 64)))
+    return VideoJob(pipeline, portrait, Recording((sound, RATE)), SamplingSettings(seed=seed), paste_back)
+
+
+@pytest.fixture(scope="module")
+def whole(pipeline, tmp_path_factory):
+    """The frames of an uninterrupted run."""
+    path = tmp_path_factory.mktemp("whole") / "a.mp4"
+    render_video(make_job(pipeline), path)
+    return read_video_frames(path)
+
+
+class StopAt(Observer):
+    """Ends a rendering when so many frames are made."""
+
+    def __init__(self, frames, error=KeyboardInterrupt):
+        self.frames, self.error, self.estimate = frames, error, None
+
+    def begin(self, estimate):
+        self.estimate = estimate
+
+    def advance(self, frames, picture):
+        if frames >= self.frames:
+            raise self.error
+
+
+def stopped(job, output, frames=20, **options) -> Path:
+    """A rendering that ended early; its work folder."""
+    with pytest.raises(KeyboardInterrupt):
+        render_video(job, output, StopAt(frames), **options)
+    return options.get("work") or work_folder_of(output, job.fingerprint)
+
+
+def test_nothing_but_the_video_is_left(job, whole, tmp_path):
+    assert render_video(job, tmp_path / "a.mp4") == 38
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+    found = probe(tmp_path / "a.mp4")
+    assert (found.frames, found.audio_rate, found.audio_channels) == (38, RATE, 2)
+    assert found.audio_samples == int(RATE * SECONDS)
+    assert np.array_equal(read_video_frames(tmp_path / "a.mp4"), whole)
+
+
+@pytest.mark.parametrize("frames", [1, 8, 9, 24, 37, 38])
+def test_a_resumed_video_has_the_frames_of_an_uninterrupted_one(job, whole, tmp_path, frames):
+    work = stopped(job, tmp_path / "a.mp4", frames)
+    assert not (tmp_path / "a.mp4").exists()
+    finished = (frames - 1) // 8 * 8 if frames < 38 else 32
+    assert work.exists() == (finished > 0)
+    watcher = StopAt(1000)
+    render_video(job, tmp_path / "a.mp4", watcher)
+    assert watcher.estimate.done == finished
+    assert np.array_equal(read_video_frames(tmp_path / "a.mp4"), whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_segments_can_be_looked_at_and_join_to_the_whole(job, whole, tmp_path):
+    render_video(job, tmp_path / "a.mp4", keep_work=True)
+    work = work_folder_of(tmp_path / "a.mp4", job.fingerprint)
+    parts = sorted(work.glob("*.mp4"))
+    assert [probe(part).frames for part in parts] == [8, 8, 8, 8, 6]
+    assert sum(probe(part).audio_samples for part in parts) == int(RATE * SECONDS)
+    assert np.array_equal(np.concatenate([read_video_frames(part) for part in parts]), whole)
+    watcher = StopAt(0)
+    render_video(job, tmp_path / "a.mp4", watcher)  # nothing is made again
+    assert watcher.estimate is None and not work.exists()
+
+
+def test_a_stretch_of_a_long_video_equals_the_same_frames_alone(job, whole, tmp_path):
+    chunks = list(job.pipeline.render(job.portrait, job.features, job.settings, 0, 38))
+    pixels = torch.cat([job.pictures(chunk.frames) for chunk in chunks])
+    work = tmp_path / "work"
+    render_video(job, tmp_path / "a.mp4", work=work, keep_work=True)
+    with safe_open(work / "00001.safetensors", "pt") as file:
+        assert torch.equal(file.get_tensor("memory"), chunks[3].memory.latents)
+        assert file.metadata()["last"] == "16"
+    grey = whole.mean(-1), pixels.numpy().mean(-1)  # H.264 halves the resolution of colour
+    assert np.corrcoef(grey[0].ravel(), grey[1].ravel())[0, 1] > 0.98
+
+
+@pytest.mark.parametrize("change", [dict(seed=4), dict(value=0.2), dict(pitch=1.1)])
+def test_another_seed_portrait_or_sound_never_goes_on_with_these_segments(pipeline, job, tmp_path, change):
+    other = make_job(pipeline, **change)
+    assert other.fingerprint != job.fingerprint == make_job(pipeline).fingerprint
+    work = stopped(job, tmp_path / "a.mp4")
+    watcher = StopAt(1000)
+    render_video(other, tmp_path / "a.mp4", watcher)
+    assert watcher.estimate.done == 0 and work.exists()  # the old ones are still there for the old job
+    render_video(other, tmp_path / "b.mp4", watcher, work=work)  # forced onto them: they do not count
+    assert watcher.estimate.done == 0
+    assert np.array_equal(read_video_frames(tmp_path / "a.mp4"), read_video_frames(tmp_path / "b.mp4"))
+
+
+def test_the_model_and_its_precision_are_in_the_fingerprint(pipeline, job, tmp_path):
+    path = write_tiny_checkpoint(tmp_path / "other.safetensors", noise_scale=0.5)
+    assert LetsTalkPipeline.load(path, "cpu").digest != pipeline.digest
+    again = write_tiny_checkpoint(tmp_path / "same.safetensors")
+    assert LetsTalkPipeline.load(again, "cpu").digest == pipeline.digest
+    assert LetsTalkPipeline.load(again, "cpu", "bf16").digest != pipeline.digest
+
+
+def truncated(work):
+    video = work / "00001.mp4"
+    video.write_bytes(video.read_bytes()[:-10])
+    return 8
+
+
+def changed(work):
+    video = work / "00001.mp4"
+    content = bytearray(video.read_bytes())
+    content[len(content) // 2] ^= 1
+    video.write_bytes(content)
+    return 8
+
+
+def without_state(work):
+    (work / "00001.safetensors").unlink()
+    return 8
+
+
+def broken_state(work):
+    (work / "00001.safetensors").write_bytes(b"no")
+    return 8
+
+
+def with_a_gap(work):
+    (work / "00000.mp4").unlink()
+    return 0
+
+
+def of_another_job(work):
+    state = work / "00001.safetensors"
+    with safe_open(state, "pt") as file:
+        told = file.metadata()
+    save_file(load_file(state), state, {**told, "fingerprint": "0" * 64})
+    return 8
+
+
+def without_its_description(work):
+    (work / "job.json").unlink()
+    return 16
+
+
+def with_dead_parts(work):
+    for name in (".00002.mp4.abcd.part", "00002.mp4", "joined.mp4", "trial.mp4"):
+        (work / name).write_bytes(b"half")
+    return 16
+
+
+DAMAGES = (truncated, changed, without_state, broken_state, with_a_gap, of_another_job)
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, without_its_description, with_dead_parts])
+def test_only_whole_segments_count(job, whole, tmp_path, damage):
+    work = stopped(job, tmp_path / "a.mp4")
+    left = damage(work)
+    watcher = StopAt(1000)
+    render_video(job, tmp_path / "a.mp4", watcher)
+    assert watcher.estimate.done == left
+    assert np.array_equal(read_video_frames(tmp_path / "a.mp4"), whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_beginning_anew(job, tmp_path):
+    stopped(job, tmp_path / "a.mp4")
+    watcher = StopAt(1000)
+    render_video(job, tmp_path / "a.mp4", watcher, resume=False)
+    assert watcher.estimate.done == 0
+
+
+def test_somebody_elses_file_in_the_work_folder_stays(job, tmp_path):
+    work = stopped(job, tmp_path / "a.mp4")
+    (work / "notes.txt").write_text("mine")
+    render_video(job, tmp_path / "a.mp4")
+    assert [path.name for path in work.iterdir()] == ["notes.txt"]
+
+
+class Removes(Observer):
+    def __init__(self, frames, path):
+        self.frames, self.path = frames, path
+
+    def advance(self, frames, picture):
+        if frames == self.frames:
+            shutil.rmtree(self.path)
+
+
+@pytest.mark.parametrize("frames", [4, 12, 38])
+def test_a_work_folder_that_vanishes_is_said_and_the_next_run_ends_well(job, whole, tmp_path, frames):
+    work = work_folder_of(tmp_path / "a.mp4", job.fingerprint)
+    with pytest.raises(InputError, match="was removed while the video was made") as caught:
+        render_video(job, tmp_path / "a.mp4", Removes(frames, work))
+    assert str(work) in str(caught.value) and not list(tmp_path.iterdir())
+    render_video(job, tmp_path / "a.mp4")
+    assert np.array_equal(read_video_frames(tmp_path / "a.mp4"), whole)
+
+
+class Second(Observer):
+    """Tries the same work folder while the first rendering is at it."""
+
+    def __init__(self, attempt):
+        self.attempt, self.error = attempt, None
+
+    def advance(self, frames, picture):
+        if frames == 12:
+            with pytest.raises(InputError) as caught:
+                self.attempt()
+            self.error = str(caught.value)
+
+
+def test_the_second_process_says_who_holds_the_folder(pipeline, job, whole, tmp_path, repository):
+    output = tmp_path / "a.mp4"
+    work = work_folder_of(output, job.fingerprint)
+    code = f"""
+from pathlib import Path
+from letstalk_core.segments import WorkFolder
+try:
+    WorkFolder(Path({str(work)!r}), "x", {{}}).__enter__()
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+    def attempt():
+        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repository).stdout
+        assert told.startswith("InputError ")
+        raise InputError(told)
+
+    second = Second(attempt)
+    render_video(job, output, second)
+    assert f"in use by process {os.getpid()} on {socket.gethostname()} since 20" in second.error
+    assert np.array_equal(read_video_frames(output), whole)
+
+
+def test_output_on_another_file_system(job, whole, tmp_path, monkeypatch):
+    shm = Path("/dev/shm")
+    if not shm.is_dir() or shm.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second file system")
+    other = shm / f"letstalk-test-{os.getpid()}"
+    other.mkdir()
+    try:
+        render_video(job, other / "a.mp4", work=tmp_path / "work")
+        assert np.array_equal(read_video_frames(other / "a.mp4"), whole)
+        assert [path.name for path in other.iterdir()] == ["a.mp4"] and not list(tmp_path.iterdir())
+    finally:
+        shutil.rmtree(other)
+
+
+def test_a_copy_that_fails_leaves_no_half_file(tmp_path, monkeypatch):
+    part, target = tmp_path / "part", tmp_path / "target"
+    part.write_bytes(b"whole")
+    replace = os.replace
+
+    def across(a, b):
+        if Path(a) == part:
+            raise OSError(18, "Invalid cross-device link")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "replace", across)
+    with pytest.raises(OSError, match="No space"):
+        files.move_into_place(part, target)
+    assert [path.name for path in tmp_path.iterdir()] == ["part"]
+    monkeypatch.setattr(files.os, "replace", replace)
+    files.move_into_place(part, target)
+    assert target.read_bytes() == b"whole"
+
+
+def test_the_clock_may_go_backwards(job, whole, tmp_path, monkeypatch):
+    work = stopped(job, tmp_path / "a.mp4")
+    for path in work.iterdir():
+        os.utime(path, (2_000_000_000, 2_000_000_000))  # in the future
+    monkeypatch.setattr(time, "time", lambda: 1_000_000_000.0)
+    watcher = StopAt(1000)
+    render_video(job, tmp_path / "a.mp4", watcher)
+    assert watcher.estimate.done == 16 and watcher.estimate.seconds > 0
+    assert np.array_equal(read_video_frames(tmp_path / "a.mp4"), whole)
+
+
+@pytest.mark.parametrize("name", ["声音 – façade 🎬.mp4", "é" * 120 + ".mp4", "x" * 250 + ".mp4"])
+def test_unicode_and_very_long_names(job, whole, tmp_path, name):
+    folder = tmp_path / ("ordner " + "ü" * 60) / ("d" * 200)
+    folder.mkdir(parents=True)
+    stopped(job, folder / name)
+    render_video(job, folder / name)
+    assert [path.name for path in folder.iterdir()] == [name]
+    assert np.array_equal(read_video_frames(folder / name), whole)
+
+
+def test_full_pictures(pipeline, tmp_path):
+    picture, portrait = torch.rand(120, 91, 3), Portrait(torch.full((3, 64, 64), 0.1), (10, 20, 70, 80), (91, 120))
+    job = make_job(pipeline, seconds=0.5, paste_back=PasteBack(picture, portrait))
+    assert job.fingerprint != make_job(pipeline, seconds=0.5).fingerprint
+    moved = dataclasses.replace(portrait, box=(11, 20, 71, 80))
+    assert make_job(pipeline, seconds=0.5, paste_back=PasteBack(picture, moved)).fingerprint != job.fingerprint
+    render_video(job, tmp_path / "a.mp4")
+    found = probe(tmp_path / "a.mp4")
+    assert (found.width, found.height, found.frames) == (92, 120, 13)
+
+
+# The estimate --------------------------------------------------------------------------------------------------------
+
+
+def test_the_estimate_says_what_it_takes(job, tmp_path):
+    watcher = StopAt(1000)
+    began = time.monotonic()
+    render_video(job, tmp_path / "a.mp4", watcher, keep_work=True)
+    took, estimate = time.monotonic() - began, watcher.estimate
+    assert (estimate.frames, estimate.clips, estimate.done) == (38, 10, 0)
+    assert 0 < estimate.seconds < took * 3
+    used = sum(path.stat().st_size for path in tmp_path.rglob("*.mp4"))
+    assert used / 3 < estimate.disk < used * 3
+    assert estimate.memory > 100e6
+    assert str(estimate).startswith("38 frames (1.5 s) in 10 clips: about ")
+
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def test_a_disk_that_cannot_hold_it_is_refused_with_both_numbers(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(render.shutil, "disk_usage", lambda _: Usage(10**9, 10**9, 2000))
+    with pytest.raises(InputError, match=r"needs about [\d.]+ MB on the disk of .*, and 0\.0 MB are free"):
+        render_video(job, tmp_path / "a.mp4")
+    assert not list(tmp_path.iterdir())
+
+
+def test_memory_that_cannot_hold_it_is_refused_with_both_numbers(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(render, "peak_memory", lambda: 10**15)
+    with pytest.raises(InputError, match=r"needs about 1000000\.0 GB of memory, and [\d.]+ GB are there"):
+        render_video(job, tmp_path / "a.mp4")
+    assert not list(tmp_path.iterdir())
+
+
+def test_durations():
+    seconds = (3, 99, 130, 3599, 11100)
+    assert [render.duration(s) for s in seconds] == ["3 s", "99 s", "2 min", "1 h 0 min", "3 h 5 min"]
+
+
+# Leftovers -----------------------------------------------------------------------------------------------------------
+
+
+def test_leftovers_are_listed_and_cleaned(job, tmp_path, capfd):
+    folder = tmp_path / "videos"
+    (folder / "below").mkdir(parents=True)
+    assert main(["leftovers", str(folder)]) == 0
+    assert "no unfinished videos" in capfd.readouterr().out
+    works = [stopped(job, folder / "a.mp4"), stopped(job, folder / "below" / "b.mp4", 30)]
+    (folder / "job.json").write_text(json.dumps({"format": "somebody else's"}))
+    found = find_leftovers(folder)
+    assert [(one.path, one.output, one.done, one.total) for one in found] == [
+        (works[0], "a.mp4", 16 / 25, 38 / 25),
+        (works[1], "b.mp4", 24 / 25, 38 / 25),
+    ]
+    assert main(["leftovers", str(folder)]) == 0
+    out = capfd.readouterr().out
+    assert f"{works[0]}: 0.6 of 1.5 s of a.mp4" in out and "not in use" in out and works[0].exists()
+    with WorkFolder(works[0], job.fingerprint, {"output": "a.mp4", "frames": 38, "fps": 25.0}):
+        assert main(["leftovers", str(folder), "--clean"]) == 0
+        assert works[0].exists() and not works[1].exists()
+        assert f"in use by process {os.getpid()}" in capfd.readouterr().out
+    assert main(["leftovers", str(folder), "--clean"]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["below", "job.json"]
+    assert main(["leftovers", str(folder / "nowhere")]) == 1
+
+
+def test_sizes_are_readable():
+    assert [segments.megabytes(size) for size in (0, 1.26e6, 3.04e9)] == ["0.0 MB", "1.3 MB", "3.0 GB"]
+
+
+# Sources -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["mp3", "m4a", "mp4", "ogg"])
+def test_any_source_is_read_as_it_is_needed(pipeline, tmp_path, suffix):
+    """Sound in packets that do not end where it does, in a video, at 11025 Hz where the format has it."""
+    rate = 48000 if suffix == "ogg" else RATE
+    source = write_media(tmp_path / f"sound.{suffix}", tone(rate, int(rate * 1.1) + 3, 1), rate)
+    job = dataclasses.replace(make_job(pipeline), recording=Recording(source))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    stopped(job, folder / "a.mp4")
+    render_video(job, folder / "a.mp4")
+    render_video(job, folder / "b.mp4")
+    assert np.array_equal(read_video_frames(folder / "a.mp4"), read_video_frames(folder / "b.mp4"))
+    found = probe(folder / "a.mp4")
+    assert found.frames == job.frames == -(-(int(rate * 1.1) + 3) * 25 // rate)
+    assert abs(found.duration - found.audio_duration) <= 1 / 25
