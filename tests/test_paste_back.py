@@ -87,7 +87,7 @@ def inputs(pipeline):
 
 def render(pipeline, inputs, *stretch, **options):
     parts = list(pipeline.render(*inputs, SamplingSettings(seed=5), *stretch, **options))
-    return torch.cat([frames for frames, _ in parts]), parts[-1][1]
+    return torch.cat([part.frames for part in parts]), parts[-1].memory
 
 
 @pytest.mark.parametrize("cut", [4, 8, 1, 7, 22])  # clips have 4 frames
