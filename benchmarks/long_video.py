@@ -7,6 +7,7 @@ Both write into docs/long_video.json; curve draws docs/long_video.png and drift 
 beside them. Needs requirements-dev.txt.
 """
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -162,11 +163,51 @@ def draw_curve(made: np.ndarray, per_frame: np.ndarray, peak: float) -> None:
     figure.savefig(RESULT.with_suffix(".png"), dpi=100)
 
 
+# name: (changes of the model's configuration, noise on the memory)
+CONDITIONS = {
+    "memory, no noise (default)": ({}, 0.0),
+    "memory and noise 0.1": ({}, 0.1),
+    "memory and noise 0.3": ({}, 0.3),
+    "no memory": ({"memory_scale": 0.0, "border_smoothing": 0.0}, 0.0),
+    "whole memory, no noise": ({"memory_scale": 1.0}, 0.0),
+}
+
+
+def drift(minutes: int) -> None:
+    from letstalk_core import LetsTalkPipeline, SamplingSettings
+    from letstalk_core.evaluation.drift import draw, measure_drift
+
+    pipeline = LetsTalkPipeline.load(device="cpu")
+    shipped, reports = pipeline.config, {}
+    with tempfile.TemporaryDirectory() as folder:
+        recording, output = Path(folder) / "speech.wav", Path(folder) / "talk.mp4"
+        write_recording(recording, minutes * 60)
+        for name, (changes, noise) in CONDITIONS.items():
+            pipeline.model.config = dataclasses.replace(shipped, **changes)
+            pipeline.write_video(PORTRAIT, recording, output, SamplingSettings(memory_noise=noise), resume=False)
+            reports[name] = measure_drift(output, PORTRAIT, shipped.clip_frames)
+            print(name, {key: value for key, value in reports[name].items() if key != "series"}, flush=True)
+    draw(reports, RESULT.with_name("drift.png"))
+    save("drift", {"minutes": minutes, **{name: summary(report) for name, report in reports.items()}})
+
+
+def summary(report: dict) -> dict:
+    """Border jump, slopes a minute, and each series' mean in the first and in the last minute."""
+    ends = {
+        name: [round(float(np.nanmean(np.array(part, float))), 4) for part in (values[:60], values[-60:])]
+        for name, values in report["series"].items()
+    }
+    slopes = {name: round(value, 5) for name, value in report["slopes_per_minute"].items()}
+    return {"border_jump": round(report["border_jump"], 3), "slopes_per_minute": slopes, "first_and_last_minute": ends}
+
+
 if __name__ == "__main__":
     what, *rest = sys.argv[1:] or ["help"]
     if what == "render":
         render(*map(Path, rest))
     elif what == "curve":
         curve(int(rest[0]) if rest else 30)
+    elif what == "drift":
+        drift(int(rest[0]) if rest else 10)
     else:
         raise SystemExit(__doc__)

@@ -50,27 +50,29 @@ class Pair:
 
 
 def with_inputs(workflow: dict, portrait: str, audio: str) -> dict:
-    """The workflow (API format) with its Load Image and Load Audio nodes, or the pack's example, set to these files."""
+    """The workflow (API format) with its Load Image, and its Load Audio or LetsTalk Audio File, set to these files.
+
+    Where it has the pack's example instead, they take its place.
+    """
     graph = copy.deepcopy(workflow)
-    files = {"LoadImage": ("image", portrait), "LoadAudio": ("audio", audio)}
+    values = {"image": portrait, "audio": audio}
+    takes = {"LoadImage": "image", "LoadAudio": "audio", "LetsTalkAudioFile": "audio"}
     found = set()
-    for node in graph.values():
-        if node["class_type"] in files:
-            name, value = files[node["class_type"]]
-            node["inputs"][name] = value
-            found.add(node["class_type"])
-    examples = [key for key, node in graph.items() if node["class_type"] == "LetsTalkExample"]
-    for example in examples:
+    for example in [key for key, node in graph.items() if node["class_type"] == "LetsTalkExample"]:
         del graph[example]
-        for slot, (kind, (name, value)) in enumerate(files.items()):
+        for slot, (kind, name) in enumerate((("LoadImage", "image"), ("LoadAudio", "audio"))):
             key = f"{example}_{name}"
-            graph[key] = {"class_type": kind, "inputs": {name: value}}
+            graph[key] = {"class_type": kind, "inputs": {}}
             for node in graph.values():
                 for socket, link in node["inputs"].items():
                     if link == [example, slot]:
                         node["inputs"][socket] = [key, 0]
-            found.add(kind)
-    if found != set(files):
+    for node in graph.values():
+        name = takes.get(node["class_type"])
+        if name:
+            node["inputs"][name] = values[name]
+            found.add(name)
+    if found != set(values):
         raise PromptError(
             "The workflow has no Load Image and Load Audio, and no LetsTalk Example, to put the files in."
         )

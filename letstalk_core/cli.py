@@ -1,4 +1,4 @@
-"""python -m letstalk_core: generate, demo, leftovers, convert, info, train-avatar, evaluate.
+"""python -m letstalk_core: generate, demo, leftovers, convert, info, train-avatar, evaluate, drift.
 
 Every command ends with exit status 0, or prints one line on stderr and ends with another. Heavy imports happen inside
 the commands, so that help is instant.
@@ -79,6 +79,13 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--speech", metavar="FOLDER", help="also: real recordings, scored against their envelope")
     evaluate.add_argument("--memory-noise", type=float, default=0.0, help="as in generate")
     evaluate.set_defaults(run=_evaluate)
+
+    drift = commands.add_parser("drift", help="how a long video changes, second by second, with a plot")
+    drift.add_argument("video", metavar="VIDEO")
+    drift.add_argument("--portrait", metavar="IMAGE", help="that it was made of; default: its own first second")
+    drift.add_argument("--clip-frames", type=int, default=16, help="of the model that made it")
+    drift.add_argument("--output", metavar="STEM", help="of STEM.json and STEM.png; default: VIDEO-drift")
+    drift.set_defaults(run=_drift)
 
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -201,6 +208,13 @@ def _evaluate(arguments) -> None:
             arguments.memory_noise,
         )
     )
+
+
+def _drift(arguments) -> None:
+    from .evaluation.drift import drift
+
+    output = Path(arguments.output) if arguments.output else None
+    print(drift(arguments.video, arguments.portrait, arguments.clip_frames, output))
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:

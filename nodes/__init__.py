@@ -7,13 +7,13 @@ import os
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
-from .encode import EncodeAudio, EncodePortrait, LetsTalkExample
+from .encode import EncodeAudio, EncodePortrait, LetsTalkAudioFile, LetsTalkExample
 from .load import WEIGHTS, LoadLetsTalkModel
 from .sample import LetsTalkPasteBack, LetsTalkSampler, MemoryBankLongVideo
 
 NODES = [
     LoadLetsTalkModel, EncodeAudio, EncodePortrait, LetsTalkSampler, MemoryBankLongVideo, LetsTalkPasteBack,
-    LetsTalkExample,
+    LetsTalkAudioFile, LetsTalkExample,
 ]  # fmt: skip
 
 folder_paths.add_model_folder_path("letstalk", os.path.join(folder_paths.models_dir, "letstalk"))

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from pathlib import Path
 
 import folder_paths
 import torch
 from comfy_api.latest import io
-from server import PromptServer
 
 from ..letstalk_core.errors import InputError
 from .load import CATEGORY
-from .runtime import on_device, show_progress
-from .types import AudioSocket, EncodedAudio, EncodedPortrait, ModelSocket, PortraitSocket
+from .runtime import on_device, tell
+from .types import AudioSocket, EncodedAudio, EncodedPortrait, LoadedModel, ModelSocket, PortraitSocket
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+SOUNDS = ["audio", "video"]
 FACES = ("largest", "by index", "none")
 MISSING = {"centred crop": "crop", "stop with an error": "error"}
 
@@ -56,14 +57,13 @@ class EncodeAudio(io.ComfyNode):
     def execute(cls, letstalk_model, audio, start: float, duration: float) -> io.NodeOutput:
         if audio is None:
             raise InputError("There is no sound here: the video that it comes from has none; connect a recording.")
-        waveform, rate = _recording(audio, start, duration), audio["sample_rate"]
-        with on_device(letstalk_model) as pipeline:
-            features = pipeline.encode_audio(waveform, rate, show_progress)
-        encoded = EncodedAudio(features, waveform, rate, letstalk_model.name)
-        return io.NodeOutput(encoded, len(features), {"waveform": waveform[None], "sample_rate": rate})
+        waveform, rate = _part(audio, start, duration), audio["sample_rate"]
+        encoded = _encoded(letstalk_model, (waveform, rate))
+        frames = encoded.recording.frames(letstalk_model.pipeline.config.fps)
+        return io.NodeOutput(encoded, frames, {"waveform": waveform[None], "sample_rate": rate})
 
 
-def _recording(audio: dict, start: float, duration: float) -> torch.Tensor:
+def _part(audio: dict, start: float, duration: float) -> torch.Tensor:
     """The part of ComfyUI's [1, channels, S] that was asked for, [channels, samples]."""
     waveform, rate = audio["waveform"], audio["sample_rate"]
     if waveform.shape[0] != 1:
@@ -73,9 +73,55 @@ def _recording(audio: dict, start: float, duration: float) -> torch.Tensor:
     if part.shape[-1] == 0:
         seconds = waveform.shape[-1] / rate
         raise InputError(f"The audio lasts {seconds:.2f} seconds, so nothing is left from {start} on; start earlier.")
-    if not part.isfinite().all():
-        raise InputError("The audio has NaN or infinite samples; export it again.")
     return part
+
+
+def _encoded(model: LoadedModel, source) -> EncodedAudio:
+    from ..letstalk_core.recording import Recording
+
+    return EncodedAudio(Recording(source), model.name)
+
+
+class LetsTalkAudioFile(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        files = folder_paths.filter_files_content_types(os.listdir(folder_paths.get_input_directory()), SOUNDS)
+        return io.Schema(
+            node_id="LetsTalkAudioFile",
+            display_name="LetsTalk Audio File",
+            category=CATEGORY,
+            description="A recording of any length, read from its file as it is needed, for LetsTalk Long Video: hours "
+            "of sound take no memory.",
+            search_aliases=["long audio", "stream audio", "audiobook"],
+            inputs=[
+                ModelSocket.Input("letstalk_model", tooltip="From LetsTalk Load Model."),
+                io.Combo.Input(
+                    "audio",
+                    options=sorted(files),
+                    upload=io.UploadType.audio,
+                    tooltip="A sound file, or a video with sound, in ComfyUI's input folder.",
+                ),
+            ],
+            outputs=[
+                AudioSocket.Output("letstalk_audio", tooltip="For the samplers."),
+                io.Int.Output("frames", display_name="frames", tooltip="How many frames of video the recording lasts."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, letstalk_model, audio: str) -> io.NodeOutput:
+        encoded = _encoded(letstalk_model, folder_paths.get_annotated_filepath(audio))
+        return io.NodeOutput(encoded, encoded.recording.frames(letstalk_model.pipeline.config.fps))
+
+    @classmethod
+    def fingerprint_inputs(cls, letstalk_model, audio: str):
+        """A file that was replaced is read again."""
+        stat = os.stat(folder_paths.get_annotated_filepath(audio))
+        return f"{stat.st_mtime_ns} {stat.st_size}"
+
+    @classmethod
+    def validate_inputs(cls, audio: str):
+        return folder_paths.exists_annotated_filepath(audio) or f"There is no file {audio} in the input folder."
 
 
 class EncodePortrait(io.ComfyNode):
@@ -176,7 +222,7 @@ def _folders(name: str) -> list[str]:
 def _warn(node: str, sentence: str) -> None:
     """Into ComfyUI's log, and onto the node."""
     logging.warning("LetsTalk: %s", sentence)
-    PromptServer.instance.send_progress_text(sentence, node)
+    tell(node, sentence)
 
 
 class LetsTalkExample(io.ComfyNode):

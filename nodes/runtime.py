@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from typing import TYPE_CHECKING
 
 import comfy.model_management as management
 import comfy.utils
+import folder_paths
 from PIL import Image
+from server import PromptServer
 from torch import Tensor
 
 from ..letstalk_core.errors import InputError
@@ -17,29 +20,48 @@ from .types import LoadedModel
 if TYPE_CHECKING:
     from ..letstalk_core.long_video import SamplingSettings
     from ..letstalk_core.pipeline import LetsTalkPipeline
+    from ..letstalk_core.render import Estimate
 
 PREVIEW_SIDE = 512
 
 
 class Progress:
-    """A progress bar of a node that counts denoising steps over all clips, with a preview after each clip."""
+    """A progress bar of a node that counts denoising steps over all clips, with a preview of the latest frame.
 
-    def __init__(self, pipeline: LetsTalkPipeline, first: int, last: int, settings: SamplingSettings):
-        length = pipeline.config.clip_frames
-        clips = math.ceil(last / length) - first // length
-        self.steps, self.clip = settings.steps or pipeline.config.default_steps, 0
-        self.bar = comfy.utils.ProgressBar(max(1, clips * self.steps))
+    It is a rendering's observer too (letstalk_core.render.Observer); the estimate goes onto the node.
+    """
+
+    def __init__(self, pipeline: LetsTalkPipeline, frames: int, settings: SamplingSettings, node: str | None = None):
+        self.length, self.steps = pipeline.config.clip_frames, settings.steps or pipeline.config.default_steps
+        self.clip, self.node = 0, node
+        self.bar = comfy.utils.ProgressBar(max(1, math.ceil(frames / self.length) * self.steps))
+
+    def check(self) -> None:
+        """Raises when the user cancelled."""
+        management.throw_exception_if_processing_interrupted()
+
+    def begin(self, estimate: Estimate) -> None:
+        self.clip = estimate.done // self.length
+        kept = os.path.join("output", os.path.relpath(estimate.work, folder_paths.get_output_directory()))
+        tell(self.node, f"{estimate}. Until it is whole, finished parts are kept in {kept}.")
 
     def step(self, step: int, steps: int, x0: Tensor) -> None:
         """After each denoising step; raises when the user cancelled."""
-        management.throw_exception_if_processing_interrupted()
+        self.check()
         self.bar.update_absolute(self.clip * self.steps + step)
 
-    def show(self, frame: Tensor) -> None:
-        """After each clip: its last frame [H,W,3] in 0..1."""
-        self.clip += 1
-        pixels = (frame.clamp(0, 1) * 255).round().byte().cpu().numpy()
-        self.bar.update_absolute(self.clip * self.steps, preview=("JPEG", Image.fromarray(pixels), PREVIEW_SIDE))
+    def advance(self, frames: int, picture: Tensor) -> None:
+        """When so many frames are made: the latest one, uint8 [H,W,3]."""
+        self.check()
+        self.clip = math.ceil(frames / self.length)
+        preview = ("JPEG", Image.fromarray(picture.cpu().numpy()), PREVIEW_SIDE)
+        self.bar.update_absolute(self.clip * self.steps, preview=preview)
+
+
+def tell(node: str | None, sentence: str) -> None:
+    """Shows a sentence on a node."""
+    if node is not None:
+        PromptServer.instance.send_progress_text(sentence, node)
 
 
 def show_progress(done: int, total: int) -> None:

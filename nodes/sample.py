@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import secrets
+from pathlib import Path
 
-import comfy.model_management as management
 import folder_paths
 import torch
 from comfy_api.latest import InputImpl, io
 
 from ..letstalk_core.errors import InputError
 from .load import CATEGORY
-from .runtime import Progress, check_same_model, on_device, show_progress
+from .runtime import Progress, check_same_model, on_device, show_progress, tell
 from .types import AudioSocket, Memory, MemorySocket, ModelSocket, PortraitSocket
 
 DEFAULT_SAMPLER = "as the model says"
 SAMPLER_NAMES = [DEFAULT_SAMPLER, "euler", "dpm++", "ddim", "ddpm"]
 PICTURES = ("crop", "full picture")
+MEMORY_NOISE = 0.0  # the core's default
 
 
 def encoded_inputs() -> list[io.Input]:
@@ -64,13 +65,24 @@ def sampling_inputs() -> list[io.Input]:
             tooltip="How strongly the speech moves the mouth; 0 takes the model's own (2 for the bundled one), 1 is "
             "neutral and twice as fast.",
         ),
+        io.Float.Input(
+            "memory_noise",
+            display_name="memory noise",
+            default=MEMORY_NOISE,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            advanced=True,
+            tooltip="Noise on what a clip remembers of the one before, as in training: against errors that add up.",
+        ),
     ]
 
 
-def _settings(seed: int, steps: int, sampler: str, cfg: float):
+def _settings(seed: int, steps: int, sampler: str, cfg: float, memory_noise: float):
     from ..letstalk_core.long_video import SamplingSettings
 
-    return SamplingSettings(seed, steps or None, None if sampler == DEFAULT_SAMPLER else sampler, cfg or None)
+    named = None if sampler == DEFAULT_SAMPLER else sampler
+    return SamplingSettings(seed, steps or None, named, cfg or None, memory_noise)
 
 
 def _to_image(frames: torch.Tensor) -> torch.Tensor:
@@ -117,23 +129,24 @@ class LetsTalkSampler(io.ComfyNode):
     @classmethod
     def execute(
         cls, letstalk_model, letstalk_portrait, letstalk_audio, start_frame: int, frames: int, seed: int, steps: int,
-        sampler: str, cfg: float, letstalk_memory: Memory | None = None,
+        sampler: str, cfg: float, memory_noise: float, letstalk_memory: Memory | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         check_same_model(letstalk_model, portrait=letstalk_portrait, audio=letstalk_audio, memory=letstalk_memory)
-        settings = _settings(seed, steps, sampler, cfg)
-        first = letstalk_memory.next_frame if letstalk_memory else start_frame
-        last = first + frames if frames else len(letstalk_audio.features)
-        made = []
+        settings = _settings(seed, steps, sampler, cfg, memory_noise)
+        made, first = [], letstalk_memory.next_frame if letstalk_memory else start_frame
         with on_device(letstalk_model) as pipeline:
-            progress = Progress(pipeline, first, last, settings)
+            features = pipeline.stream_audio(letstalk_audio.recording)
+            last = first + frames if frames else len(features)
+            before = first % pipeline.config.clip_frames  # made again, but not handed out
+            progress = Progress(pipeline, before + last - first, settings)
             for chunk in pipeline.render(
-                letstalk_portrait.latents.to(pipeline.device), letstalk_audio.features, settings, first, last,
+                letstalk_portrait.latents.to(pipeline.device), features, settings, first, last,
                 letstalk_memory and letstalk_memory.bank, progress.step,
             ):  # fmt: skip
                 made.append(_to_image(chunk.frames))
-                end = Memory(chunk.memory, last, letstalk_model.name)
-                progress.show(made[-1][-1])
-        return io.NodeOutput(torch.cat(made), end)
+                before += len(chunk.frames)
+                progress.advance(before, (made[-1][-1] * 255).round().byte())
+        return io.NodeOutput(torch.cat(made), Memory(chunk.memory, last, letstalk_model.name))
 
 
 class MemoryBankLongVideo(io.ComfyNode):
@@ -143,7 +156,8 @@ class MemoryBankLongVideo(io.ComfyNode):
             node_id="MemoryBankLongVideo",
             display_name="LetsTalk Long Video",
             category=CATEGORY,
-            description="A talking video of the whole recording, with its sound, written while it is made: any length.",
+            description="A talking video of the whole recording, with its sound: any length, in constant memory. "
+            "Cancelled or crashed, the same graph goes on where it was.",
             search_aliases=["talking head video", "long video", "memory bank", "lip sync video"],
             inputs=[
                 *encoded_inputs(),
@@ -156,38 +170,36 @@ class MemoryBankLongVideo(io.ComfyNode):
                 *sampling_inputs(),
             ],
             outputs=[io.Video.Output("video", display_name="video", tooltip="For Save Video. A file, not images.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(
         cls, letstalk_model, letstalk_portrait, letstalk_audio, picture: str, seed: int, steps: int, sampler: str,
-        cfg: float,
+        cfg: float, memory_noise: float,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..letstalk_core.video_io import VideoWriter
+        from ..letstalk_core.render import VideoJob, render_video
 
         check_same_model(letstalk_model, portrait=letstalk_portrait, audio=letstalk_audio)
-        settings, config = _settings(seed, steps, sampler, cfg), letstalk_model.pipeline.config
-        finish = _paste_back(letstalk_portrait) if picture == "full picture" else _to_image
-        width, height = (
-            letstalk_portrait.portrait.original_size if picture == "full picture" else (config.image_size,) * 2
-        )
-        path = os.path.join(folder_paths.get_temp_directory(), f"letstalk_{secrets.token_hex(6)}.mp4")
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        sound = (letstalk_audio.waveform, letstalk_audio.sample_rate)
-        with (
-            on_device(letstalk_model) as pipeline,
-            VideoWriter(path, width, height, config.fps, sound) as writer,
-        ):
-            progress = Progress(pipeline, 0, len(letstalk_audio.features), settings)
-            for frames, _ in pipeline.render(
-                letstalk_portrait.latents.to(pipeline.device), letstalk_audio.features, settings, callback=progress.step
-            ):
-                for frame in frames.split(1):  # a large picture sixteen times would fill the memory
-                    management.throw_exception_if_processing_interrupted()
-                    image = finish(frame)
-                    writer.write((image * 255).round().byte())
-                progress.show(image[0])
+        settings = _settings(seed, steps, sampler, cfg, memory_noise)
+        paste_back = _paste_back(letstalk_portrait) if picture == "full picture" else None
+        with on_device(letstalk_model) as pipeline:
+            portrait = letstalk_portrait.latents.to(pipeline.device)
+            job = VideoJob(pipeline, portrait, letstalk_audio.recording, settings, paste_back)
+            progress = Progress(pipeline, job.frames, settings, cls.hidden.unique_id)
+            path = _in_folder(folder_paths.get_temp_directory(), f"letstalk_{secrets.token_hex(6)}.mp4")
+            # Not in the temp folder, which is emptied when ComfyUI starts.
+            work = _in_folder(folder_paths.get_output_directory(), "letstalk_work", job.fingerprint[:12])
+            render_video(job, path, progress, Path(work))
+        tell(cls.hidden.unique_id, f"{job.frames} frames, {job.frames / pipeline.config.fps:.1f} s.")
         return io.NodeOutput(InputImpl.VideoFromFile(path))
+
+
+def _in_folder(*parts: str) -> str:
+    """A path whose folder is made."""
+    path = os.path.join(*parts)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    return path
 
 
 class LetsTalkPasteBack(io.ComfyNode):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # nothing heavy is imported before a node runs
     from ..letstalk_core.memory_bank import MemoryBank
     from ..letstalk_core.pipeline import LetsTalkPipeline
     from ..letstalk_core.portrait import Portrait
+    from ..letstalk_core.recording import Recording
 
 ModelSocket = io.Custom("LETSTALK_MODEL")
 AudioSocket = io.Custom("LETSTALK_AUDIO")
@@ -31,11 +32,9 @@ class LoadedModel:
 
 @dataclass(frozen=True, eq=False)
 class EncodedAudio:
-    """LETSTALK_AUDIO: features [F,L,E] on the CPU, and the sound that they are of, [channels, S]."""
+    """LETSTALK_AUDIO: a recording, and the model whose encoder its features are for; they are computed as needed."""
 
-    features: Tensor = field(repr=False)
-    waveform: Tensor = field(repr=False)
-    sample_rate: int
+    recording: Recording = field(repr=False)
     model: str
 
 

