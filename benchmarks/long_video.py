@@ -54,32 +54,24 @@ def render(recording: Path, output: Path) -> None:
 
     The last two are the most that joining the segments took, and the peak of everything.
     """
-    import threading
-
     import psutil
 
     from letstalk_core import LetsTalkPipeline, SamplingSettings
-    from letstalk_core.render import Observer, peak_memory
+    from letstalk_core.render import Observer, PeakMemory
 
-    began, process, done, joining = time.monotonic(), psutil.Process(), threading.Event(), 0
+    began, process = time.monotonic(), psutil.Process()
+    joining = PeakMemory()
 
     class Log(Observer):
         def advance(self, frames, picture):
-            nonlocal joining
-            joining = 0
+            joining.bytes = 0
             print(json.dumps([frames, time.monotonic() - began, process.memory_info().rss]), flush=True)
 
-    def watch():
-        nonlocal joining
-        while not done.wait(0.02):
-            joining = max(joining, process.memory_info().rss)
-
-    threading.Thread(target=watch, daemon=True).start()
     pipeline = LetsTalkPipeline.load(device="cpu")
-    frames = pipeline.write_video(PORTRAIT, recording, output, SamplingSettings(), observer=Log())
-    done.set()
-    for most in (joining, peak_memory()):
-        print(json.dumps([frames, time.monotonic() - began, most]), flush=True)
+    with PeakMemory() as peak, joining:
+        frames = pipeline.write_video(PORTRAIT, recording, output, SamplingSettings(), observer=Log())
+    for most in (joining, peak):
+        print(json.dumps([frames, time.monotonic() - began, most.bytes]), flush=True)
 
 
 def measured(folder: Path, minutes: int) -> tuple[np.ndarray, Path, float]:

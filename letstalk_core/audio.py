@@ -17,7 +17,7 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
-from .recording import SAMPLE_RATE, Recording, exact_fps
+from .recording import SAMPLE_RATE, Recording, SampleReader, exact_fps
 
 MEL_COLUMNS = 4  # L: columns a video frame, 10 ms apart at 25 fps
 MEL_BANDS = 80  # E
@@ -52,6 +52,7 @@ class AudioEncoder(nn.Module):
     blocks: int  # L
     channels: int  # E
     context_seconds = 0.0  # that a window sees on either side of what is kept of it
+    digest = ""  # of what decides its features beside the weights
 
     def measure(self, recording: Recording, fps: float) -> WholeRecording:
         rate = exact_fps(fps)
@@ -99,22 +100,18 @@ class Samples:
     """Samples of a stream by their place in it, forward only."""
 
     def __init__(self, stream: Iterator[Tensor]):
-        self._stream, self._held, self._first = stream, torch.zeros(0), 0
+        self._reader = SampleReader((block[None], SAMPLE_RATE) for block in stream)
+        self._held, self._first = torch.zeros(1, 0), 0
 
     def take(self, start: int, stop: int) -> Tensor:
         """Samples start .. stop - 1, silence outside the recording. Nothing before `start` can be taken later."""
-        parts, end = [self._held], self._first + len(self._held)
-        while end < stop and (block := next(self._stream, None)) is not None:
-            end += len(block)
-            parts.append(block)
-            if end <= start:  # on the way to a later part of the recording
-                parts, self._first = [], end
-        held = torch.cat(parts) if parts else torch.zeros(0)
-        drop = min(max(0, start - self._first), len(held))
-        self._held, self._first = held[drop:].clone(), self._first + drop
-        inside = self._held[: max(0, stop - self._first)]
-        before = max(0, min(self._first, stop) - start)
-        return nn.functional.pad(inside, (before, stop - start - before - len(inside)))
+        begin = max(0, start)
+        self._reader.skip(begin - self._reader.position)
+        kept = self._held[:, max(0, begin - self._first) :]
+        self._held = torch.cat([kept, self._reader.read(max(0, stop - self._reader.position))], dim=1)
+        self._first = begin
+        inside = self._held[0, : stop - begin]
+        return nn.functional.pad(inside, (begin - start, stop - begin - len(inside)))
 
 
 class FeatureStream:
@@ -133,12 +130,16 @@ class FeatureStream:
 
     def __getitem__(self, frames: slice) -> Tensor:
         first, last, _ = frames.indices(len(self))
-        if self._windows is None or first < self._held[0][0]:
+        if not self._held or first < self._held[0][0]:
             self._windows, self._held = self.encoder.stream(self.recording, self.fps, first), []
-        while not self._held or _end(self._held[-1]) < last:
-            self._held.append(next(self._windows))
-        while len(self._held) > 1 and _end(self._held[0]) <= first:
-            del self._held[0]
+        try:
+            while not self._held or _end(self._held[-1]) < last:
+                self._held.append(next(self._windows))
+                while len(self._held) > 1 and _end(self._held[0]) <= first:
+                    del self._held[0]
+        except BaseException:
+            self._held = []  # a generator that failed gives no more: begin again
+            raise
         start = self._held[0][0]
         return torch.cat([features for _, features in self._held])[first - start : last - start]
 

@@ -142,8 +142,8 @@ def _generate(arguments) -> None:
             arguments.resume,
             arguments.keep_work,
         )
-    except (InputError, KeyboardInterrupt) as error:
-        error.args = (f"{error} {bar.kept()}".strip(),)
+    except BaseException as error:
+        error.kept = bar.kept()  # main says it
         raise
     finally:
         bar.close()
@@ -151,14 +151,16 @@ def _generate(arguments) -> None:
 
 
 def _leftovers(arguments) -> None:
-    from .segments import find_leftovers, remove_work
+    from .segments import find_leftovers
 
     found = find_leftovers(Path(arguments.folder))
     for leftover in found:
-        clean = arguments.clean and not leftover.owner
-        if clean:
-            remove_work(leftover.path)
-        print(f"{leftover}{', removed' if clean else ''}")
+        try:
+            owner = leftover.owner(remove=arguments.clean)
+            state = f"in use by {owner}" if owner else "removed" if not leftover.path.exists() else "not in use"
+        except OSError as error:
+            state = f"cannot be looked into ({error.strerror})"
+        print(f"{leftover}, {state}")
     if not found:
         print(f"no unfinished videos in {arguments.folder}")
 
@@ -225,13 +227,16 @@ def _show_warning(message, category, filename, lineno, file=None, line=None) -> 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name that a terminal cannot show must not end a rendering
+            stream.reconfigure(errors="backslashreplace")
     arguments = build_parser().parse_args(argv)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             arguments.run(arguments)
     except KeyboardInterrupt as stop:
-        print(f"letstalk: interrupted. {stop}".rstrip(". "), file=sys.stderr)
+        print(f"letstalk: interrupted. {getattr(stop, 'kept', '')}".rstrip(". "), file=sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
         if arguments.debug:
@@ -239,6 +244,6 @@ def main(argv: list[str] | None = None) -> int:
         text = " ".join(str(error).split())
         if not isinstance(error, InputError | ValueError | OSError):  # not foreseen: say what it was
             text = f"{type(error).__name__}: {text} (--debug shows where)"
-        print(f"letstalk: {text}", file=sys.stderr)
+        print(f"letstalk: {text} {getattr(error, 'kept', '')}".rstrip(), file=sys.stderr)
         return 1
     return 0

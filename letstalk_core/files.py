@@ -48,7 +48,7 @@ def create_part(path: Path) -> Path:
 
 def short_name(name: str) -> str:
     """At most 100 bytes of a file's name, so that something can be added to it: file systems allow 255."""
-    return name.encode()[:100].decode(errors="ignore")
+    return os.fsencode(name)[:100].decode(errors="ignore")
 
 
 def write_durably(path: Path, content: bytes) -> None:
@@ -57,8 +57,16 @@ def write_durably(path: Path, content: bytes) -> None:
     try:
         part.write_bytes(content)
         move_into_place(part, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, error: Exception) -> InputError:
+    """The sentence for a file that cannot be written."""
+    reason = getattr(error, "strerror", None) or error
+    return InputError(f"{path} cannot be written ({reason}); check the free space and permissions of its folder.")
 
 
 def move_into_place(part: Path, path: Path) -> None:
@@ -77,9 +85,18 @@ def move_into_place(part: Path, path: Path) -> None:
         finally:
             aside.unlink(missing_ok=True)
         part.unlink()
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """The names in a folder are on the disk when this returns, where the system and the file system can do that."""
+    if os.name != "posix":
+        return
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM):
+            raise
+    finally:
+        os.close(folder)

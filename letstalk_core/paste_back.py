@@ -59,10 +59,9 @@ class PasteBack:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of all that decides where and how frames are pasted."""
-        digest = hashlib.sha256(repr(self.portrait.box).encode())
-        for values in (self.picture, self.correction):
-            digest.update(b"" if values is None else values.float().contiguous().numpy())
+        """Of all that decides where and into what frames are pasted."""
+        digest = hashlib.sha256(f"{self.portrait.box} {self.correction is None}".encode())
+        digest.update(self.picture.float().contiguous().numpy())
         return digest.hexdigest()
 
     def __call__(self, frames: Tensor) -> Tensor:

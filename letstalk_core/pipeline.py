@@ -132,6 +132,7 @@ class LetsTalkPipeline:
     def digest(self) -> str:
         """Of all that the models add to a video: configuration, weights, and what they compute in and on."""
         digest = hashlib.sha256(f"{self.config.to_json()} {self.device.type}".encode())
+        digest.update(f"{self.autoencoder.config} {self.autoencoder.latent_scale} {self.audio_encoder.digest}".encode())
         for part in (self.model, self.autoencoder, self.audio_encoder):
             for name, value in part.state_dict().items():
                 digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
@@ -158,8 +159,7 @@ class LetsTalkPipeline:
             if Path(output).exists() and Path(source).exists() and Path(output).samefile(source):
                 raise InputError(f"The output {output} is one of the inputs; give it another name.")
         recording = Recording(audio_path, max_seconds)
-        portrait = self.encode_portrait(self.crop(read_image(portrait_path), face))
-        job = VideoJob(self, portrait, recording, settings)
+        job = VideoJob(self, self.crop(read_image(portrait_path), face), recording, settings)
         return render_video(job, output, observer, resume=resume, keep_work=keep_work)
 
 

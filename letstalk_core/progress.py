@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
+import time
 from pathlib import Path
 
 from tqdm import tqdm
 
+from .errors import InputError
 from .files import short_name
 from .render import Estimate, Observer, duration
 from .segments import find_leftovers
+
+LOG_SECONDS = 60
 
 
 class ProgressBar(Observer):
     """Prints the estimate, then shows clip i of n, the rate, and the time left."""
 
     def __init__(self, output: Path):
-        self.output, self.made = output, 0
+        self.output, self.made, self.told = output, 0, time.monotonic()
         self.bar: tqdm | None = None
         self.estimate: Estimate | None = None
 
@@ -28,6 +34,9 @@ class ProgressBar(Observer):
     def advance(self, frames: int, picture) -> None:
         self.made = frames - self.estimate.done
         self.bar.update(-(-frames // self.estimate.clip_frames) - self.bar.n)
+        if self.bar.disable and time.monotonic() - self.told > LOG_SECONDS:  # into a file: no bar, but a line at times
+            self.told = time.monotonic()
+            print(f"{self.output}: {frames} of {self.estimate.frames} frames", flush=True)
 
     def close(self) -> None:
         if self.bar:
@@ -40,9 +49,13 @@ class ProgressBar(Observer):
 
     def kept(self) -> str:
         """A sentence about what is finished of the video, or nothing."""
-        name = f"{short_name(self.output.name)}.work-*"
-        folders = [self.estimate.work] if self.estimate else sorted(self.output.parent.glob(name))
-        for found in (leftover for folder in folders if folder.is_dir() for leftover in find_leftovers(folder)):
-            if found.done:
-                return f"{found.done:.1f} s of the video are kept in {found.path}; the same command goes on from there."
+        if self.estimate:
+            folders, advice = [self.estimate.work], "; the same command goes on from there"
+        else:  # it has not got as far as that: an earlier run may have left something
+            name = f"{glob.escape(short_name(self.output.name))}.work-*"
+            folders, advice = sorted(self.output.parent.glob(name)), ""
+        with contextlib.suppress(OSError, InputError):
+            for found in (leftover for folder in folders for leftover in find_leftovers(folder)):
+                if found.done:
+                    return f"{found.done:.1f} s of the video are kept in {found.path}{advice}."
         return ""

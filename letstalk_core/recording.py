@@ -65,7 +65,20 @@ class Recording:
         self._duration = duration
 
     def blocks(self) -> Iterator[tuple[Tensor, int]]:
-        """Blocks float32 [channels, n >= 1] from the start to the end, each with the sample rate."""
+        """Blocks float32 [channels, n >= 1] from the start to the end, each with the sample rate.
+
+        InputError at the end where a file does not hold the samples any more that it was found to hold.
+        """
+        known = self.__dict__.get("_scanned")
+        digest = hashlib.sha256()
+        for block, rate in self._blocks():
+            yield block, rate
+            if known and self.path:
+                digest.update(_bytes(block))
+        if known and self.path and digest.hexdigest() != known.digest:
+            raise InputError(f"{self.path} was changed while the video was made; start it again.")
+
+    def _blocks(self) -> Iterator[tuple[Tensor, int]]:
         position, end = 0, math.inf
         for block, rate in audio_blocks(self.path) if self.path else _pieces(*self._samples):
             if self._duration is not None:
@@ -105,6 +118,10 @@ class Recording:
         """How many frames of video the recording lasts."""
         return frame_count(self.samples, self.rate, fps)
 
+    def sample_of(self, frame: int, fps: float) -> int:
+        """The first sample of a frame; of the frame after the last, the number of samples."""
+        return min(math.ceil(frame * self.rate / exact_fps(fps)), self.samples)
+
     @property
     def rate(self) -> int:
         return self._scanned.rate
@@ -124,10 +141,15 @@ class Recording:
     @functools.cached_property
     def _scanned(self) -> _Scanned:
         digest, samples = hashlib.sha256(), 0
-        for block, rate in self.blocks():  # noqa: B007 (the last one's are used below)
+        for block, rate in self._blocks():  # noqa: B007 (the last one's are used below)
             samples += block.shape[1]
-            digest.update(block.t().contiguous().numpy())  # sample by sample, however the blocks are cut
+            digest.update(_bytes(block))
         return _Scanned(rate, block.shape[0], samples, digest.hexdigest())
+
+
+def _bytes(block: Tensor):
+    """The samples one after the other, so that a digest does not depend on how blocks are cut."""
+    return block.t().contiguous().numpy()
 
 
 def _checked(waveform: Tensor, rate: int) -> tuple[Tensor, int]:
@@ -219,7 +241,7 @@ def audio_blocks(path: str | Path) -> Iterator[tuple[Tensor, int]]:
     held: list[Tensor] = []  # the end, until it is known how much of it is sound
     limits: list[int] = []
     try:
-        with av.open(str(path)) as container:
+        with av.open(f"file:{path}") as container:  # a name with a colon is no protocol
             if not container.streams.audio:
                 raise InputError(f"{path} has no audio stream; choose a file with sound.")
             stream = container.streams.audio[0]
@@ -251,13 +273,17 @@ def _decoded(container, stream, limits: list[int]) -> Iterator[tuple[Tensor, int
     Decoders drop what the encoder put in front, but give the last packet whole; its declared duration says how much of
     it is sound.
     """
-    resampler = first = None
+    resampler = form = first = None
     for packet in container.demux(stream):
         for frame in packet.decode():
             if resampler is None:
-                first, rate = frame.pts, frame.sample_rate
-                # Converts the sample format only, and keeps a stream that changes half way in its first form.
-                resampler = av.AudioResampler(format="fltp", layout=frame.layout, rate=rate)
+                first, rate, layout = frame.pts, frame.sample_rate, frame.layout
+            if form != (frame.format.name, frame.layout.name, frame.sample_rate):
+                # Converts the sample format only; a stream that changes half way is kept in its first form.
+                for out in resampler.resample(None) if resampler else ():
+                    yield torch.from_numpy(out.to_ndarray()), rate
+                form = (frame.format.name, frame.layout.name, frame.sample_rate)
+                resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
             for out in resampler.resample(frame):
                 yield torch.from_numpy(out.to_ndarray()), rate
         if packet.pts is not None and first is not None and packet.duration and stream.time_base <= Fraction(1, rate):

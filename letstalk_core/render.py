@@ -9,20 +9,23 @@ import json
 import math
 import os
 import shutil
-import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import av
 import psutil
+import torch
 from torch import Tensor
 
-from .audio import FeatureStream
+from .audio import WINDOW_SECONDS, FeatureStream
 from .errors import InputError
-from .files import create_part
+from .files import cannot_write, create_part, move_into_place
 from .long_video import SamplingSettings
 from .paste_back import PasteBack
+from .portrait import Portrait
 from .recording import Recording, SampleReader
 from .sampling import check_sampler
 from .segments import WorkFolder, megabytes, work_folder_of
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 JOB_FORMAT = 1  # raised when the same inputs begin to give other frames, so that old segments are not gone on with
 SEGMENT_SECONDS = 4.0  # at most this much is lost by a crash
 INDEX_BYTES = 130  # of memory for each frame and packet of sound while the segments are joined
+MEASURED_STEPS = 4  # of denoising, for the estimate
 
 
 class Observer:
@@ -91,12 +95,12 @@ def duration(seconds: float) -> str:
 class VideoJob:
     """Everything that decides a video: who speaks what, and how it is sampled.
 
-    portrait: latents [1,C,h,w]. paste_back: puts each frame into the picture that the portrait is from; None: the
-    square as it is.
+    portrait: the crop that speaks. paste_back: puts each frame into the picture that the crop is from; None: the square
+    as it is.
     """
 
     pipeline: LetsTalkPipeline
-    portrait: Tensor
+    portrait: Portrait
     recording: Recording
     settings: SamplingSettings
     paste_back: PasteBack | None = None
@@ -110,24 +114,33 @@ class VideoJob:
         """Width and height in pixels."""
         return self.paste_back.portrait.original_size if self.paste_back else (self.pipeline.config.image_size,) * 2
 
+    @property
+    def segment_frames(self) -> int:
+        """A whole number of clips, so that a segment ends with a memory."""
+        config = self.pipeline.config
+        return max(1, round(SEGMENT_SECONDS * config.fps / config.clip_frames)) * config.clip_frames
+
     @functools.cached_property
     def features(self) -> FeatureStream:
         return self.pipeline.stream_audio(self.recording)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """The same for the same frames and sound, whatever the files are called."""
+        """The same for the same frames and sound, whatever the files are called.
+
+        Versions are in it, too: another encoder's packets must not be joined with these.
+        """
         decides = {
-            "format": JOB_FORMAT,
+            "format": [JOB_FORMAT, torch.__version__, av.__version__, str(av.library_versions)],
             "models": self.pipeline.digest,
-            "portrait": _digest(self.portrait),
-            "audio": [self.recording.digest, self.recording.rate],
+            "portrait": hashlib.sha256(self.portrait.image.contiguous().numpy()).hexdigest(),
+            "audio": [self.recording.digest, self.recording.rate, self.recording.channels],
             "settings": dataclasses.asdict(self.settings),
             "picture": self.paste_back and self.paste_back.digest,
         }
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
-    def pictures(self, frames: Tensor):
+    def pictures(self, frames: Tensor) -> Tensor:
         """Frames [1,3,H,W] in -1..1 -> uint8 [1,H,W,3] as they go into the file."""
         pasted = self.paste_back(frames) if self.paste_back else frames.add(1).div(2).clamp(0, 1).permute(0, 2, 3, 1)
         return pasted.mul(255).round().byte()
@@ -159,15 +172,13 @@ def render_video(
         if not resume:
             folder.clear()
         if folder.frames < job.frames:
-            observer.begin(measure(job, folder, output, observer))
-            _render_segments(job, folder, observer)
-        joined = folder.path / f"joined{output.suffix}"
-        with folder.sentences(), VideoWriter(joined, *job.size, config.fps, job.recording) as writer:
-            for segment in folder.segments:
-                writer.copy(segment)
-        folder.finish(joined, output)
-        if not keep_work:
-            folder.remove()
+            # The latents of the first run, too: a graphics card may round them differently the next time.
+            portrait = job.pipeline.encode_portrait(job.portrait) if folder.portrait is None else folder.portrait
+            portrait = portrait.to(job.pipeline.device)
+            observer.begin(measure(job, portrait, folder, output, observer))
+            _render_segments(job, portrait, folder, observer)
+        _join(job, folder, output, observer)
+        folder.finished = not keep_work
     return job.frames
 
 
@@ -178,95 +189,115 @@ def _check_output(output: Path) -> None:
     create_part(output).unlink()
 
 
-def segment_frames(job: VideoJob) -> int:
-    """A whole number of clips, so that a segment ends with a memory."""
-    config = job.pipeline.config
-    return max(1, round(SEGMENT_SECONDS * config.fps / config.clip_frames)) * config.clip_frames
-
-
-def _render_segments(job: VideoJob, folder: WorkFolder, observer: Observer) -> None:
-    config = job.pipeline.config
-    sound = SampleReader(job.recording.blocks())
-    sound.skip(_sample_at(job, folder.frames))
+def _render_segments(job: VideoJob, portrait: Tensor, folder: WorkFolder, observer: Observer) -> None:
+    fps, sound = job.pipeline.config.fps, SampleReader(job.recording.blocks())
     while folder.frames < job.frames:
-        first, last = folder.frames, min(folder.frames + segment_frames(job), job.frames)
-        samples = sound.read(_sample_at(job, last) - _sample_at(job, first))
+        first, last = folder.frames, min(folder.frames + job.segment_frames, job.frames)
+        sound.skip(job.recording.sample_of(first, fps) - sound.position)
+        samples = sound.read(job.recording.sample_of(last, fps) - sound.position)
+        audio = (samples, sound.rate) if samples.shape[1] else None  # a frame's sound may round to nothing
         memory = folder.memory
-        with (
-            folder.sentences(),
-            VideoWriter(folder.next_segment, *job.size, config.fps, (samples, sound.rate)) as writer,
-        ):
-            for chunk in job.pipeline.render(
-                job.portrait, job.features, job.settings, first, last, memory, observer.step
-            ):
+        with VideoWriter(folder.next_segment, *job.size, fps, audio) as writer:
+            for chunk in job.pipeline.render(portrait, job.features, job.settings, first, last, memory, observer.step):
                 memory = chunk.memory
                 for frame in chunk.frames.split(1):  # a large picture sixteen times would fill the memory
                     picture = job.pictures(frame)
                     writer.write(picture)
                 observer.advance(first + writer.frames, picture[0])
-        folder.add(memory, last)
+        folder.add(memory, portrait, last)
 
 
-def _sample_at(job: VideoJob, frame: int) -> int:
-    """The first sample of a frame, of the recording's; at the end the number of samples."""
-    return min(math.floor(frame * job.recording.rate / job.features.fps), job.recording.samples)
+def _join(job: VideoJob, folder: WorkFolder, output: Path, observer: Observer) -> None:
+    """All segments as one file, with the whole sound, in its place."""
+    size = sum(segment.stat().st_size for segment in folder.segments)
+    _check_disk({folder.path: size, **_elsewhere(output, folder, size)})
+    joined = folder.path / f"joined{output.suffix}"
+    with VideoWriter(joined, *job.size, job.pipeline.config.fps, job.recording) as writer:
+        for segment in folder.segments:
+            observer.check()
+            writer.copy(segment)
+    try:
+        move_into_place(joined, output)
+    except OSError as error:
+        raise cannot_write(output, error) from error
 
 
-def measure(job: VideoJob, folder: WorkFolder, output: Path, observer: Observer) -> Estimate:
-    """What the whole will take, from sampling one clip in two steps, decoding and encoding it.
+def measure(job: VideoJob, portrait: Tensor, folder: WorkFolder, output: Path, observer: Observer) -> Estimate:
+    """What the whole will take, from sampling one clip in few steps, decoding and encoding it.
 
     InputError where the disk or the memory cannot hold it.
     """
     config, at = job.pipeline.config, []
+    own = job.settings.steps or config.default_steps
 
-    def stepped(*_) -> None:
+    def stepped(step: int, steps: int, x0: Tensor) -> None:
         observer.check()
+        x0.flatten()[0].item()  # waits for a graphics card
         at.append(time.monotonic())
 
-    few = dataclasses.replace(job.settings, steps=2)
+    few = dataclasses.replace(job.settings, steps=min(max(own, 2), MEASURED_STEPS))
     last = min(folder.frames + config.clip_frames, job.frames)
     trial = folder.path / "trial.mp4"
-    with folder.sentences(), VideoWriter(trial, *job.size, config.fps) as writer:
-        for chunk in job.pipeline.render(job.portrait, job.features, few, folder.frames, last, folder.memory, stepped):
+    with PeakMemory() as peak, VideoWriter(trial, *job.size, config.fps) as writer:
+        began = time.monotonic()
+        _ = job.features[folder.frames : last]
+        heard = time.monotonic() - began
+        for chunk in job.pipeline.render(portrait, job.features, few, folder.frames, last, folder.memory, stepped):
             for frame in chunk.frames.split(1):
                 writer.write(job.pictures(frame))
-    drawn = time.monotonic() - at[-1]
-    first, *others = packet_sizes(trial)
+        drawn = time.monotonic() - at[-1]
+    sizes = packet_sizes(trial)
     trial.unlink()
 
-    left, length = job.frames - folder.frames, segment_frames(job)
-    per_clip = (at[1] - at[0]) * (job.settings.steps or config.default_steps) + drawn
-    picture = first / length + (sum(others) / len(others) if others else first)  # bytes of a frame
+    left, rest = job.frames - folder.frames, sizes[1:] or sizes
+    per_clip = (at[-1] - at[0]) / (len(at) - 1) * own + drawn
+    windows = math.ceil(left / config.fps / WINDOW_SECONDS)
     sound = AAC_BITS / 8 * min(job.recording.channels, 8) / config.fps
+    picture = sizes[0] / job.segment_frames + sum(rest) / len(rest)  # bytes of a frame
+    if folder.segments:  # better known from what is there
+        picture, sound = sum(path.stat().st_size for path in folder.segments) / folder.frames, 0
     joined = int((picture + sound) * job.frames)
     estimate = Estimate(
         frames=job.frames,
         done=folder.frames,
         clip_frames=config.clip_frames,
         fps=config.fps,
-        seconds=per_clip * math.ceil(left / config.clip_frames),
+        seconds=per_clip * math.ceil(left / config.clip_frames) + heard * windows,
         disk=joined + int((picture + sound) * left),
-        memory=peak_memory() + int(INDEX_BYTES * job.frames * (1 + job.recording.rate / 1024 / config.fps)),
+        memory=peak.bytes + int(INDEX_BYTES * job.frames * (1 + job.recording.rate / 1024 / config.fps)),
         work=folder.path,
     )
-    _check_room(estimate, output, joined)
+    _check_disk({folder.path: estimate.disk, **_elsewhere(output, folder, joined)})
+    _check_memory(estimate.memory)
     return estimate
 
 
-def peak_memory() -> int:
-    """Bytes that this process has held at most."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return psutil.Process().memory_info().peak_wset
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+class PeakMemory:
+    """The most that this process held in memory inside the block, in `bytes`."""
+
+    def __enter__(self) -> PeakMemory:
+        self._process, self._done = psutil.Process(), threading.Event()
+        self.bytes = self._process.memory_info().rss
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.01):
+            self.bytes = max(self.bytes, self._process.memory_info().rss)
+
+    def __exit__(self, *_) -> None:
+        self._done.set()
+        self._watcher.join()
 
 
-def _check_room(estimate: Estimate, output: Path, joined: int) -> None:
-    needs = {estimate.work: estimate.disk}
-    if os.stat(output.parent).st_dev != os.stat(estimate.work).st_dev:
-        needs[output.parent] = joined
+def _elsewhere(output: Path, folder: WorkFolder, size: int) -> dict[Path, int]:
+    """What the output's own file system has to hold, where the work folder lies on another."""
+    same = os.stat(output.parent).st_dev == os.stat(folder.path).st_dev
+    return {} if same else {output.parent: size}
+
+
+def _check_disk(needs: dict[Path, int]) -> None:
     for folder, need in needs.items():
         free = shutil.disk_usage(folder).free
         if need > free:
@@ -274,13 +305,12 @@ def _check_room(estimate: Estimate, output: Path, joined: int) -> None:
                 f"The video needs about {megabytes(need)} on the disk of {folder}, and {megabytes(free)} are free; "
                 "free some, or choose another place for the output."
             )
+
+
+def _check_memory(need: int) -> None:
     there = psutil.Process().memory_info().rss + psutil.virtual_memory().available
-    if estimate.memory > there:
+    if need > there:
         raise InputError(
-            f"The video needs about {megabytes(estimate.memory)} of memory, and {megabytes(there)} are there; close "
-            "other programs, or make it in parts."
+            f"The video needs about {megabytes(need)} of memory, and {megabytes(there)} are there; close other "
+            "programs, or make it in parts."
         )
-
-
-def _digest(values: Tensor) -> str:
-    return hashlib.sha256(values.detach().float().cpu().contiguous().numpy()).hexdigest()

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
-from .files import check_file, create_part, move_into_place
+from .files import cannot_write, check_file, create_part, move_into_place
 from .recording import Recording, SampleReader, audio_blocks, exact_fps
 
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+AAC_BITS = 96000  # a second and channel
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 # Layouts as they come in, by the number of channels; the file keeps mono, stereo and 5.1, others become stereo.
-AAC_BITS = 96000  # a second and channel
 _LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 _KEPT = (1, 2, 6)
 THREADS = "4"  # of the encoder: fixed, because its bits depend on their number and a resumed video must not differ
@@ -76,7 +76,7 @@ class VideoWriter:
             with self._sentences():
                 options = {"movflags": "+faststart"} if self.path.suffix.lower() != ".mkv" else {}
                 self._container = av.open(
-                    str(self._part), "w", format=FORMATS[self.path.suffix.lower()], container_options=options
+                    f"file:{self._part}", "w", format=FORMATS[self.path.suffix.lower()], container_options=options
                 )
         except BaseException:
             self._discard()
@@ -168,10 +168,7 @@ class VideoWriter:
         except InputError:
             raise
         except (av.FFmpegError, OSError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(
-                f"{self.path} cannot be written ({reason}); check the free space and permissions of its folder."
-            ) from error
+            raise cannot_write(self.path, error) from error
 
 
 class _Sound:
@@ -204,6 +201,7 @@ class _Sound:
         # A sound shorter than a millisecond would round to nothing in the file's header.
         if missing > frame * self.rate or (missing > 0 and self.position < frame * self.rate):
             self._encode(torch.zeros(self.channels, missing))
+        self.reader.read(1)  # beyond the end: a recording says there if it was changed while it was read
         self.container.mux(self.stream.encode(None))
 
     def _encode(self, samples: Tensor) -> None:
@@ -294,7 +292,7 @@ def read_video_frames(path: str | Path) -> np.ndarray:
 @contextlib.contextmanager
 def _open_video(path: Path):
     try:
-        with av.open(str(path)) as container:
+        with av.open(f"file:{path}") as container:  # a name with a colon is no protocol
             if not container.streams.video:
                 raise InputError(f"{path} has no picture; choose a video file.")
             yield container

@@ -38,6 +38,7 @@ class Wav2Vec2Encoder(AudioEncoder):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.normalize = normalize  # the preprocessor's do_normalize: zero mean, unit variance over the recording
+        self.digest = f"{normalize} {model.config.to_json_string(use_diff=False)}"
         self.blocks, self.channels = model.config.num_hidden_layers, model.config.hidden_size
         self.stride = math.prod(model.config.conv_stride)  # samples between two convolutional features: 320
         strides = [math.prod(model.config.conv_stride[:layer]) for layer in range(len(model.config.conv_stride))]

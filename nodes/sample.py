@@ -184,10 +184,9 @@ class MemoryBankLongVideo(io.ComfyNode):
         settings = _settings(seed, steps, sampler, cfg, memory_noise)
         paste_back = _paste_back(letstalk_portrait) if picture == "full picture" else None
         with on_device(letstalk_model) as pipeline:
-            portrait = letstalk_portrait.latents.to(pipeline.device)
-            job = VideoJob(pipeline, portrait, letstalk_audio.recording, settings, paste_back)
+            job = VideoJob(pipeline, letstalk_portrait.portrait, letstalk_audio.recording, settings, paste_back)
             progress = Progress(pipeline, job.frames, settings, cls.hidden.unique_id)
-            path = _in_folder(folder_paths.get_temp_directory(), f"letstalk_{secrets.token_hex(6)}.mp4")
+            path = _in_folder(folder_paths.get_temp_directory(), f"letstalk_long_video_{secrets.token_hex(6)}.mp4")
             # Not in the temp folder, which is emptied when ComfyUI starts.
             work = _in_folder(folder_paths.get_output_directory(), "letstalk_work", job.fingerprint[:12])
             render_video(job, path, progress, Path(work))
@@ -198,7 +197,10 @@ class MemoryBankLongVideo(io.ComfyNode):
 def _in_folder(*parts: str) -> str:
     """A path whose folder is made."""
     path = os.path.join(*parts)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{os.path.dirname(path)} cannot be made ({error.strerror}); check its permissions.") from None
     return path
 
 

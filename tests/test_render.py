@@ -1,5 +1,6 @@
 """Videos that survive: resumed after any end, never mixed, locked, estimated first, and joined without a loss."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -17,14 +18,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from letstalk_core import files, render, segments
+from letstalk_core import audio, files, render, segments
 from letstalk_core.cli import main
 from letstalk_core.errors import InputError
 from letstalk_core.long_video import SamplingSettings
 from letstalk_core.paste_back import PasteBack
 from letstalk_core.pipeline import LetsTalkPipeline
 from letstalk_core.portrait import Portrait
-from letstalk_core.recording import Recording
+from letstalk_core.recording import Recording, read_audio
 from letstalk_core.render import Observer, VideoJob, render_video
 from letstalk_core.segments import WorkFolder, find_leftovers, work_folder_of
 from letstalk_core.video_io import probe, read_video_frames
@@ -55,7 +56,7 @@ def job(pipeline):
 
 def make_job(pipeline, seed=3, value=0.1, pitch=1.0, seconds=SECONDS, paste_back=None) -> VideoJob:
     sound = torch.from_numpy(tone(round(RATE * pitch), int(RATE * seconds), 2))
-    portrait = pipeline.encode_portrait(Portrait(torch.full((3, 64, 64), value), (0, 0, 64, 64), (64, 64)))
+    portrait = Portrait(torch.full((3, 64, 64), value), (0, 0, 64, 64), (64, 64))
     return VideoJob(pipeline, portrait, Recording((sound, RATE)), SamplingSettings(seed=seed), paste_back)
 
 
@@ -68,15 +69,16 @@ def whole(pipeline, tmp_path_factory):
 
 
 class StopAt(Observer):
-    """Ends a rendering when so many frames are made."""
+    """Ends a rendering when so many frames are made; remembers what it is told."""
 
-    def __init__(self, frames, error=KeyboardInterrupt):
-        self.frames, self.error, self.estimate = frames, error, None
+    def __init__(self, frames=10**9, error=KeyboardInterrupt):
+        self.frames, self.error, self.estimate, self.made = frames, error, None, []
 
     def begin(self, estimate):
         self.estimate = estimate
 
     def advance(self, frames, picture):
+        self.made.append(frames)
         if frames >= self.frames:
             raise self.error
 
@@ -103,7 +105,7 @@ def test_a_resumed_video_has_the_frames_of_an_uninterrupted_one(job, whole, tmp_
     assert not (tmp_path / "a.mp4").exists()
     finished = (frames - 1) // 8 * 8 if frames < 38 else 32
     assert work.exists() == (finished > 0)
-    watcher = StopAt(1000)
+    watcher = StopAt()
     render_video(job, tmp_path / "a.mp4", watcher)
     assert watcher.estimate.done == finished
     assert np.array_equal(read_video_frames(tmp_path / "a.mp4"), whole)
@@ -123,12 +125,14 @@ def test_segments_can_be_looked_at_and_join_to_the_whole(job, whole, tmp_path):
 
 
 def test_a_stretch_of_a_long_video_equals_the_same_frames_alone(job, whole, tmp_path):
-    chunks = list(job.pipeline.render(job.portrait, job.features, job.settings, 0, 38))
+    latents = job.pipeline.encode_portrait(job.portrait)
+    chunks = list(job.pipeline.render(latents, job.features, job.settings, 0, 38))
     pixels = torch.cat([job.pictures(chunk.frames) for chunk in chunks])
     work = tmp_path / "work"
     render_video(job, tmp_path / "a.mp4", work=work, keep_work=True)
     with safe_open(work / "00001.safetensors", "pt") as file:
         assert torch.equal(file.get_tensor("memory"), chunks[3].memory.latents)
+        assert torch.equal(file.get_tensor("portrait"), latents)
         assert file.metadata()["last"] == "16"
     grey = whole.mean(-1), pixels.numpy().mean(-1)  # H.264 halves the resolution of colour
     assert np.corrcoef(grey[0].ravel(), grey[1].ravel())[0, 1] > 0.85
@@ -139,7 +143,7 @@ def test_another_seed_portrait_or_sound_never_goes_on_with_these_segments(pipeli
     other = make_job(pipeline, **change)
     assert other.fingerprint != job.fingerprint == make_job(pipeline).fingerprint
     work = stopped(job, tmp_path / "a.mp4")
-    watcher = StopAt(1000)
+    watcher = StopAt()
     render_video(other, tmp_path / "a.mp4", watcher)
     assert watcher.estimate.done == 0 and work.exists()  # the old ones are still there for the old job
     render_video(other, tmp_path / "b.mp4", watcher, work=work)  # forced onto them: they do not count
@@ -198,7 +202,7 @@ def without_its_description(work):
 
 
 def with_dead_parts(work):
-    for name in (".00002.mp4.abcd.part", "00002.mp4", "joined.mp4", "trial.mp4"):
+    for name in (".00002.mp4.0123abcd.part", ".joined.mp4.0123abcd.part", "00002.mp4", "joined.mkv", "trial.mp4"):
         (work / name).write_bytes(b"half")
     return 16
 
@@ -210,16 +214,86 @@ DAMAGES = (truncated, changed, without_state, broken_state, with_a_gap, of_anoth
 def test_only_whole_segments_count(job, whole, tmp_path, damage):
     work = stopped(job, tmp_path / "a.mp4")
     left = damage(work)
-    watcher = StopAt(1000)
+    watcher = StopAt()
     render_video(job, tmp_path / "a.mp4", watcher)
     assert watcher.estimate.done == left
+    assert watcher.made[:2] == [left + 4, left + 8]
+    if damage is with_a_gap:  # what lies behind the gap is not made again
+        assert watcher.made[2] == 20
     assert np.array_equal(read_video_frames(tmp_path / "a.mp4"), whole)
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
+def test_a_segment_that_cannot_be_read_now_is_not_made_anew(job, tmp_path, monkeypatch):
+    work = stopped(job, tmp_path / "a.mp4")
+    before = {path.name: path.read_bytes() for path in work.iterdir()}
+
+    def fails(path):
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(segments, "_digest", fails)
+    with pytest.raises(InputError, match="00000.mp4 cannot be read .Input/output error"):
+        render_video(job, tmp_path / "a.mp4")
+    assert before.items() <= {path.name: path.read_bytes() for path in work.iterdir()}.items()
+
+
+class Dead(BaseException):
+    """A process that does nothing any more."""
+
+
+def dying(monkeypatch, after: int) -> list:
+    """From the call number `after` on, nothing on the disk is renamed, flushed, made or removed; returns the calls."""
+    calls = []
+
+    def patch(owner, name):
+        real = getattr(owner, name)
+
+        def call(*arguments, **options):
+            calls.append(name)
+            if len(calls) > after:
+                raise Dead
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    for name in ("replace", "fsync"):
+        patch(files.os, name)
+    for name in ("unlink", "mkdir", "rmdir", "write_bytes"):
+        patch(Path, name)
+    return calls
+
+
+def test_wherever_it_dies_nothing_is_lost_or_left(pipeline, tmp_path):
+    """Between any two things that it does to the disk."""
+    job = make_job(pipeline, seconds=0.9)  # 23 frames: three segments
+    render_video(job, tmp_path / "whole.mp4")
+    wanted = read_video_frames(tmp_path / "whole.mp4"), read_audio(tmp_path / "whole.mp4")[0]
+    folder, after = tmp_path / "out", 0
+    folder.mkdir()
+    while True:
+        with pytest.MonkeyPatch.context() as patch:
+            calls = dying(patch, after)
+            with contextlib.suppress(Dead):
+                render_video(job, folder / "a.mp4")
+        if (folder / "a.mp4").exists():  # whole or not there
+            assert np.array_equal(read_video_frames(folder / "a.mp4"), wanted[0])
+        render_video(job, folder / "a.mp4")
+        assert np.array_equal(read_video_frames(folder / "a.mp4"), wanted[0])
+        assert torch.equal(read_audio(folder / "a.mp4")[0], wanted[1])
+        left = [path.name for path in folder.iterdir() if not path.name.endswith(".part")]
+        assert left == ["a.mp4"], (after, calls)
+        assert all(path.stat().st_size == 0 for path in folder.glob("*.part"))  # of trying whether one can write there
+        for path in folder.iterdir():
+            path.unlink()
+        if len(calls) <= after:
+            break
+        after += 1
+    assert after > 40
+
+
 def test_beginning_anew(job, tmp_path):
     stopped(job, tmp_path / "a.mp4")
-    watcher = StopAt(1000)
+    watcher = StopAt()
     render_video(job, tmp_path / "a.mp4", watcher, resume=False)
     assert watcher.estimate.done == 0
 
@@ -324,7 +398,7 @@ def test_the_clock_may_go_backwards(job, whole, tmp_path, monkeypatch):
     for path in work.iterdir():
         os.utime(path, (2_000_000_000, 2_000_000_000))  # in the future
     monkeypatch.setattr(time, "time", lambda: 1_000_000_000.0)
-    watcher = StopAt(1000)
+    watcher = StopAt()
     render_video(job, tmp_path / "a.mp4", watcher)
     assert watcher.estimate.done == 16 and watcher.estimate.seconds > 0
     assert np.array_equal(read_video_frames(tmp_path / "a.mp4"), whole)
@@ -355,7 +429,7 @@ def test_full_pictures(pipeline, tmp_path):
 
 
 def test_the_estimate_says_what_it_takes(job, tmp_path):
-    watcher = StopAt(1000)
+    watcher = StopAt()
     began = time.monotonic()
     render_video(job, tmp_path / "a.mp4", watcher, keep_work=True)
     took, estimate = time.monotonic() - began, watcher.estimate
@@ -378,8 +452,8 @@ def test_a_disk_that_cannot_hold_it_is_refused_with_both_numbers(job, tmp_path, 
 
 
 def test_memory_that_cannot_hold_it_is_refused_with_both_numbers(job, tmp_path, monkeypatch):
-    monkeypatch.setattr(render, "peak_memory", lambda: 10**15)
-    with pytest.raises(InputError, match=r"needs about 1000000\.0 GB of memory, and [\d.]+ GB are there"):
+    monkeypatch.setattr(render, "INDEX_BYTES", 10**12)
+    with pytest.raises(InputError, match=r"needs about [\d.]+ GB of memory, and [\d.]+ GB are there"):
         render_video(job, tmp_path / "a.mp4")
     assert not list(tmp_path.iterdir())
 
@@ -438,3 +512,64 @@ def test_any_source_is_read_as_it_is_needed(pipeline, tmp_path, suffix):
     found = probe(folder / "a.mp4")
     assert found.frames == job.frames == -(-(int(rate * 1.1) + 3) * 25 // rate)
     assert abs(found.duration - found.audio_duration) <= 1 / 25
+
+
+def test_a_recording_that_is_changed_in_mid_run_is_noticed(pipeline, tmp_path):
+    source = write_media(tmp_path / "sound.wav", tone(RATE, RATE, 1), RATE)
+    job = dataclasses.replace(make_job(pipeline), recording=Recording(source))
+    out = tmp_path / "out"
+    out.mkdir()
+
+    class Changes(Observer):
+        def begin(self, estimate):
+            write_media(source, -tone(RATE, RATE, 1), RATE)
+
+    with pytest.raises(InputError, match="sound.wav was changed while the video was made; start it again"):
+        render_video(job, out / "a.mp4", Changes())
+    assert not (out / "a.mp4").exists()
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mov"])
+def test_other_containers(job, whole, tmp_path, suffix):
+    render_video(job, tmp_path / f"a.{suffix}")
+    assert np.array_equal(read_video_frames(tmp_path / f"a.{suffix}"), whole)
+    assert [path.name for path in tmp_path.iterdir()] == [f"a.{suffix}"]
+
+
+def test_a_last_segment_of_one_frame_with_one_sample(pipeline, tmp_path):
+    sound = torch.from_numpy(tone(16000, 640 * 16 + 1, 1))
+    job = dataclasses.replace(make_job(pipeline), recording=Recording((sound, 16000)))
+    assert render_video(job, tmp_path / "a.mp4") == 17
+    found = probe(tmp_path / "a.mp4")
+    assert found.frames == 17 and found.audio_samples == 640 * 16 + 1
+
+
+def test_a_model_with_wav2vec2_is_resumed_too(tmp_path, monkeypatch):
+    encoder = Path(__file__).parent / "data" / "wav2vec2"
+    told = json.loads((encoder / "config.json").read_text())
+    sizes = {"audio_blocks": told["num_hidden_layers"], "audio_channels": told["hidden_size"]}
+    path = write_tiny_checkpoint(tmp_path / "m.safetensors", audio_encoder="wav2vec2", **sizes)
+    pipeline = LetsTalkPipeline.load(path, "cpu", audio_encoder=encoder)
+    monkeypatch.setattr(audio, "ONE_PASS_SECONDS", 0)
+    monkeypatch.setattr(audio, "WINDOW_SECONDS", 0.6)
+    monkeypatch.setattr(pipeline.audio_encoder, "context_seconds", 0.2)
+    job, folder = make_job(pipeline), tmp_path / "out"
+    folder.mkdir()
+    render_video(job, tmp_path / "whole.mp4")
+    stopped(make_job(pipeline), folder / "a.mp4")
+    render_video(make_job(pipeline), folder / "a.mp4")
+    assert np.array_equal(read_video_frames(folder / "a.mp4"), read_video_frames(tmp_path / "whole.mp4"))
+    assert not np.array_equal(*(job.features[a : a + 1] for a in (0, 20)))
+
+
+def test_a_folder_that_cannot_be_written(job, tmp_path, monkeypatch):
+    def refuses(path, flags, *mode):
+        if flags & os.O_CREAT:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, flags, *mode)
+
+    real = os.open
+    monkeypatch.setattr(files.os, "open", refuses)
+    with pytest.raises(InputError, match="Nothing can be written in .* .Permission denied"):
+        render_video(job, tmp_path / "a.mp4")
+    assert not list(tmp_path.iterdir())

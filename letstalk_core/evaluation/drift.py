@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import cv2
 import numpy as np
 
 from ..errors import InputError
-from ..files import check_file
+from ..files import check_file, create_part, write_durably
 from ..portrait import crop_portrait, read_image
 from ..video_io import iter_video_frames, probe
 from .identity import SIZE, load_identity
@@ -100,10 +101,8 @@ def _second(held: list[dict], identity: float, colour: np.ndarray) -> dict:
 
 def draw(reports: dict[str, dict], path: Path) -> None:
     """One panel for each series, one line for each report."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InputError("the plot needs matplotlib; run pip install matplotlib.") from None
+    from matplotlib.figure import Figure
+
     figure = Figure((10, 8), layout="constrained")
     for axes, (name, text) in zip(figure.subplots(4, 2).flat, SERIES.items(), strict=False):
         for label, report in reports.items():
@@ -122,10 +121,13 @@ def drift(video: str | Path, portrait: str | Path | None, clip_frames: int, outp
     """Measure a video and write OUTPUT.json and OUTPUT.png (default: beside the video); returns means and slopes."""
     if clip_frames < 1:
         raise InputError(f"The length of a clip is {clip_frames} frames; it is at least 1.")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError("The plot needs matplotlib; run pip install matplotlib.")
     video = check_file(video, "video")
+    stem = output or video.with_name(f"{video.stem}-drift")
+    create_part(Path(f"{stem}.json")).unlink()  # before the work: can it be written?
     report = measure_drift(video, portrait, clip_frames)
-    stem = output or video.with_suffix("").with_name(f"{video.stem}-drift")
+    write_durably(Path(f"{stem}.json"), json.dumps(report, indent=2).encode())
     draw({video.stem: report}, Path(f"{stem}.png"))
-    Path(f"{stem}.json").write_text(json.dumps(report, indent=2) + "\n")
     told = {name: value for name, value in report.items() if name != "series"}
     return json.dumps({**told, "written": [f"{stem}.json", f"{stem}.png"]}, indent=2)
