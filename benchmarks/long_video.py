@@ -57,7 +57,8 @@ def render(recording: Path, output: Path) -> None:
     import psutil
 
     from letstalk_core import LetsTalkPipeline, SamplingSettings
-    from letstalk_core.render import Observer, PeakMemory
+    from letstalk_core.estimate import PeakMemory
+    from letstalk_core.render import Observer
 
     began, process = time.monotonic(), psutil.Process()
     joining = PeakMemory()

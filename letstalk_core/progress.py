@@ -10,8 +10,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .errors import InputError
+from .estimate import Estimate, duration
 from .files import short_name
-from .render import Estimate, Observer, duration
+from .render import Observer
 from .segments import find_leftovers
 
 LOG_SECONDS = 60

@@ -6,38 +6,31 @@ import dataclasses
 import functools
 import hashlib
 import json
-import math
-import os
-import shutil
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
-import psutil
 import torch
 from torch import Tensor
 
-from .audio import WINDOW_SECONDS, FeatureStream
+from .audio import FeatureStream
 from .errors import InputError
+from .estimate import Estimate, check_disk, measure
 from .files import cannot_write, create_part, move_into_place
 from .long_video import SamplingSettings
 from .paste_back import PasteBack
 from .portrait import Portrait
 from .recording import Recording, SampleReader
 from .sampling import check_sampler
-from .segments import WorkFolder, megabytes, work_folder_of
-from .video_io import AAC_BITS, FORMATS, VideoWriter, packet_sizes
+from .segments import WorkFolder, work_folder_of
+from .video_io import FORMATS, VideoWriter
 
 if TYPE_CHECKING:
     from .pipeline import LetsTalkPipeline
 
 JOB_FORMAT = 1  # raised when the same inputs begin to give other frames, so that old segments are not gone on with
 SEGMENT_SECONDS = 4.0  # at most this much is lost by a crash
-INDEX_BYTES = 130  # of memory for each frame and packet of sound while the segments are joined
-MEASURED_STEPS = 4  # of denoising, for the estimate
 
 
 class Observer:
@@ -54,41 +47,6 @@ class Observer:
 
     def advance(self, frames: int, picture: Tensor) -> None:
         """When so many frames are made: the latest one, uint8 [H,W,3]."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a rendering will take: `frames` in all, of which `done` are there from an earlier run, in clips of
-    `clip_frames`; seconds of time; bytes of disk (the segments and the video itself) and of memory, at its peak."""
-
-    frames: int
-    done: int
-    clip_frames: int
-    fps: float
-    seconds: float
-    disk: int
-    memory: int
-    work: Path
-
-    @property
-    def clips(self) -> int:
-        return math.ceil(self.frames / self.clip_frames)
-
-    def __str__(self) -> str:
-        length = f"{self.frames} frames ({self.frames / self.fps:.1f} s) in {self.clips} clips"
-        there = f", {self.done / self.fps:.1f} s of them there already" if self.done else ""
-        return (
-            f"{length}{there}: about {duration(self.seconds)}, {megabytes(self.disk)} on the disk and "
-            f"{megabytes(self.memory)} of memory"
-        )
-
-
-def duration(seconds: float) -> str:
-    """Such as "3 h 5 min", "12 min" or "40 s"."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
 @dataclass(frozen=True)
@@ -175,7 +133,7 @@ def render_video(
             # The latents of the first run, too: a graphics card may round them differently the next time.
             portrait = job.pipeline.encode_portrait(job.portrait) if folder.portrait is None else folder.portrait
             portrait = portrait.to(job.pipeline.device)
-            observer.begin(measure(job, portrait, folder, output, observer))
+            observer.begin(measure(job, portrait, folder, output, observer.check))
             _render_segments(job, portrait, folder, observer)
         _join(job, folder, output, observer)
         folder.finished = not keep_work
@@ -210,7 +168,7 @@ def _render_segments(job: VideoJob, portrait: Tensor, folder: WorkFolder, observ
 def _join(job: VideoJob, folder: WorkFolder, output: Path, observer: Observer) -> None:
     """All segments as one file, with the whole sound, in its place."""
     size = sum(segment.stat().st_size for segment in folder.segments)
-    _check_disk({folder.path: size, **_elsewhere(output, folder, size)})
+    check_disk(folder, size, output, size)
     joined = folder.path / f"joined{output.suffix}"
     with VideoWriter(joined, *job.size, job.pipeline.config.fps, job.recording) as writer:
         for segment in folder.segments:
@@ -220,97 +178,3 @@ def _join(job: VideoJob, folder: WorkFolder, output: Path, observer: Observer) -
         move_into_place(joined, output)
     except OSError as error:
         raise cannot_write(output, error) from error
-
-
-def measure(job: VideoJob, portrait: Tensor, folder: WorkFolder, output: Path, observer: Observer) -> Estimate:
-    """What the whole will take, from sampling one clip in few steps, decoding and encoding it.
-
-    InputError where the disk or the memory cannot hold it.
-    """
-    config, at = job.pipeline.config, []
-    own = job.settings.steps or config.default_steps
-
-    def stepped(step: int, steps: int, x0: Tensor) -> None:
-        observer.check()
-        x0.flatten()[0].item()  # waits for a graphics card
-        at.append(time.monotonic())
-
-    few = dataclasses.replace(job.settings, steps=min(max(own, 2), MEASURED_STEPS))
-    last = min(folder.frames + config.clip_frames, job.frames)
-    trial = folder.path / "trial.mp4"
-    with PeakMemory() as peak, VideoWriter(trial, *job.size, config.fps) as writer:
-        began = time.monotonic()
-        _ = job.features[folder.frames : last]
-        heard = time.monotonic() - began
-        for chunk in job.pipeline.render(portrait, job.features, few, folder.frames, last, folder.memory, stepped):
-            for frame in chunk.frames.split(1):
-                writer.write(job.pictures(frame))
-        drawn = time.monotonic() - at[-1]
-    sizes = packet_sizes(trial)
-    trial.unlink()
-
-    left, rest = job.frames - folder.frames, sizes[1:] or sizes
-    per_clip = (at[-1] - at[0]) / (len(at) - 1) * own + drawn
-    windows = math.ceil(left / config.fps / WINDOW_SECONDS)
-    sound = AAC_BITS / 8 * min(job.recording.channels, 8) / config.fps
-    picture = sizes[0] / job.segment_frames + sum(rest) / len(rest)  # bytes of a frame
-    if folder.segments:  # better known from what is there
-        picture, sound = sum(path.stat().st_size for path in folder.segments) / folder.frames, 0
-    joined = int((picture + sound) * job.frames)
-    estimate = Estimate(
-        frames=job.frames,
-        done=folder.frames,
-        clip_frames=config.clip_frames,
-        fps=config.fps,
-        seconds=per_clip * math.ceil(left / config.clip_frames) + heard * windows,
-        disk=joined + int((picture + sound) * left),
-        memory=peak.bytes + int(INDEX_BYTES * job.frames * (1 + job.recording.rate / 1024 / config.fps)),
-        work=folder.path,
-    )
-    _check_disk({folder.path: estimate.disk, **_elsewhere(output, folder, joined)})
-    _check_memory(estimate.memory)
-    return estimate
-
-
-class PeakMemory:
-    """The most that this process held in memory inside the block, in `bytes`."""
-
-    def __enter__(self) -> PeakMemory:
-        self._process, self._done = psutil.Process(), threading.Event()
-        self.bytes = self._process.memory_info().rss
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
-        self._watcher.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.01):
-            self.bytes = max(self.bytes, self._process.memory_info().rss)
-
-    def __exit__(self, *_) -> None:
-        self._done.set()
-        self._watcher.join()
-
-
-def _elsewhere(output: Path, folder: WorkFolder, size: int) -> dict[Path, int]:
-    """What the output's own file system has to hold, where the work folder lies on another."""
-    same = os.stat(output.parent).st_dev == os.stat(folder.path).st_dev
-    return {} if same else {output.parent: size}
-
-
-def _check_disk(needs: dict[Path, int]) -> None:
-    for folder, need in needs.items():
-        free = shutil.disk_usage(folder).free
-        if need > free:
-            raise InputError(
-                f"The video needs about {megabytes(need)} on the disk of {folder}, and {megabytes(free)} are free; "
-                "free some, or choose another place for the output."
-            )
-
-
-def _check_memory(need: int) -> None:
-    there = psutil.Process().memory_info().rss + psutil.virtual_memory().available
-    if need > there:
-        raise InputError(
-            f"The video needs about {megabytes(need)} of memory, and {megabytes(there)} are there; close other "
-            "programs, or make it in parts."
-        )

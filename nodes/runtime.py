@@ -18,9 +18,9 @@ from ..letstalk_core.errors import InputError
 from .types import LoadedModel
 
 if TYPE_CHECKING:
+    from ..letstalk_core.estimate import Estimate
     from ..letstalk_core.long_video import SamplingSettings
     from ..letstalk_core.pipeline import LetsTalkPipeline
-    from ..letstalk_core.render import Estimate
 
 PREVIEW_SIDE = 512
 

@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from letstalk_core import audio, files, render, segments
+from letstalk_core import audio, estimate, files, render, segments
 from letstalk_core.cli import main
 from letstalk_core.errors import InputError
 from letstalk_core.long_video import SamplingSettings
@@ -432,27 +432,27 @@ def test_the_estimate_says_what_it_takes(job, tmp_path):
     watcher = StopAt()
     began = time.monotonic()
     render_video(job, tmp_path / "a.mp4", watcher, keep_work=True)
-    took, estimate = time.monotonic() - began, watcher.estimate
-    assert (estimate.frames, estimate.clips, estimate.done) == (38, 10, 0)
-    assert 0 < estimate.seconds < took * 3
+    took, told = time.monotonic() - began, watcher.estimate
+    assert (told.frames, told.clips, told.done) == (38, 10, 0)
+    assert 0 < told.seconds < took * 3
     used = sum(path.stat().st_size for path in tmp_path.rglob("*.mp4"))
-    assert used / 3 < estimate.disk < used * 3
-    assert estimate.memory > 100e6
-    assert str(estimate).startswith("38 frames (1.5 s) in 10 clips: about ")
+    assert used / 3 < told.disk < used * 3
+    assert told.memory > 100e6
+    assert str(told).startswith("38 frames (1.5 s) in 10 clips: about ")
 
 
 Usage = namedtuple("Usage", "total used free")
 
 
 def test_a_disk_that_cannot_hold_it_is_refused_with_both_numbers(job, tmp_path, monkeypatch):
-    monkeypatch.setattr(render.shutil, "disk_usage", lambda _: Usage(10**9, 10**9, 2000))
+    monkeypatch.setattr(estimate.shutil, "disk_usage", lambda _: Usage(10**9, 10**9, 2000))
     with pytest.raises(InputError, match=r"needs about [\d.]+ MB on the disk of .*, and 0\.0 MB are free"):
         render_video(job, tmp_path / "a.mp4")
     assert not list(tmp_path.iterdir())
 
 
 def test_memory_that_cannot_hold_it_is_refused_with_both_numbers(job, tmp_path, monkeypatch):
-    monkeypatch.setattr(render, "INDEX_BYTES", 10**12)
+    monkeypatch.setattr(estimate, "INDEX_BYTES", 10**12)
     with pytest.raises(InputError, match=r"needs about [\d.]+ GB of memory, and [\d.]+ GB are there"):
         render_video(job, tmp_path / "a.mp4")
     assert not list(tmp_path.iterdir())
@@ -460,7 +460,7 @@ def test_memory_that_cannot_hold_it_is_refused_with_both_numbers(job, tmp_path, 
 
 def test_durations():
     seconds = (3, 99, 130, 3599, 11100)
-    assert [render.duration(s) for s in seconds] == ["3 s", "99 s", "2 min", "1 h 0 min", "3 h 5 min"]
+    assert [estimate.duration(s) for s in seconds] == ["3 s", "99 s", "2 min", "1 h 0 min", "3 h 5 min"]
 
 
 # Leftovers -----------------------------------------------------------------------------------------------------------
