@@ -107,7 +107,8 @@ if __name__ == "__main__":
         began = time.monotonic()
         finish(recording, output)
         whole, wanted = time.monotonic() - began, frames_of(output)
-        moments = sorted(random.Random(0).uniform(0, whole) for _ in range(kills))
+        chance = random.Random(0)
+        moments = sorted(chance.uniform(0, whole) for _ in range(kills))
         found, equal = [], 0
         for moment in moments:
             output.unlink()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -19,12 +21,29 @@ LOG_SECONDS = 60
 
 
 class ProgressBar(Observer):
-    """Prints the estimate, then shows clip i of n, the rate, and the time left."""
+    """Prints the estimate, then shows clip i of n, the rate, and the time left.
+
+    Ctrl-C that arrives inside PyAV's resampler is lost there (seen with 18.1), so it is remembered until `close`.
+    """
 
     def __init__(self, output: Path):
         self.output, self.made, self.told = output, 0, time.monotonic()
         self.bar: tqdm | None = None
         self.estimate: Estimate | None = None
+        self._interrupted, self._handler = False, None
+        if threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, *_) -> None:
+        self._interrupted = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
+
+    def step(self, *_) -> None:
+        self.check()
 
     def begin(self, estimate: Estimate) -> None:
         self.estimate = estimate
@@ -40,6 +59,8 @@ class ProgressBar(Observer):
             print(f"{self.output}: {frames} of {self.estimate.frames} frames", flush=True)
 
     def close(self) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
         if self.bar:
             self.bar.close()
 
