@@ -33,11 +33,11 @@ def save(name: str, values: dict) -> None:
 
 
 def write_recording(path: Path, seconds: int) -> float:
-    """The example speech over and over, at a third of its level, with a click; returns the click's second."""
+    """The example speech over and over, with a click; returns the second of the click."""
     with wave.open(str(SPEECH), "rb") as source, wave.open(str(path), "wb") as target:
         target.setparams(source.getparams())
         rate = source.getframerate()
-        samples = np.frombuffer(source.readframes(source.getnframes()), "<i2") // 3
+        samples = np.frombuffer(source.readframes(source.getnframes()), "<i2")
         click, position = round(CLICK_AT * seconds) * rate, 0
         while position < seconds * rate:
             block = samples[: seconds * rate - position].copy()
@@ -149,20 +149,19 @@ def draw_curve(made: np.ndarray, per_frame: np.ndarray, peak: float) -> None:
     memory, speed = figure.subplots(1, 2)
     memory.plot(made[:, 0] / FPS / 60, made[:, 2] / 2**20, label="while rendering")
     memory.axhline(peak / 2**20, color="grey", linestyle=":", label="peak, joining included")
-    memory.set(xlabel="minutes of video made", ylabel="resident memory, MiB", ylim=(0, None))
+    memory.set(xlabel="minutes of video made", ylabel="resident memory, MiB", ylim=(0, peak / 2**20 * 1.1))
     memory.legend(loc="lower right")
     speed.plot(np.arange(len(per_frame)) + 0.5, per_frame * 1000, marker=".")
-    speed.set(xlabel="minutes of video made", ylabel="ms per frame", ylim=(0, None))
+    speed.set(xlabel="minutes of video made", ylabel="ms per frame", ylim=(0, per_frame.max() * 1100))
     figure.savefig(RESULT.with_suffix(".png"), dpi=100)
 
 
 # name: (changes of the model's configuration, noise on the memory)
 CONDITIONS = {
-    "memory, no noise (default)": ({}, 0.0),
+    "memory (default)": ({}, 0.0),
     "memory and noise 0.1": ({}, 0.1),
-    "memory and noise 0.3": ({}, 0.3),
     "no memory": ({"memory_scale": 0.0, "border_smoothing": 0.0}, 0.0),
-    "whole memory, no noise": ({"memory_scale": 1.0}, 0.0),
+    "all of the memory": ({"memory_scale": 1.0}, 0.0),
 }
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .pipeline import LetsTalkPipeline
 
 JOB_FORMAT = 1  # raised when the same inputs begin to give other frames, so that old segments are not gone on with
-SEGMENT_SECONDS = 4.0  # at most this much is lost by a crash
+SEGMENT_SECONDS = 8.0  # at most this much is lost by a crash; each begins with a key frame, which can be seen
 
 
 class Observer:
