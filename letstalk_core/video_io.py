@@ -29,8 +29,8 @@ FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 # Layouts as they come in, by the number of channels; the file keeps mono, stereo and 5.1, others become stereo.
 _LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 _KEPT = (1, 2, 6)
-# Of the encoder. Threads: fixed, because its bits depend on their number and a resumed video must not differ. mbtree: off,
-# because it saves on what moves and spends on what stays, and then each segment begins with a jump in sharpness.
+# Of the encoder. Threads: fixed, because its bits depend on their number and a resumed video must not differ. mbtree:
+# off, because it spends on key frames and saves on the rest, and then each segment begins with a jump in sharpness.
 THREADS, X264 = "4", "mbtree=0"
 
 
