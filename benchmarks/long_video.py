@@ -115,15 +115,7 @@ def curve(minutes: int) -> None:
     steady = made[made[:, 0] > 120 * FPS]
     rising = max(0.0, np.polyfit(steady[:, 0], steady[:, 2], 1)[0]) if len(steady) > 2 else 0.0  # bytes a frame
     index = max(0.0, joining - made[-1, 2]) / frames
-    plan = {
-        name: {
-            "hours_of_computing": round(hours * FPS * np.median(per_frame), 1),
-            "peak_mib": round((peak + (rising + index) * (hours * 3600 * FPS - frames)) / 2**20),
-            "disk_gb": round(2 * hours * 3600 * size / minutes / 60 / 1e9, 2),
-        }
-        for name, hours in (("10 hours", 10), ("24 hours", 24))
-    }
-    save("curve", {
+    told = {
         "minutes": minutes,
         "peak_mib_of_1_minute": round(short[-1, 2] / 2**20),
         "peak_mib": round(peak / 2**20),
@@ -136,10 +128,26 @@ def curve(minutes: int) -> None:
         "seconds_of_joining": round(seconds - made[-1, 1], 1),
         "bytes_per_second_of_video": round(size / minutes / 60),
         "bytes_of_memory_per_frame": {"while_rendering": round(rising), "while_joining": round(index)},
-        "plan": plan,
         **sound,
-    })  # fmt: skip
+    }  # fmt: skip
+    save("curve", {**told, "plan": plan(told)})
     draw_curve(made, per_frame, peak)
+
+
+def plan(told: dict) -> dict:
+    """What a video of so many hours takes, from the measured values."""
+    from letstalk_core.estimate import INDEX_BYTES
+
+    def one(hours: int) -> dict:
+        frames, growth = hours * 3600 * FPS, told["bytes_of_memory_per_frame"]["while_rendering"]
+        index = INDEX_BYTES * (1 + 16000 / 1024 / FPS)  # bytes of each frame, with the sound at 16 kHz
+        return {
+            "hours_of_computing": round(frames * told["seconds_per_frame_last_minute"] / 3600, 1),
+            "peak_mib": round(told["peak_mib"] + (growth + index) * frames / 2**20),
+            "disk_gb": round(2 * hours * 3600 * told["bytes_per_second_of_video"] / 1e9, 2),
+        }
+
+    return {f"{hours} hours": one(hours) for hours in (10, 24)}
 
 
 def draw_curve(made: np.ndarray, per_frame: np.ndarray, peak: float) -> None:

@@ -24,7 +24,7 @@ from .video_io import AAC_BITS, VideoWriter, packet_sizes
 if TYPE_CHECKING:
     from .render import VideoJob
 
-INDEX_BYTES = 130  # of memory for each frame and packet of sound while the segments are joined
+INDEX_BYTES = 60  # of memory for each frame and packet of sound while the segments are joined; 44 were measured
 MEASURED_STEPS = 4  # of denoising
 
 

@@ -1,7 +1,7 @@
 """Video files: a writer fed frame by frame or segment by segment, and readers.
 
 The writer holds one chunk of frames and of sound at a time, so that memory does not grow with length (but for the
-table of contents of an MP4, some 60 bytes for each frame and each packet of sound), and the file appears under its name
+table of contents of an MP4, some 44 bytes for each frame and each packet of sound), and the file appears under its name
 only when it is whole and on the disk.
 """
 
