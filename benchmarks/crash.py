@@ -1,9 +1,10 @@
 """Ends a rendering in every bad way, resumes it, and compares every decoded frame with those of an uninterrupted run.
 
-    python benchmarks/crash.py [KILLS] [SECONDS]        # default: 25 SIGKILLs, each at a random moment of a job of 60 s
+    python benchmarks/crash.py [KILLS] [SECONDS] [SEED]     # default: 25 SIGKILLs at random moments of 60 s of video
 
 Then a work folder that is removed in mid-run, and a disk that fills up (a small tmpfs, which takes root to mount).
-Writes the counts into docs/long_video.json under "crash". Needs requirements-dev.txt.
+Writes the counts into docs/long_video.json under "crash SEED"; a job that had ended before its moment came does not
+count. Needs requirements-dev.txt.
 """
 
 import contextlib
@@ -58,11 +59,12 @@ def wait_for(output: Path, count: int, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
-def killed(recording: Path, output: Path, seconds: float) -> int:
-    """SIGKILL after so long, then the same command again; returns how many segments it found."""
+def killed(recording: Path, output: Path, seconds: float) -> int | None:
+    """SIGKILL after so long, then the same command again; returns how many segments it found, None if it had ended."""
     process = start(recording, output)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
+        return None
     process.send_signal(signal.SIGKILL)
     process.wait()
     found = segments(output)
@@ -99,7 +101,7 @@ def folder_removed(recording: Path, output: Path) -> str:
 
 
 if __name__ == "__main__":
-    kills, seconds = (int(value) for value in (sys.argv[1:] + ["25", "60"][len(sys.argv) - 1 :]))
+    kills, seconds, seed = (int(value) for value in (sys.argv[1:] + ["25", "60", "1"][len(sys.argv) - 1 :]))
     with tempfile.TemporaryDirectory() as folder:
         recording, output = Path(folder) / "speech.wav", Path(folder) / "out" / "talk.mp4"
         output.parent.mkdir()
@@ -107,12 +109,15 @@ if __name__ == "__main__":
         began = time.monotonic()
         finish(recording, output)
         whole, wanted = time.monotonic() - began, frames_of(output)
-        chance = random.Random(1)
-        moments = sorted(chance.uniform(0, whole) for _ in range(kills))
-        found, equal = [], 0
-        for moment in moments:
+        chance, moments, found, equal = random.Random(seed), [], [], 0
+        while len(moments) < kills:
+            moment = chance.uniform(0, whole)
             output.unlink()
-            found.append(killed(recording, output, moment))
+            segments_found = killed(recording, output, moment)
+            if segments_found is None:
+                continue
+            moments.append(moment)
+            found.append(segments_found)
             equal += frames_of(output) == wanted
             print(f"killed after {moment:.1f} s with {found[-1]} segments: {equal} of {len(found)} equal", flush=True)
         told = {}
@@ -125,7 +130,7 @@ if __name__ == "__main__":
                 assert left == [output.name], left
             finally:
                 subprocess.run(["umount", output.parent], check=False, stderr=subprocess.DEVNULL)
-    save("crash", {
+    save(f"crash {seed}", {
         "seconds_of_video": seconds,
         "frames": wanted[0],
         "seconds_uninterrupted": round(whole, 1),
