@@ -350,12 +350,14 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(inputs, tmp_path, repositor
     folder = tmp_path / "out"
     folder.mkdir()
     long = write_wav(tmp_path / "long.wav", 30)
+    assert main(command(inputs, tmp_path / "whole.mp4", audio=long)) == 0
+    limit = (tmp_path / "whole.mp4").stat().st_size * 6 // 10  # holds each segment, and not the whole
 
     def small_files() -> None:
         import resource
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     with running(command(inputs, folder / "out.mp4", audio=long), repository, small_files) as process:
         error = process.communicate(timeout=120)[1].strip()
@@ -363,6 +365,8 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(inputs, tmp_path, repositor
     assert len(error.splitlines()) == 1 and error.startswith("letstalk: "), error
     assert "check the free space" in error and "30.0 s of the video are kept in" in error
     assert not list(folder.glob("*.mp4")) and not list(folder.rglob("*.part"))
+    capfd.readouterr()
     assert main(command(inputs, folder / "out.mp4", audio=long)) == 0
     assert "all of it was there" in capfd.readouterr().out
+    assert np.array_equal(read_video_frames(folder / "out.mp4"), read_video_frames(tmp_path / "whole.mp4"))
     assert [path.name for path in folder.iterdir()] == ["out.mp4"]
