@@ -1,0 +1,45 @@
+"""Renderings of a tiny model for tests: jobs of 38 frames in segments of 8, and ways to stop them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from letstalk_core.long_video import SamplingSettings
+from letstalk_core.portrait import Portrait
+from letstalk_core.recording import Recording
+from letstalk_core.render import Observer, VideoJob, render_video
+from letstalk_core.segments import work_folder_of
+
+from .media_files import tone
+
+SECONDS = 1.5  # 38 frames: five segments of 8 and what is left
+RATE = 11025
+
+
+def make_job(pipeline, seed=3, value=0.1, pitch=1.0, seconds=SECONDS, paste_back=None) -> VideoJob:
+    sound = torch.from_numpy(tone(round(RATE * pitch), int(RATE * seconds), 2))
+    portrait = Portrait(torch.full((3, 64, 64), value), (0, 0, 64, 64), (64, 64))
+    return VideoJob(pipeline, portrait, Recording((sound, RATE)), SamplingSettings(seed=seed), paste_back)
+
+
+class StopAt(Observer):
+    """Ends a rendering when so many frames are made; remembers what it is told."""
+
+    def __init__(self, frames=10**9, error=KeyboardInterrupt):
+        self.frames, self.error, self.estimate, self.made = frames, error, None, []
+
+    def begin(self, estimate):
+        self.estimate = estimate
+
+    def advance(self, frames, picture):
+        self.made.append(frames)
+        if frames >= self.frames:
+            raise self.error
+
+
+def stopped(job, output, frames=20, **options) -> Path:
+    """A rendering that ended early; its work folder."""
+    with pytest.raises(KeyboardInterrupt):
+        render_video(job, output, StopAt(frames), **options)
+    return options.get("work") or work_folder_of(output, job.fingerprint)
