@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -81,19 +81,9 @@ class AudioEncoder(nn.Module):
                 features = self.encode_window(window, low, high, whole)[begin - low : end - low]
             yield begin, features
 
-    def encode(
-        self, waveform: Tensor, sample_rate: int, fps: float = 25.0, callback: Callable[[int, int], None] | None = None
-    ) -> Tensor:
-        """All features at once: [channels, S] or [S] -> [F, L, E] on the CPU, F = ceil(S / sample_rate * fps).
-
-        callback(frames done, frames) after each window; it cancels by raising.
-        """
-        recording, parts = Recording((waveform, sample_rate)), []
-        for begin, features in self.stream(recording, fps):
-            parts.append(features)
-            if callback:
-                callback(begin + len(features), recording.frames(fps))
-        return torch.cat(parts)
+    def encode(self, waveform: Tensor, sample_rate: int, fps: float = 25.0) -> Tensor:
+        """All features at once: [channels, S] or [S] -> [F, L, E] on the CPU, F = ceil(S / sample_rate * fps)."""
+        return torch.cat([features for _, features in self.stream(Recording((waveform, sample_rate)), fps)])
 
 
 class Samples:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from .audio_projection import AudioProjection
 from .config import LetsTalkConfig
 from .errors import InputError
+from .files import move_into_place
 from .transformer import LetsTalkTransformer
 
 FORMAT = "letstalk-1"
@@ -75,9 +76,7 @@ def save_checkpoint(
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             save_file(tensors, aside, metadata)
-            with open(aside, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(aside, path)
+            move_into_place(aside, path)
         finally:
             aside.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -75,15 +75,9 @@ class LetsTalkPipeline:
         return next(self.model.parameters()).device
 
     @torch.inference_mode()
-    def encode_audio(
-        self, waveform: Tensor, sample_rate: int, callback: Callable[[int, int], None] | None = None
-    ) -> Tensor:
-        """waveform [channels, S] -> features [F,L,E] on the CPU, F = ceil(S / sample_rate * fps).
-
-        callback(frames done, frames) after each part of a long recording; it cancels by raising.
-        """
-        mono = waveform.float().mean(0) if waveform.ndim == 2 else waveform
-        return self.audio_encoder.encode(mono.cpu(), sample_rate, self.config.fps, callback)
+    def encode_audio(self, waveform: Tensor, sample_rate: int) -> Tensor:
+        """waveform [channels, S] -> features [F,L,E] on the CPU, F = ceil(S / sample_rate * fps)."""
+        return self.audio_encoder.encode(waveform, sample_rate, self.config.fps)
 
     def stream_audio(self, recording: Recording) -> FeatureStream:
         """The features of a recording of any length, computed as they are needed."""

@@ -7,7 +7,6 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -35,14 +34,6 @@ def exact_fps(fps: float) -> Fraction:
     if not 1 <= fps <= 240:
         raise InputError(f"The frame rate is {fps}; choose one between 1 and 240.")
     return Fraction(fps).limit_denominator(10000)
-
-
-@dataclass(frozen=True)
-class _Scanned:
-    rate: int
-    channels: int
-    samples: int
-    digest: str
 
 
 class Recording:
@@ -75,7 +66,7 @@ class Recording:
             yield block, rate
             if known and self.path:
                 digest.update(_bytes(block))
-        if known and self.path and digest.hexdigest() != known.digest:
+        if known and self.path and digest.hexdigest() != known[1]:
             raise InputError(f"{self.path} was changed while the video was made; start it again.")
 
     def _blocks(self) -> Iterator[tuple[Tensor, int]]:
@@ -124,27 +115,37 @@ class Recording:
 
     @property
     def rate(self) -> int:
-        return self._scanned.rate
+        return self._form[0]
 
     @property
     def channels(self) -> int:
-        return self._scanned.channels
+        return self._form[1]
 
     @property
     def samples(self) -> int:
-        return self._scanned.samples
+        return self._form[2]
 
     @property
     def digest(self) -> str:
-        return self._scanned.digest
+        return self._scanned[1]
 
     @functools.cached_property
-    def _scanned(self) -> _Scanned:
+    def _form(self) -> tuple[int, int, int]:
+        """Rate, channels and samples; those in memory need not be read for that."""
+        if self.path:
+            return self._scanned[0]
+        waveform, rate = self._samples
+        wanted = math.inf if self._duration is None else max(1, round(Fraction(self._duration) * rate))
+        return rate, waveform.shape[0], min(waveform.shape[1], wanted)
+
+    @functools.cached_property
+    def _scanned(self) -> tuple[tuple[int, int, int], str]:
+        """(form, digest), from one pass."""
         digest, samples = hashlib.sha256(), 0
         for block, rate in self._blocks():  # noqa: B007 (the last one's are used below)
             samples += block.shape[1]
             digest.update(_bytes(block))
-        return _Scanned(rate, block.shape[0], samples, digest.hexdigest())
+        return (rate, block.shape[0], samples), digest.hexdigest()
 
 
 def _bytes(block: Tensor):

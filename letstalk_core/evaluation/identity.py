@@ -10,40 +10,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.pictures import HELD_OUT_POSES, POSES, held_out_pictures, render_pictures
 from ..training.autoencoder import to_images
 from ..training.loop import TrainingRun
-from .meter import disturb
+from .meter import FaceNet, disturb, load_net, save_net
 
 WEIGHTS = Path(__file__).resolve().parent / "identity.safetensors"
-SIZE, WIDTH = 128, 48
+SIZE, WIDTH = 128, 48  # pixels, length of a vector
 TEMPERATURE = 0.1
 
 
-class IdentityNet(nn.Module):
-    """Images [n,3,128,128] in -1..1 -> unit vectors [n,48]; the distance of two people is 1 - their product, 0 to 2."""
+class IdentityNet(FaceNet):
+    """Unit vectors [n,48]; the distance of two people is 1 - their product, 0 to 2."""
 
     def __init__(self):
-        super().__init__()
-        widths = (3, 16, 32, 64, 96, 96)
-        self.layers = nn.Sequential()
-        for low, high in zip(widths[:-1], widths[1:], strict=True):
-            self.layers.append(nn.Conv2d(low, high, 3, stride=2, padding=1))
-            self.layers.append(nn.GroupNorm(8, high))
-            self.layers.append(nn.SiLU())
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(96 * 16, 128), nn.SiLU(), nn.Linear(128, WIDTH))
+        super().__init__(WIDTH)
 
     def forward(self, images: Tensor) -> Tensor:
-        return F.normalize(self.head(self.layers(images)), dim=1)
-
-    @torch.inference_mode()
-    def read(self, frames: np.ndarray) -> np.ndarray:
-        """Frames uint8 [n,128,128,3] -> unit vectors float32 [n,48]."""
-        return torch.cat([self(to_images(frames[i : i + 64])) for i in range(0, len(frames), 64)]).numpy()
+        return F.normalize(super().forward(images), dim=1)
 
 
 def train_identity(work: Path, people: int = 2500, steps: int = 2000, batch: int = 32) -> IdentityNet:
@@ -85,9 +72,7 @@ def accuracy(net: IdentityNet, work: Path) -> dict[str, float]:
 
 
 def load_identity(path: Path = WEIGHTS) -> IdentityNet:
-    net = IdentityNet()
-    net.load_state_dict({key: value.float() for key, value in load_file(path).items()})
-    return net.eval()
+    return load_net(IdentityNet(), path)
 
 
 if __name__ == "__main__":  # python -m letstalk_core.evaluation.identity WORK_FOLDER makes the file beside this one
@@ -96,4 +81,4 @@ if __name__ == "__main__":  # python -m letstalk_core.evaluation.identity WORK_F
     work = Path(sys.argv[1])
     trained = train_identity(work)
     print("on held-out people:", accuracy(trained, work))
-    save_file({key: value.half().contiguous() for key, value in trained.state_dict().items()}, WEIGHTS)
+    save_net(trained, WEIGHTS)

@@ -24,10 +24,10 @@ SIZE = 128
 _COLUMNS = [COLUMN[name] for name in READINGS]
 
 
-class FaceMeter(nn.Module):
-    """Images [n,3,128,128] in -1..1 -> readings [n,4], columns READINGS, in the units of the controls."""
+class FaceNet(nn.Module):
+    """Images [n,3,128,128] in -1..1 -> numbers [n,outputs]: what the judges of generated faces have in common."""
 
-    def __init__(self):
+    def __init__(self, outputs: int):
         super().__init__()
         widths = (3, 16, 32, 64, 96, 96)
         self.layers = nn.Sequential()
@@ -35,16 +35,23 @@ class FaceMeter(nn.Module):
             self.layers.append(nn.Conv2d(low, high, 3, stride=2, padding=1))
             self.layers.append(nn.GroupNorm(8, high))
             self.layers.append(nn.SiLU())
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(96 * 16, 128), nn.SiLU(), nn.Linear(128, len(READINGS)))
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(96 * 16, 128), nn.SiLU(), nn.Linear(128, outputs))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.layers(images))
 
     @torch.inference_mode()
     def read(self, frames: np.ndarray) -> np.ndarray:
-        """Frames uint8 [n,128,128,3] -> readings float32 [n,4]."""
+        """Frames uint8 [n,128,128,3] -> what forward gives, float32 [n,outputs]."""
         parts = [self(to_images(frames[i : i + 64])) for i in range(0, len(frames), 64)]
         return torch.cat(parts).numpy()
+
+
+class FaceMeter(FaceNet):
+    """Readings, columns READINGS, in the units of the controls."""
+
+    def __init__(self):
+        super().__init__(len(READINGS))
 
 
 def disturb(images: Tensor, rng: np.random.Generator) -> Tensor:
@@ -94,14 +101,17 @@ def accuracy(meter: FaceMeter, work: Path) -> dict[str, float]:
     }
 
 
-def save_meter(meter: FaceMeter, path: Path) -> None:
-    save_file({key: value.half().contiguous() for key, value in meter.state_dict().items()}, path)
+def save_net(net: FaceNet, path: Path) -> None:
+    save_file({key: value.half().contiguous() for key, value in net.state_dict().items()}, path)
+
+
+def load_net(net: FaceNet, path: Path) -> FaceNet:
+    net.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+    return net.eval()
 
 
 def load_meter(path: Path) -> FaceMeter:
-    meter = FaceMeter()
-    meter.load_state_dict({key: value.float() for key, value in load_file(path).items()})
-    return meter.eval()
+    return load_net(FaceMeter(), path)
 
 
 if __name__ == "__main__":  # python -m letstalk_core.evaluation.meter WORK_FOLDER makes the file beside this one
@@ -110,4 +120,4 @@ if __name__ == "__main__":  # python -m letstalk_core.evaluation.meter WORK_FOLD
     work = Path(sys.argv[1])
     trained = train_meter(work)
     print("correlation with the truth on held-out people:", accuracy(trained, work))
-    save_meter(trained, Path(__file__).resolve().parent / "face_meter.safetensors")
+    save_net(trained, Path(__file__).resolve().parent / "face_meter.safetensors")

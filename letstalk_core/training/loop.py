@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import nn
 from tqdm import tqdm
+
+from ..files import move_into_place
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:
@@ -81,11 +82,8 @@ class TrainingRun:
             "step": self.step,
         }
         aside = self.state_path.with_suffix(".part")
-        with open(aside, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, self.state_path)
+        torch.save(state, aside)
+        move_into_place(aside, self.state_path)
 
     def update(self, loss: torch.Tensor) -> None:
         """One optimizer step, and the moving average after it (shorter at the beginning)."""
