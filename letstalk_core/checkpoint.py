@@ -107,11 +107,8 @@ def load_checkpoint(path: str | Path, *, dtype: torch.dtype | None = torch.float
         raise CheckpointError(
             f"{path}: the bundled autoencoder lacks its {'configuration' if parts['autoencoder'] else 'weights'}"
         )
-    try:
-        with torch.device("meta"):
-            model = LetsTalkModel(config)
-    except ValueError as error:  # a fusion that is not built yet
-        raise CheckpointError(f"{path}: {error}") from None
+    with torch.device("meta"):
+        model = LetsTalkModel(config)
     model.autoencoder_state, model.autoencoder_config = parts["autoencoder"] or None, autoencoder_config
     for name in PARTS:
         fill_strictly(getattr(model, name), parts[name], f"{path}: {name}")

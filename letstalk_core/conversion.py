@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .checkpoint import PARTS, CheckpointError, LetsTalkModel, check_readable, fill_strictly, save_checkpoint, some_of
 from .config import PRESETS, LetsTalkConfig
-from .transformer import grid_positions, time_positions
+from .layers import grid_positions, time_positions
 
 # Autoencoder, scaling factor and pixels per latent, by latent channels: the official layout does not name them.
 AUTOENCODERS = {32: ("dc-ae", 0.41407, 32), 4: ("sd-vae", 0.18215, 8)}

@@ -3,7 +3,7 @@
 A fusion is chosen per condition by the configuration. It meets the transformer in three places and the block in none:
 
 - `block_layer(config)`: what it adds to every block (a cross-attention), or None;
-- `prepare(tokens, layers)`: everything that can be computed once per clip, whatever the timestep;
+- `prepare(tokens, layers, grid)`: everything that can be computed once per clip, whatever the timestep;
 - `join(streams, prepared)`: tokens that enter self-attention beside the frames' own.
 
 `for_block(prepared, i)` is what layer i of `block_layer` receives. A new scheme is a new class and a line in a table.
@@ -14,10 +14,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
-from .attention import merge_heads, softmax_attention, split_heads
 from .config import LetsTalkConfig
+from .layers import CrossAttention, FeedForward, SpatialAttention, TemporalAttention, spatial_mixer, time_positions
+
+KeysValues = tuple[Tensor, Tensor]
 
 
 @dataclass
@@ -30,28 +33,6 @@ class Streams:
     clip_conditions: Tensor | None = None  # [B,1,S,D], one set a clip: every frame sees it, it sees only itself
 
 
-class CrossAttention(nn.Module):
-    """Residual softmax cross-attention from the tokens of a frame to the condition tokens of that frame."""
-
-    def __init__(self, config: LetsTalkConfig, condition_width: int):
-        super().__init__()
-        self.heads = config.heads
-        self.norm = nn.LayerNorm(config.width, eps=1e-6, elementwise_affine=False)
-        self.query = nn.Linear(config.width, config.width, bias=False)
-        self.key = nn.Linear(condition_width, config.width, bias=False)
-        self.value = nn.Linear(condition_width, config.width, bias=False)
-        self.out = nn.Linear(config.width, config.width)
-
-    def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values, each [B,F,H,K,d], of condition tokens [B,F,K,A]."""
-        return split_heads(self.key(tokens), self.heads), split_heads(self.value(tokens), self.heads)
-
-    def forward(self, frames: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
-        """frames [B,F,N,D] -> [B,F,N,D]."""
-        q = split_heads(self.query(self.norm(frames)), self.heads)  # [B,F,H,N,d]
-        return frames + self.out(merge_heads(softmax_attention(q, *keys_values)))
-
-
 class Fusion(nn.Module):
     """A scheme that adds nothing anywhere; the base of the others."""
 
@@ -59,10 +40,11 @@ class Fusion(nn.Module):
         super().__init__()
         self.config = config
 
-    def block_layer(self, config: LetsTalkConfig) -> nn.Module | None:
+    def block_layer(self) -> nn.Module | None:
         return None
 
-    def prepare(self, tokens: Tensor, layers: list[nn.Module]):
+    def prepare(self, tokens: Tensor, layers: list[nn.Module], grid: tuple[int, int]):
+        """tokens: the portrait's [B,1,N,D] with positions, N = rows * columns of grid, or the audio's [B,F,K,A]."""
         return tokens
 
     def join(self, streams: Streams, prepared) -> Streams:
@@ -72,18 +54,34 @@ class Fusion(nn.Module):
         return None
 
 
-class DirectAudio(Fusion):
-    """The paper's choice for audio: cross-attention to the audio tokens of the frame in every block."""
+class Direct(Fusion):
+    """Cross-attention to the condition's tokens in every block; the paper's choice for audio."""
 
-    def block_layer(self, config: LetsTalkConfig) -> CrossAttention:
-        return CrossAttention(config, config.audio_width)
+    def __init__(self, config: LetsTalkConfig, width: int):
+        super().__init__(config)
+        self.width = width
 
-    def prepare(self, tokens: Tensor, layers: list[CrossAttention]) -> list[tuple[Tensor, Tensor]]:
-        """Audio tokens [B,F,K,A] -> keys and values of every block, each [B,F,H,K,d]."""
+    def block_layer(self) -> CrossAttention:
+        return CrossAttention(self.config, self.width)
+
+    def prepare(self, tokens: Tensor, layers: list[CrossAttention], grid: tuple[int, int]) -> list[KeysValues]:
+        """Keys and values of every block, each [B,F or 1,H,S,d]."""
         return [layer.keys_values(tokens) for layer in layers]
 
-    def for_block(self, prepared: list[tuple[Tensor, Tensor]], index: int) -> tuple[Tensor, Tensor]:
+    def for_block(self, prepared: list[KeysValues], index: int) -> KeysValues:
         return prepared[index]
+
+
+class Siamese(Direct):
+    """Cross-attention in block i to what layer i of a twin transformer makes of the condition alone."""
+
+    def __init__(self, config: LetsTalkConfig, twin: nn.Module):
+        super().__init__(config, config.width)
+        self.twin = twin
+
+    def prepare(self, tokens: Tensor, layers: list[CrossAttention], grid: tuple[int, int]) -> list[KeysValues]:
+        features = self.twin(tokens, grid)
+        return [layer.keys_values(feature) for layer, feature in zip(layers, features, strict=True)]
 
 
 class SymbioticPortrait(Fusion):
@@ -97,24 +95,95 @@ class SymbioticPortrait(Fusion):
         """prepared: portrait tokens [B,1,N,D]."""
         if not self.config.portrait_each_frame:
             return dataclasses.replace(streams, clip_conditions=prepared)
-        return dataclasses.replace(streams, frame_conditions=prepared.expand(-1, streams.frames.shape[1], -1, -1))
+        return _with_conditions(streams, prepared.expand(-1, streams.frames.shape[1], -1, -1))
 
 
-PORTRAIT_FUSIONS: dict[str, type[Fusion]] = {"symbiotic": SymbioticPortrait}
-AUDIO_FUSIONS: dict[str, type[Fusion]] = {"direct": DirectAudio}
+class SymbioticAudio(Fusion):
+    """The audio tokens of a frame, brought to the transformer's width, join the frame's own at the input."""
+
+    def __init__(self, config: LetsTalkConfig):
+        super().__init__(config)
+        self.enter = nn.Linear(config.audio_width, config.width)
+
+    def prepare(self, tokens: Tensor, layers: list[nn.Module], grid: tuple[int, int]) -> Tensor:
+        return self.enter(tokens)
+
+    def join(self, streams: Streams, prepared: Tensor) -> Streams:
+        """prepared: [B,F,K,D]."""
+        return _with_conditions(streams, prepared)
 
 
-def build_portrait_fusion(config: LetsTalkConfig) -> Fusion:
-    """The portrait's fusion. Raises ValueError for a scheme that does not exist yet."""
-    return _build(config, "portrait_fusion", config.portrait_fusion, PORTRAIT_FUSIONS)
+def _with_conditions(streams: Streams, tokens: Tensor) -> Streams:
+    others = [] if streams.frame_conditions is None else [streams.frame_conditions]
+    return dataclasses.replace(streams, frame_conditions=torch.cat([*others, tokens], dim=2))
 
 
-def build_audio_fusion(config: LetsTalkConfig) -> Fusion:
-    """The audio's fusion. Raises ValueError for a scheme that does not exist yet."""
-    return _build(config, "audio_fusion", config.audio_fusion, AUDIO_FUSIONS)
+class TwinBlock(nn.Module):
+    """A block of a twin: as the backbone's, without timestep (so that once per clip is enough) and conditions."""
+
+    def __init__(self, config: LetsTalkConfig, temporal: bool, on_grid: bool):
+        super().__init__()
+        self.temporal = TemporalAttention(config) if temporal else None
+        self.norm_attention, self.norm_feed_forward = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
+        self.spatial = SpatialAttention(config)
+        self.feed_forward = spatial_mixer(config) if on_grid else FeedForward(config)
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """[B,F,S,D] -> [B,F,S,D]."""
+        if self.temporal is not None:
+            tokens = self.temporal(tokens)
+        tokens = tokens + self.spatial(self.norm_attention(tokens), None)[0]
+        return tokens + self.feed_forward(self.norm_feed_forward(tokens), grid)
 
 
-def _build(config: LetsTalkConfig, field: str, name: str, table: dict[str, type[Fusion]]) -> Fusion:
-    if name not in table:
-        raise ValueError(f"{field} {name!r} is not built yet; built so far: {', '.join(table)}")
-    return table[name](config)
+class PortraitTwin(nn.Module):
+    """Twin of the backbone on the portrait alone; a single frame has no use for temporal attention."""
+
+    def __init__(self, config: LetsTalkConfig):
+        super().__init__()
+        self.blocks = nn.ModuleList(TwinBlock(config, temporal=False, on_grid=True) for _ in range(config.depth))
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> list[Tensor]:
+        """[B,1,N,D] -> the output of every layer, each [B,1,N,D]."""
+        return _outputs(self.blocks, tokens, grid)
+
+
+class AudioTwin(nn.Module):
+    """Twin of the backbone on the audio tokens of the clip. They lie on no grid, so its feed-forward is a plain one."""
+
+    def __init__(self, config: LetsTalkConfig):
+        super().__init__()
+        self.enter = nn.Linear(config.audio_width, config.width)
+        self.blocks = nn.ModuleList(TwinBlock(config, temporal=True, on_grid=False) for _ in range(config.depth))
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> list[Tensor]:
+        """[B,F,K,A] -> the output of every layer, each [B,F,K,D]."""
+        entered = self.enter(tokens)
+        times = time_positions(tokens.shape[1], entered.shape[-1], device=entered.device, dtype=entered.dtype)
+        return _outputs(self.blocks, entered + times, grid)
+
+
+def _outputs(blocks: nn.ModuleList, tokens: Tensor, grid: tuple[int, int]) -> list[Tensor]:
+    outputs = []
+    for block in blocks:
+        tokens = block(tokens, grid)
+        outputs.append(nn.functional.layer_norm(tokens, tokens.shape[-1:]))
+    return outputs
+
+
+PORTRAIT_FUSIONS = {
+    "direct": lambda config: Direct(config, config.width),
+    "siamese": lambda config: Siamese(config, PortraitTwin(config)),
+    "symbiotic": SymbioticPortrait,
+}
+AUDIO_FUSIONS = {
+    "direct": lambda config: Direct(config, config.audio_width),
+    "siamese": lambda config: Siamese(config, AudioTwin(config)),
+    "symbiotic": SymbioticAudio,
+}
+
+
+def build_fusions(config: LetsTalkConfig) -> nn.ModuleDict:
+    """The configuration's fusions under "portrait" and "audio"."""
+    portrait, audio = PORTRAIT_FUSIONS[config.portrait_fusion], AUDIO_FUSIONS[config.audio_fusion]
+    return nn.ModuleDict({"portrait": portrait(config), "audio": audio(config)})

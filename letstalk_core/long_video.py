@@ -21,7 +21,7 @@ from .checkpoint import LetsTalkModel
 from .diffusion import Diffusion
 from .errors import InputError
 from .memory_bank import MemoryBank, from_model_space
-from .sampling import Callback, check_sampler, clip_generator, clip_noise, guided, sample
+from .sampling import Callback, Predict, check_sampler, clip_generator, clip_noise, guided, sample
 
 
 @dataclass(frozen=True)
@@ -173,21 +173,16 @@ def _sample_clip(model, portrait, features, settings, memory, index, callback) -
     if config.memory_frames:  # a memory_scale below 1 is a departure: what a small model gets wrong would add up
         seen = dataclasses.replace(memory, latents=config.memory_scale * memory.latents)
         remembered = seen.noisy(settings.memory_noise, settings.seed, index).to(device)
-    known = dict(portrait=portrait, memory=remembered)
-    audio = model.transformer.audio_keys_values(tokens)
+    transformer = model.transformer
 
-    def conditional(x: Tensor, t: Tensor) -> Tensor:
-        return model.transformer(x, t, audio_keys_values=audio, **known)
+    def predict_from(tokens: Tensor) -> Predict:
+        conditions = transformer.prepare(portrait, tokens)  # once per clip, not once per step
+        return lambda x, t: transformer(x, t, conditions=conditions, memory=remembered)
 
-    predict = conditional
+    predict = predict_from(tokens)
     scale = config.default_guidance_scale if settings.guidance_scale is None else settings.guidance_scale
     if scale != 1:
-        silent = model.transformer.audio_keys_values(torch.zeros_like(tokens))
-        predict = guided(
-            conditional,
-            lambda x, t: model.transformer(x, t, audio_keys_values=silent, **known),
-            scale,
-        )
+        predict = guided(predict, predict_from(torch.zeros_like(tokens)), scale)
     noise = clip_noise(settings.seed, index, (1, config.clip_frames, *portrait.shape[1:])).to(device)
     generator = clip_generator(settings.seed, index, "steps")
     diffusion = Diffusion.from_config(config)

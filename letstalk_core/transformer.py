@@ -3,48 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from .attention import (
-    linear_attention,
-    linear_attention_shared,
-    merge_heads,
-    softmax_attention,
-    softmax_attention_shared,
-    split_heads,
-)
 from .config import LetsTalkConfig
-from .fusion import Streams, build_audio_fusion, build_portrait_fusion
+from .fusion import Streams, build_fusions
+from .layers import (
+    SpatialAttention,
+    TemporalAttention,
+    grid_positions,
+    modulate,
+    plain_norm,
+    spatial_mixer,
+    time_positions,
+)
 
 TIMESTEP_WIDTH = 256
-
-
-def sincos(positions: Tensor, width: int) -> Tensor:
-    """Fixed positions [n] -> [n,width]: all sines, then all cosines, base 10000."""
-    rates = 10000.0 ** (-torch.arange(width // 2, dtype=torch.float64) / (width // 2))
-    angles = positions.double()[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
-@functools.lru_cache(maxsize=16)
-def grid_positions(rows: int, columns: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """2-D positions [rows*columns,width]: the first half of the channels from the column, the second from the row."""
-    with torch.inference_mode(False):  # cached: must also serve training
-        column = sincos(torch.arange(columns, device="cpu"), width // 2).repeat(rows, 1)
-        row = sincos(torch.arange(rows, device="cpu"), width // 2).repeat_interleave(columns, 0)
-        return torch.cat([column, row], dim=1).to(device, dtype)
-
-
-@functools.lru_cache(maxsize=16)
-def time_positions(frames: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """1-D positions [frames,1,width] of [memory; clip]."""
-    with torch.inference_mode(False):
-        return sincos(torch.arange(frames, device="cpu"), width)[:, None].to(device, dtype)
 
 
 def timestep_features(timesteps: Tensor) -> Tensor:
@@ -55,91 +34,6 @@ def timestep_features(timesteps: Tensor) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-def modulate(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return tokens * (1 + scale) + shift
-
-
-def _norm(width: int) -> nn.LayerNorm:
-    return nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-
-
-class TemporalAttention(nn.Module):
-    """Residual softmax attention along time, at each position on its own."""
-
-    def __init__(self, config: LetsTalkConfig):
-        super().__init__()
-        self.heads = config.heads
-        self.norm = nn.LayerNorm(config.width, eps=1e-5)
-        self.qkv = nn.Linear(config.width, 3 * config.width)
-        self.out = nn.Linear(config.width, config.width)
-        self.mix = nn.Linear(config.width, config.width)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens [B,M+F,N,D] -> [B,M+F,N,D]."""
-        qkv = self.qkv(self.norm(tokens)).transpose(1, 2).chunk(3, dim=-1)  # three [B,N,M+F,D]
-        attended = softmax_attention(*(split_heads(part, self.heads) for part in qkv))  # [B,N,H,M+F,d]
-        return tokens + self.mix(self.out(merge_heads(attended))).transpose(1, 2)
-
-
-class SpatialAttention(nn.Module):
-    """Self-attention over the tokens of a frame, linear or softmax, with tokens that all frames share or without."""
-
-    def __init__(self, config: LetsTalkConfig):
-        super().__init__()
-        linear = config.attention == "linear"
-        self.heads = config.width // config.linear_head_width if linear else config.heads
-        self.attend = linear_attention if linear else softmax_attention
-        self.attend_shared = linear_attention_shared if linear else softmax_attention_shared
-        self.qkv = nn.Linear(config.width, 3 * config.width, bias=not linear)
-        self.out = nn.Linear(config.width, config.width)
-
-    def _split(self, tokens: Tensor) -> tuple[Tensor, ...]:
-        return tuple(split_heads(part, self.heads) for part in self.qkv(tokens).chunk(3, dim=-1))
-
-    def forward(self, tokens: Tensor, shared: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """tokens [B,F,S,D], shared [B,1,T,D] | None -> the same shapes."""
-        if shared is None:
-            return self.out(merge_heads(self.attend(*self._split(tokens)))), None
-        attended, attended_shared = self.attend_shared(self._split(tokens), self._split(shared))
-        return self.out(merge_heads(attended)), self.out(merge_heads(attended_shared))
-
-
-class GLUMBConv(nn.Module):
-    """The linear model's feed-forward: 1x1 to 2rD, SiLU, 3x3 depthwise, value * SiLU(gate), 1x1 back to D."""
-
-    takes_conditions = False  # a convolution has no place for tokens without a position in the frame
-
-    def __init__(self, config: LetsTalkConfig):
-        super().__init__()
-        hidden = round(config.width * config.mlp_ratio)
-        self.expand = nn.Linear(config.width, 2 * hidden)
-        self.depthwise = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden)
-        self.contract = nn.Linear(hidden, config.width, bias=False)
-
-    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """tokens [B,F,N,D] with N = rows * columns of grid -> [B,F,N,D]."""
-        hidden = functional.silu(self.expand(tokens))  # [B,F,N,2rD]
-        image = hidden.flatten(0, 1).unflatten(1, grid).permute(0, 3, 1, 2)  # [BF,2rD,rows,columns], channels last
-        value, gate = self.depthwise(image).permute(0, 2, 3, 1).chunk(2, dim=-1)  # [BF,rows,columns,rD]
-        return self.contract(value * functional.silu(gate)).reshape(tokens.shape)
-
-
-class FeedForward(nn.Module):
-    """The softmax model's feed-forward: Linear to rD, GELU (tanh), Linear back."""
-
-    takes_conditions = True
-
-    def __init__(self, config: LetsTalkConfig):
-        super().__init__()
-        hidden = round(config.width * config.mlp_ratio)
-        self.expand = nn.Linear(config.width, hidden)
-        self.contract = nn.Linear(hidden, config.width)
-
-    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """tokens [...,D] -> [...,D]."""
-        return self.contract(functional.gelu(self.expand(tokens), approximate="tanh"))
-
-
 class Block(nn.Module):
     """Temporal attention, cross-attention fusions, spatial attention, feed-forward; the same for every variant."""
 
@@ -147,9 +41,9 @@ class Block(nn.Module):
         super().__init__()
         self.temporal = TemporalAttention(config)
         self.cross = nn.ModuleDict(cross)
-        self.norm_attention, self.norm_feed_forward = _norm(config.width), _norm(config.width)
+        self.norm_attention, self.norm_feed_forward = plain_norm(config.width), plain_norm(config.width)
         self.spatial = SpatialAttention(config)
-        self.feed_forward = GLUMBConv(config) if config.attention == "linear" else FeedForward(config)
+        self.feed_forward = spatial_mixer(config)
         self.modulation = nn.Linear(config.width, 6 * config.width)
 
     def forward(self, streams: Streams, conditions: dict, timestep: Tensor, grid: tuple[int, int]) -> Streams:
@@ -195,28 +89,38 @@ class Block(nn.Module):
         return streams
 
 
+@dataclass
+class Conditions:
+    """What the blocks need of portrait and audio, free of the timestep: once per clip is enough."""
+
+    portrait: object  # as the portrait's fusion prepares it
+    audio: object  # as the audio's fusion prepares it
+    added: Tensor | None  # [B,1,N,D], what add_portrait adds to every frame's tokens
+
+
 class LetsTalkTransformer(nn.Module):
     """LetsTalk's denoiser, made from its configuration alone.
 
-    Raises ValueError for a fusion scheme that is not built yet.
+    gradient_checkpointing: set to True to compute blocks again in the backward pass instead of keeping what they made.
     """
 
     def __init__(self, config: LetsTalkConfig):
         super().__init__()
         self.config = config
+        self.gradient_checkpointing = False
         width, patch = config.width, config.patch_size
         self.patch_embedding = nn.Conv2d(config.latent_channels, width, patch, stride=patch)
         self.time_embedding = nn.Sequential(nn.Linear(TIMESTEP_WIDTH, width), nn.SiLU(), nn.Linear(width, width))
         self.portrait_to_frames = nn.Linear(width, width) if config.add_portrait else None
-        self.fusions = nn.ModuleDict({"portrait": build_portrait_fusion(config), "audio": build_audio_fusion(config)})
+        self.fusions = build_fusions(config)
         self.blocks = nn.ModuleList(Block(config, self._block_layers()) for _ in range(config.depth))
-        self.norm_out = _norm(width)
+        self.norm_out = plain_norm(width)
         self.modulation_out = nn.Linear(width, 2 * width)
         self.linear_out = nn.Linear(width, patch * patch * config.output_channels)
         self.initialise()
 
     def _block_layers(self) -> dict[str, nn.Module]:
-        layers = {name: fusion.block_layer(self.config) for name, fusion in self.fusions.items()}
+        layers = {name: fusion.block_layer() for name, fusion in self.fusions.items()}
         return {name: layer for name, layer in layers.items() if layer is not None}
 
     def initialise(self) -> None:
@@ -233,66 +137,77 @@ class LetsTalkTransformer(nn.Module):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def audio_keys_values(self, audio_tokens: Tensor):
-        """What forward needs of audio tokens [B,F,K,A]; free of the timestep, so once per clip is enough."""
-        return self._prepare("audio", audio_tokens.to(self.linear_out.weight.dtype))
+    def prepare(self, portrait: Tensor, audio_tokens: Tensor) -> Conditions:
+        """The conditions of a clip, from portrait [B,C,h,w] and audio_tokens [B,F,K,A]; siamese twins run here."""
+        dtype, grid = self.linear_out.weight.dtype, self._grid(portrait)
+        tokens = self._patches(portrait.to(dtype)[:, None])  # [B,1,N,D]
+        added = None if self.portrait_to_frames is None else self.portrait_to_frames(tokens)
+        tokens = tokens + self._positions(grid, tokens)
+        portrait_conditions = self.fusions["portrait"].prepare(tokens, self._layers("portrait"), grid)
+        audio_conditions = self.fusions["audio"].prepare(audio_tokens.to(dtype), self._layers("audio"), grid)
+        return Conditions(portrait_conditions, audio_conditions, added)
 
     def forward(
         self,
         latents: Tensor,
         timesteps: Tensor,
         *,
-        portrait: Tensor,
+        portrait: Tensor | None = None,
         audio_tokens: Tensor | None = None,
         memory: Tensor | None = None,
-        audio_keys_values=None,
+        conditions: Conditions | None = None,
     ) -> Tensor:
         """The model's output [B,F,output_channels,h,w] for noisy latents [B,F,C,h,w] at timesteps [B], int or float.
 
-        portrait [B,C,h,w]; memory [B,M,C,h,w] or None; the audio as audio_tokens [B,F,K,A], or as audio_keys_values of
-        those tokens, or neither: tokens of zeros, the unconditional branch of guidance. Any h, w (multiples of the
-        patch size), F and M. Computes in the dtype of the weights and returns that of latents. Raises ValueError,
-        naming both values, where shapes contradict each other or the configuration.
+        portrait [B,C,h,w] and audio_tokens [B,F,K,A], or both as `prepare` made conditions of them; without
+        audio_tokens, tokens of zeros: the unconditional branch of guidance. memory [B,M,C,h,w] or None. Any h, w
+        (multiples of the patch size), F and M. Computes in the dtype of the weights and returns that of latents. Raises
+        ValueError, naming both values, where shapes contradict each other or the configuration.
         """
-        self._check(latents, timesteps, portrait, audio_tokens, memory)
-        dtype = self.linear_out.weight.dtype
-        grid = tuple(side // self.config.patch_size for side in latents.shape[-2:])
-        if audio_keys_values is None:
+        self._check(latents, timesteps, portrait, audio_tokens, memory, conditions)
+        dtype, grid = self.linear_out.weight.dtype, self._grid(latents)
+        if conditions is None:
             if audio_tokens is None:
                 audio_tokens = latents.new_zeros(*latents.shape[:2], 1, self.config.audio_width)  # [B,F,1,A]
-            audio_keys_values = self.audio_keys_values(audio_tokens)
+            conditions = self.prepare(portrait, audio_tokens)
 
         timestep = functional.silu(self.time_embedding(timestep_features(timesteps).to(dtype)))  # [B,D]
-        streams, portrait_tokens = self._embed(latents.to(dtype), portrait.to(dtype), memory)  # [B,F,N,D], [B,1,N,D]
-        prepared = {"portrait": self._prepare("portrait", portrait_tokens), "audio": audio_keys_values}
+        streams = self._embed(latents.to(dtype), memory, conditions.added, grid)  # frames [B,F,N,D], memory [B,M,N,D]
+        prepared = {"portrait": conditions.portrait, "audio": conditions.audio}
         for name, fusion in self.fusions.items():
             streams = fusion.join(streams, prepared[name])
         for index, block in enumerate(self.blocks):
-            conditions = {name: fusion.for_block(prepared[name], index) for name, fusion in self.fusions.items()}
-            streams = block(streams, conditions, timestep, grid)  # frames [B,F,N,D]
+            of_block = {name: fusion.for_block(prepared[name], index) for name, fusion in self.fusions.items()}
+            streams = self._run(block, streams, of_block, timestep, grid)  # frames [B,F,N,D]
         shift, scale = self.modulation_out(timestep)[:, None, None].chunk(2, dim=-1)  # [B,1,1,D]
         patches = self.linear_out(modulate(self.norm_out(streams.frames), shift, scale))  # [B,F,N,p*p*output_channels]
         return self._unpatchify(patches, grid).to(latents.dtype)  # [B,F,output_channels,h,w]
 
-    def _prepare(self, name: str, tokens: Tensor):
-        layers = [block.cross[name] for block in self.blocks if name in block.cross]
-        return self.fusions[name].prepare(tokens, layers)
+    def _run(self, block: Block, *inputs) -> Streams:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
 
-    def _embed(self, latents: Tensor, portrait: Tensor, memory: Tensor | None) -> tuple[Streams, Tensor]:
-        """Tokens of [memory; clip] with their positions, and the portrait's [B,1,N,D]."""
+    def _layers(self, name: str) -> list[nn.Module]:
+        return [block.cross[name] for block in self.blocks if name in block.cross]
+
+    def _grid(self, latents: Tensor) -> tuple[int, int]:
+        return tuple(side // self.config.patch_size for side in latents.shape[-2:])
+
+    def _positions(self, grid: tuple[int, int], like: Tensor) -> Tensor:
+        return grid_positions(*grid, self.config.width, device=like.device, dtype=like.dtype)
+
+    def _embed(self, latents: Tensor, memory: Tensor | None, added: Tensor | None, grid: tuple[int, int]) -> Streams:
+        """Tokens of [memory; clip] with their positions."""
         memory_frames = 0 if memory is None else memory.shape[1]
         video = latents if memory_frames == 0 else torch.cat([memory.to(latents.dtype), latents], dim=1)
-        tokens = self._patches(torch.cat([portrait[:, None], video], dim=1))  # [B,1+M+F,N,D]
-        rows, columns = (side // self.config.patch_size for side in latents.shape[-2:])
-        place = dict(device=tokens.device, dtype=tokens.dtype)
-        portrait_tokens, video_tokens = tokens.split((1, video.shape[1]), dim=1)
-        if self.portrait_to_frames is not None:
-            video_tokens = video_tokens + self.portrait_to_frames(portrait_tokens)
-        positions = grid_positions(rows, columns, self.config.width, **place)
-        portrait_tokens = portrait_tokens + positions
-        video_tokens = video_tokens + positions + time_positions(video.shape[1], self.config.width, **place)
-        remembered, frames = video_tokens.split((memory_frames, latents.shape[1]), dim=1)
-        return Streams(frames, remembered if memory_frames else None), portrait_tokens
+        tokens = self._patches(video)  # [B,M+F,N,D]
+        if added is not None:
+            tokens = tokens + added
+        times = time_positions(video.shape[1], self.config.width, device=tokens.device, dtype=tokens.dtype)
+        tokens = tokens + self._positions(grid, tokens) + times
+        remembered, frames = tokens.split((memory_frames, latents.shape[1]), dim=1)
+        return Streams(frames, remembered if memory_frames else None)
 
     def _patches(self, latents: Tensor) -> Tensor:
         """[B,F,C,h,w] -> [B,F,N,D]."""
@@ -305,8 +220,10 @@ class LetsTalkTransformer(nn.Module):
         image = patches.unflatten(-1, (p, p, -1)).unflatten(2, grid)  # [B,F,rows,columns,p,p,channels]
         return image.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 
-    def _check(self, latents: Tensor, timesteps: Tensor, portrait: Tensor, audio_tokens, memory) -> None:
+    def _check(self, latents: Tensor, timesteps: Tensor, portrait, audio_tokens, memory, conditions) -> None:
         config = self.config
+        if (portrait is None) == (conditions is None) or (conditions is not None and audio_tokens is not None):
+            raise ValueError("give the portrait (and audio_tokens), or conditions that prepare() made of them")
         if latents.ndim != 5 or latents.shape[2] != config.latent_channels:
             raise ValueError(f"latents are {tuple(latents.shape)}, not [B,F,{config.latent_channels},h,w]")
         if latents.shape[-1] % config.patch_size or latents.shape[-2] % config.patch_size:
@@ -316,7 +233,7 @@ class LetsTalkTransformer(nn.Module):
         if tuple(timesteps.shape) != (latents.shape[0],):
             raise ValueError(f"timesteps are {tuple(timesteps.shape)}, not ({latents.shape[0]},) like the latents")
         expected = (latents.shape[0], *latents.shape[2:])
-        if tuple(portrait.shape) != expected:
+        if portrait is not None and tuple(portrait.shape) != expected:
             raise ValueError(f"portrait is {tuple(portrait.shape)}, not {expected} like the latents")
         if memory is not None and (memory.ndim != 5 or (memory.shape[0], *memory.shape[2:]) != expected):
             raise ValueError(f"memory is {tuple(memory.shape)}, not (B, M, C, h, w) of latents {tuple(latents.shape)}")

@@ -156,7 +156,7 @@ def newer_configuration(tensors, metadata):
 
 
 def other_fusion(tensors, metadata):
-    metadata["letstalk_config"] = json.dumps({**json.loads(metadata["letstalk_config"]), "portrait_fusion": "siamese"})
+    metadata["letstalk_config"] = json.dumps({**json.loads(metadata["letstalk_config"]), "portrait_fusion": "osmotic"})
 
 
 def newer_format(tensors, metadata):
@@ -173,7 +173,7 @@ def newer_format(tensors, metadata):
         (drop_autoencoder, "lacks its weights"),
         (newer_configuration, "unknown keys.*hyperdrive"),
         (newer_format, "letstalk-9"),
-        (other_fusion, "portrait_fusion 'siamese' is not built yet"),
+        (other_fusion, "portrait_fusion is 'osmotic', not one of"),
     ],
 )
 def test_contradictions_are_named(path, change, sentence):
