@@ -94,6 +94,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="FILE.safetensors", help="default: the bundled model")
+    parser.add_argument(
+        "--lora",
+        action="append",
+        type=_file_and_strength,
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="a fine-tuning of that model, at full strength or another; can be given several times",
+    )
     parser.add_argument("--autoencoder", metavar="PATH", help="for a model that does not bundle one")
     parser.add_argument("--audio-encoder", metavar="PATH", help="wav2vec2, for a model that needs it")
     parser.add_argument("--face", default="largest", metavar="largest|none|N", help="which face of the picture")
@@ -114,6 +122,15 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep-work", action="store_true", help="keep the finished segments beside the video")
 
 
+def _file_and_strength(text: str) -> tuple[str, float]:
+    """FILE or FILE:STRENGTH; the colon of a Windows drive is no such colon."""
+    file, _, strength = text.rpartition(":")
+    try:
+        return (file, float(strength)) if file else (text, 1.0)
+    except ValueError:
+        return text, 1.0
+
+
 def _generate(arguments) -> None:
     from .long_video import SamplingSettings
     from .pipeline import BUNDLED_MODEL, LetsTalkPipeline
@@ -128,6 +145,7 @@ def _generate(arguments) -> None:
         arguments.dtype,
         arguments.autoencoder,
         arguments.audio_encoder,
+        arguments.lora,
     )
     bar, began = ProgressBar(Path(arguments.output)), time.monotonic()
     try:

@@ -54,8 +54,22 @@ OFFICIAL_POSITIONS = ("pos_embed", "temp_embed", "long_temp_embed")
 
 
 def convert_checkpoint(
+    source: str | Path, target: str | Path, *, dtype: torch.dtype | None = torch.float32, **options: float | None
+) -> LetsTalkConfig:
+    """Convert an official checkpoint to one file of ours, and return its configuration.
+
+    options: those of read_official, which says what is refused. Raises CheckpointError for the target that is the
+    source, too.
+    """
+    if os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target):
+        raise CheckpointError(f"{source} is both the file to convert and the one to write; choose another target")
+    model = read_official(source, **options)
+    save_checkpoint(target, model, dtype=dtype, notes={"converted_from": Path(source).name})
+    return model.config
+
+
+def read_official(
     source: str | Path,
-    target: str | Path,
     *,
     num_heads: int | None = None,
     memory_frames: int | None = None,
@@ -63,22 +77,19 @@ def convert_checkpoint(
     audio_blocks: int | None = None,
     audio_channels: int | None = None,
     latent_scale: float | None = None,
-    dtype: torch.dtype | None = torch.float32,
-) -> LetsTalkConfig:
-    """Convert an official checkpoint to one file of ours, and return its configuration.
+) -> LetsTalkModel:
+    """The model in an official checkpoint, on the CPU, its weights as they are stored.
 
     The options say what shapes do not: the heads (known for the paper's S, B, L and XL), how a row of time positions
     divides into memory and clip (memory is 2 frames in the models with memory), how the audio features divide into
     blocks and channels (12 x 768 for wav2vec2-base), and the autoencoder's scaling factor. Raises CheckpointError
-    where the file is not such a checkpoint or is the target itself, an option is needed, or an option contradicts it.
+    where the file is not such a checkpoint, an option is needed, or an option contradicts it.
     """
     given = dict(num_heads=num_heads, clip_frames=clip_frames, audio_blocks=audio_blocks, audio_channels=audio_channels)
     for name, value in given.items():
         if value is not None and value < 1:
             raise CheckpointError(f"{name} is {value}, less than 1")
-    if os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target):
-        raise CheckpointError(f"{source} is both the file to convert and the one to write; choose another target")
-    state, audio = _read_official(source)
+    state, audio = _official_states(source)
     positions = {key: state.pop(key) for key in OFFICIAL_POSITIONS if key in state}
     state, audio = _renamed(state, OFFICIAL_TRANSFORMER, source), _renamed(audio, OFFICIAL_AUDIO, source)
     try:
@@ -97,11 +108,10 @@ def convert_checkpoint(
         wanted = getattr(model, name).state_dict()
         tensors = {key: _as_linear(tensor, wanted.get(key)) for key, tensor in tensors.items()}
         fill_strictly(getattr(model, name), tensors, f"{source}: {name}")
-    save_checkpoint(target, model, dtype=dtype, notes={"converted_from": Path(source).name})
-    return config
+    return model
 
 
-def _read_official(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _official_states(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The transformer's state dict (`ema` if there is one) and the audio projection's."""
     check_readable(path)
     try:

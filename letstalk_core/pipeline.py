@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from .autoencoder import Autoencoder, build_autoencoder, load_autoencoder
 from .checkpoint import LetsTalkModel, fill_strictly, load_checkpoint
 from .errors import InputError
 from .long_video import Chunk, Clip, SamplingSettings, decoded_chunks, generate_clips
+from .lora import apply_loras
 from .memory_bank import MemoryBank
 from .portrait import Portrait, crop_portrait, read_image
 from .recording import Recording
@@ -45,8 +46,11 @@ class LetsTalkPipeline:
         dtype: str = "auto",
         autoencoder: str | Path | None = None,
         audio_encoder: str | Path | None = None,
+        loras: Sequence[tuple[str | Path, float]] = (),
     ) -> LetsTalkPipeline:
         """From a checkpoint file. autoencoder and audio_encoder: paths, for a checkpoint that does not bundle them.
+
+        loras: (path, strength) of each LoRA to add to its weights (see lora.apply_loras).
 
         device: "auto", "cpu", "cuda", "cuda:1", "mps". dtype: "auto" (bf16 on CUDA, else fp32), "fp32", "bf16", "fp16".
         Raises InputError (CheckpointError for the file itself) with what is missing and how to give it.
@@ -57,6 +61,7 @@ class LetsTalkPipeline:
                 "its file with --model."
             )
         model = load_checkpoint(path)
+        apply_loras(model, loras)
         chosen = choose_device(device)
         if dtype == "auto":
             dtype = "bf16" if chosen.type == "cuda" else "fp32"
@@ -172,19 +177,25 @@ def choose_device(name: str) -> torch.device:
 
 
 def _autoencoder_of(model: LetsTalkModel, path: str | Path, given: str | Path | None) -> Autoencoder:
-    scale = model.config.latent_scale
     if given is not None:
         model.autoencoder_state = None  # not needed beside the given one
-        return load_autoencoder(given, scale)
+        return load_autoencoder(given, model.config.latent_scale)
     if model.autoencoder_state is None:
         raise InputError(
             f"{path} does not bundle its autoencoder; choose a {model.config.autoencoder} (on the command line with "
             "--autoencoder)."
         )
+    return bundled_autoencoder(model, path)
+
+
+def bundled_autoencoder(model: LetsTalkModel, path: str | Path) -> Autoencoder | None:
+    """The autoencoder that came with a model of the file `path`; its weights move out of the model."""
+    if model.autoencoder_state is None:
+        return None
     with torch.device("meta"):
-        autoencoder = build_autoencoder(model.autoencoder_config, scale)
+        autoencoder = build_autoencoder(model.autoencoder_config, model.config.latent_scale)
     fill_strictly(autoencoder.model, model.autoencoder_state, f"{path}: autoencoder")
-    model.autoencoder_state = None  # the weights live in the autoencoder now
+    model.autoencoder_state = None
     return autoencoder.eval().requires_grad_(False)
 
 

@@ -11,12 +11,14 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import nn
 
+from .runtime import showing_warnings
 from .types import LoadedModel, ModelSocket
 
 CATEGORY = "LetsTalk"
 WEIGHTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "weights")
 BUNDLED = "bundled in the model's file"
 NAMED = "as the model's file says"
+NO_LORA = "none"
 _loaded: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # what is in use is loaded once
 
 
@@ -66,42 +68,76 @@ class LoadLetsTalkModel(io.ComfyNode):
                     advanced=True,
                     tooltip="auto: bf16 where the graphics card computes in it, else fp32.",
                 ),
+                io.Combo.Input(
+                    "lora",
+                    options=[NO_LORA, *folder_paths.get_filename_list("loras")],
+                    default=NO_LORA,
+                    optional=True,
+                    advanced=True,
+                    tooltip="A fine-tuning of this model: a LetsTalk LoRA of models/loras. LoRAs of other models don't "
+                    "fit.",
+                ),
+                io.Float.Input(
+                    "lora_strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
+                    tooltip="How much of the LoRA: 1 is as it was trained, 0 is the model without it.",
+                ),
             ],
             outputs=[ModelSocket.Output("letstalk_model", tooltip="For the other LetsTalk nodes.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, model: str, autoencoder: str, audio_encoder: str, precision: str) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: str,
+        autoencoder: str,
+        audio_encoder: str,
+        precision: str,
+        lora: str = NO_LORA,
+        lora_strength: float = 1.0,
+    ) -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise("letstalk", model)
-        images, sounds = cls._parts(autoencoder, audio_encoder)
+        images, sounds, added = cls._parts(autoencoder, audio_encoder, lora)
+        loras = [(added, lora_strength)] if added else []
         if precision == "auto":
             precision = "bf16" if management.should_use_bf16(management.get_torch_device()) else "fp32"
-        key = (_fingerprint(path, images, sounds), precision)
+        key = (_fingerprint(path, images, sounds, added), precision, *loras)
         loaded = _loaded.get(key)
         if loaded is None:
             chosen = [part for part in (autoencoder, audio_encoder) if part not in (BUNDLED, NAMED)]
-            loaded = _load(" with ".join([model, *chosen]), path, images, sounds, precision)
+            with showing_warnings(cls.hidden.unique_id):
+                loaded = _load(" with ".join([model, *chosen]), path, images, sounds, precision, loras)
             _loaded[key] = loaded
         return io.NodeOutput(loaded)
 
     @classmethod
-    def _parts(cls, autoencoder: str, audio_encoder: str) -> tuple[str | None, str | None]:
-        images = None if autoencoder == BUNDLED else folder_paths.get_full_path_or_raise("vae", autoencoder)
-        sounds = (
-            None if audio_encoder == NAMED else folder_paths.get_full_path_or_raise("audio_encoders", audio_encoder)
-        )
-        return images, sounds
+    def _parts(cls, autoencoder: str, audio_encoder: str, lora: str) -> list[str | None]:
+        """Paths of the files beside the model's, None for those that are not chosen."""
+        choices = (("vae", autoencoder, BUNDLED), ("audio_encoders", audio_encoder, NAMED), ("loras", lora, NO_LORA))
+        return [
+            None if chosen == nothing else folder_paths.get_full_path_or_raise(category, chosen)
+            for category, chosen, nothing in choices
+        ]
 
     @classmethod
-    def fingerprint_inputs(cls, model: str, autoencoder: str, audio_encoder: str, precision: str):
+    def fingerprint_inputs(cls, model: str, autoencoder: str, audio_encoder: str, lora: str = NO_LORA, **_):
         """A file that was replaced is loaded again."""
-        return str(_fingerprint(folder_paths.get_full_path("letstalk", model), *cls._parts(autoencoder, audio_encoder)))
+        parts = cls._parts(autoencoder, audio_encoder, lora)
+        return str(_fingerprint(folder_paths.get_full_path("letstalk", model), *parts))
 
 
-def _load(name: str, path: str, images: str | None, sounds: str | None, precision: str) -> LoadedModel:
+def _load(
+    name: str, path: str, images: str | None, sounds: str | None, precision: str, loras: list[tuple[str, float]]
+) -> LoadedModel:
     from ..letstalk_core.pipeline import LetsTalkPipeline
 
-    pipeline = LetsTalkPipeline.load(path, "cpu", precision, autoencoder=images, audio_encoder=sounds)
+    pipeline = LetsTalkPipeline.load(path, "cpu", precision, autoencoder=images, audio_encoder=sounds, loras=loras)
     weights = nn.ModuleDict(
         {"model": pipeline.model, "autoencoder": pipeline.autoencoder, "audio_encoder": pipeline.audio_encoder}
     )

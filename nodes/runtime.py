@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
+import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import comfy.model_management as management
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from ..letstalk_core.pipeline import LetsTalkPipeline
 
 PREVIEW_SIDE = 512
+CORE = Path(__file__).resolve().parent.parent / "letstalk_core"
 
 
 class Progress:
@@ -62,6 +66,18 @@ def tell(node: str | None, sentence: str) -> None:
     """Shows a sentence on a node."""
     if node is not None:
         PromptServer.instance.send_progress_text(sentence, node)
+
+
+@contextlib.contextmanager
+def showing_warnings(node: str | None):
+    """The core's own warnings go into ComfyUI's log and onto the node; other libraries' are not the user's business."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for warning in told:
+        if warning.category is UserWarning and Path(warning.filename).resolve().is_relative_to(CORE):
+            logging.warning("LetsTalk: %s", warning.message)
+            tell(node, str(warning.message))
 
 
 def show_progress(done: int, total: int) -> None:

@@ -23,7 +23,10 @@ MemorySocket = io.Custom("LETSTALK_MEMORY")
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """LETSTALK_MODEL: a pipeline whose weights ComfyUI's memory management moves; name says which files it is of."""
+    """LETSTALK_MODEL: a pipeline whose weights ComfyUI's memory management moves.
+
+    name says which files it is of, but for a LoRA: what one model has encoded fits it with and without.
+    """
 
     name: str
     pipeline: LetsTalkPipeline = field(repr=False)

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from ..audio import mel_features
+from ..audio_projection import window_features
 from ..errors import InputError
 from .avatars import Avatar
 from .motion import COLUMN, CONTROLS, control_track, rest_controls
 from .pictures import HELD_OUT
+from .source import Window
 from .speech_clips import speech_clip
 
 SPEECH_SECONDS = 2.4  # spoken for each clip; the clip is a part of it, so that it begins in mid-speech
@@ -120,3 +122,59 @@ class ClipStore:
         self.controls[i] = clip.controls[around]
         self.regions[i] = clip.avatar.regions()
         self.starts[i] = start == 0
+
+
+class AvatarSource:
+    """The clips of a store as training examples (data/source.py).
+
+    latents: float16 of all frames [n,T,C,h,w] and of the portraits [n,C,h,w], or None to give pixels.
+    """
+
+    def __init__(self, store: ClipStore, window: Window, latents: tuple[np.ndarray, np.ndarray] | None):
+        if window.memory_frames + window.clip_frames > store.length:
+            raise InputError(
+                f"The drawn clips have {store.length} frames, fewer than {window.memory_frames} of memory and "
+                f"{window.clip_frames} of a clip."
+            )
+        if window.audio_window // 2 > CONTEXT:
+            raise InputError(f"audio_window is {window.audio_window}; drawn clips know {2 * CONTEXT + 1} at most.")
+        self.store, self.window, self.latents = store, window, latents
+
+    def __len__(self) -> int:
+        return self.store.count
+
+    def name(self, index: int) -> str:
+        return f"drawn clip {index}"
+
+    def read(self, index: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        store, memory, length = self.store, self.window.memory_frames, self.window.clip_frames
+        begin = int(rng.integers(memory, store.length - length + 1))
+        if store.starts[index] and rng.random() < self.window.first_clip_share:
+            begin = 0
+        before = slice(begin - memory, begin)
+        reach = self.window.audio_window // 2
+        around = slice(CONTEXT + begin - reach, CONTEXT + begin + length + reach)
+        blinks = store.controls[index, around, COLUMN["blink"]]
+        pixels = (store.frames[index].transpose(0, 3, 1, 2), store.portraits[index].transpose(2, 0, 1))
+        frames, portrait = pixels if self.latents is None else (part[index] for part in self.latents)
+        clip = frames[begin : begin + length]
+        if self.window.pixel_conditions:
+            frames, portrait = pixels
+        remembered = frames[before] if begin else np.repeat(portrait[None], memory, 0)
+        return {
+            "clip": _tensor(clip),
+            "memory": _tensor(remembered),
+            "portrait": _tensor(portrait),
+            "features": self._windows(store.features[index, around].astype(np.float32)),
+            "blinks": self._windows(blinks),
+            "regions": _tensor(store.regions[index]),
+        }
+
+    def _windows(self, values: np.ndarray) -> torch.Tensor:
+        reach = self.window.audio_window // 2
+        return window_features(_tensor(values), self.window.audio_window)[reach : len(values) - reach]
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    """A copy, float32 where it is of floats."""
+    return torch.from_numpy(np.array(values, np.uint8 if values.dtype == np.uint8 else np.float32))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..data.pictures import HELD_OUT_POSES, POSES, held_out_pictures, render_pictures
 from ..training.autoencoder import to_images
-from ..training.loop import TrainingRun
+from ..training.loop import Loss, TrainingRun, small_config
 from .meter import FaceNet, disturb, load_net, save_net
 
 WEIGHTS = Path(__file__).resolve().parent / "identity.safetensors"
@@ -38,9 +38,10 @@ def train_identity(work: Path, people: int = 2500, steps: int = 2000, batch: int
     each of `batch` people and has to find the pairs."""
     pictures = render_pictures(work, people, POSES, SIZE)[0]
     torch.manual_seed(0)
-    run = TrainingRun(work / "identity", IdentityNet().to(memory_format=torch.channels_last), steps, peak=1.5e-3)
+    net = IdentityNet().to(memory_format=torch.channels_last)
+    run = TrainingRun(work / "identity", net, small_config(steps, 1.5e-3))
 
-    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss_of(step: int) -> Loss:
         rng = np.random.default_rng((11, step))
         chosen = np.sort(rng.choice(people, batch, replace=False)) * POSES
         poses = np.stack([rng.choice(POSES, 2, replace=False) for _ in chosen])  # [batch,2]
@@ -53,10 +54,10 @@ def train_identity(work: Path, people: int = 2500, steps: int = 2000, batch: int
         alike = sides[0] @ sides[1].T / TEMPERATURE  # [batch,batch]
         right = torch.arange(batch)
         loss = (F.cross_entropy(alike, right) + F.cross_entropy(alike.T, right)) / 2
-        return loss, {"loss": loss.item(), "found": (alike.argmax(1) == right).float().mean().item()}
+        return Loss(loss, {"found": (alike.argmax(1) == right).float().mean()})
 
     run.fit(loss_of)
-    return run.averaged.eval()
+    return run.averaged()
 
 
 def accuracy(net: IdentityNet, work: Path) -> dict[str, float]:

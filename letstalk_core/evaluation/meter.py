@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..data.motion import COLUMN
 from ..data.pictures import held_out_pictures, training_pictures
 from ..training.autoencoder import to_images
-from ..training.loop import TrainingRun
+from ..training.loop import Loss, TrainingRun, small_config
 
 READINGS = ("open", "width", "round", "blink")
 SIZE = 128
@@ -74,9 +74,10 @@ def train_meter(work: Path, identities: int = 2500, steps: int = 6000, batch: in
     pictures, _, controls = training_pictures(work, identities, SIZE)
     targets = torch.from_numpy(controls[:, _COLUMNS])
     torch.manual_seed(0)
-    run = TrainingRun(work / "meter", FaceMeter().to(memory_format=torch.channels_last), steps, peak=1.5e-3)
+    net = FaceMeter().to(memory_format=torch.channels_last)
+    run = TrainingRun(work / "meter", net, small_config(steps, 1.5e-3))
 
-    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss_of(step: int) -> Loss:
         rng = np.random.default_rng((3, step))
         index = np.sort(rng.choice(len(pictures), batch, replace=False))
         images = disturb(to_images(pictures[index]), rng)
@@ -84,11 +85,10 @@ def train_meter(work: Path, identities: int = 2500, steps: int = 6000, batch: in
             images = images.flip(3)
         shift = rng.integers(-4, 5, 2)
         images = images.roll(tuple(int(s) for s in shift), (2, 3))
-        loss = F.mse_loss(run.module(images), targets[index])
-        return loss, {"loss": loss.item()}
+        return Loss(F.mse_loss(run.module(images), targets[index]))
 
     run.fit(loss_of)
-    return run.averaged.eval()
+    return run.averaged()
 
 
 def accuracy(meter: FaceMeter, work: Path) -> dict[str, float]:

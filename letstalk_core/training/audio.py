@@ -20,7 +20,7 @@ from ..config import LetsTalkConfig
 from ..data.motion import MOUTH_COLUMNS
 from ..data.pictures import HELD_OUT
 from ..data.speech_clips import speech_clip
-from .loop import TrainingRun, mixed_precision
+from .loop import Loss, TrainingRun, small_config
 
 SECONDS = 4.0
 FRAMES = round(SECONDS * 25)
@@ -64,19 +64,18 @@ def train_audio_projection(
     """Train on `batch` whole clips a step in work/audio (resumed if begun). The blink token stays untrained."""
     features, mouths = speech_pairs(work / "audio" / "speech.npz", clips)
     torch.manual_seed(0)
-    run = TrainingRun(work / "audio", MouthReader(config), steps, peak=2e-3)
+    run = TrainingRun(work / "audio", MouthReader(config), small_config(steps, 2e-3))
     reach = config.audio_window // 2
     scale = torch.from_numpy(mouths.reshape(-1, MOUTH_COLUMNS).std(0))
 
-    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss_of(step: int) -> Loss:
         chosen = np.random.default_rng((5, step)).integers(0, clips, batch)
-        with mixed_precision():
-            read = run.module.along(torch.from_numpy(features[chosen]).float()).float()
-        loss = F.mse_loss(read / scale, torch.from_numpy(mouths[chosen, reach:-reach]) / scale)
-        return loss, {"loss": loss.item()}
+        with run.accelerator.autocast():
+            read = run.own.along(torch.from_numpy(features[chosen]).float()).float()
+        return Loss(F.mse_loss(read / scale, torch.from_numpy(mouths[chosen, reach:-reach]) / scale))
 
     run.fit(loss_of)
-    reader = run.averaged.eval()
+    reader = run.averaged()
     print("mouth read from held-out speech, r:", reading_accuracy(reader, work))
     return reader.projection
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..autoencoder import SMALL_DC_AE, Autoencoder, build_autoencoder
 from ..data.pictures import POSES, held_out_pictures, render_pictures
-from .loop import TrainingRun, mixed_precision
+from .loop import Loss, TrainingRun, small_config
 
 IMAGE_SIZE = 128
 LATENT_NOISE = 0.05  # of the latents' own deviation, so that the decoder forgives what a transformer gets wrong
@@ -65,24 +65,24 @@ def train_autoencoder(work: Path, steps: int, identities: int = 2500, batch: int
     """Train in work/autoencoder (resumed if begun); returns the averaged model with the scale of its latents set."""
     torch.manual_seed(0)
     autoencoder = build_autoencoder(SMALL_DC_AE).to(memory_format=torch.channels_last)
-    run = TrainingRun(work / "autoencoder", autoencoder, steps, peak=8e-4)
+    run = TrainingRun(work / "autoencoder", autoencoder, small_config(steps, 8e-4))
     pictures, regions = render_pictures(work, identities, POSES, IMAGE_SIZE)
 
-    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss_of(step: int) -> Loss:
         rng = np.random.default_rng((1, step, 0))
         index = np.sort(rng.choice(len(pictures), batch, replace=False))
         images, region = to_images(pictures[index]), torch.from_numpy(regions[index // POSES]).long()
         if rng.random() < 0.5:
             images, region = images.flip(3), region.flip(2)
-        with mixed_precision():
+        with run.accelerator.autocast():
             latents = autoencoder.model.encode(images).latent.float()
             noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
             output = autoencoder.model.decode(latents + LATENT_NOISE * latents.detach().std() * noise).sample.float()
         loss = reconstruction_loss(output, images, region)
-        return loss, {"loss": loss.item(), "mse": F.mse_loss(output.detach(), images).item()}
+        return Loss(loss, {"mse": F.mse_loss(output.detach(), images)})
 
     run.fit(loss_of)
-    result = run.averaged.eval()
+    result = run.averaged()
     with torch.no_grad():
         result.latent_scale = float(1 / result.encode(to_images(pictures[:: max(1, len(pictures) // 256)])).std())
     return result

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ..data.pictures import POSES, held_out_pictures, render_pictures
 from ..framing import SIZE, WEIGHTS, FramingNet
 from .autoencoder import IMAGE_SIZE, to_images
-from .loop import TrainingRun
+from .loop import Loss, TrainingRun, small_config
 
 BORDERS = (cv2.BORDER_REPLICATE, cv2.BORDER_REPLICATE, cv2.BORDER_REPLICATE, cv2.BORDER_REFLECT_101)
 
@@ -51,18 +51,18 @@ def train_framing(work: Path, identities: int = 2500, steps: int = 4000, batch: 
     """Train in work/framing (resumed if begun), on the autoencoder's training pictures."""
     pictures = render_pictures(work, identities, POSES, IMAGE_SIZE)[0]
     torch.manual_seed(0)
-    run = TrainingRun(work / "framing", FramingNet().to(memory_format=torch.channels_last), steps, peak=1.5e-3)
+    net = FramingNet().to(memory_format=torch.channels_last)
+    run = TrainingRun(work / "framing", net, small_config(steps, 1.5e-3))
 
-    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss_of(step: int) -> Loss:
         rng = np.random.default_rng((7, step))
         images, targets = random_crops(pictures[np.sort(rng.choice(len(pictures), batch, replace=False))], rng)
         if rng.random() < 0.5:
             images, targets = images.flip(3), targets * torch.tensor([1.0, -1.0, 1.0])
-        loss = F.smooth_l1_loss(run.module(images), targets, beta=0.05)
-        return loss, {"loss": loss.item()}
+        return Loss(F.smooth_l1_loss(run.module(images), targets, beta=0.05))
 
     run.fit(loss_of)
-    return run.averaged.eval()
+    return run.averaged()
 
 
 @torch.inference_mode()

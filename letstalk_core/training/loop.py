@@ -1,122 +1,250 @@
-"""What both trainings share: steps that can be stopped and resumed, an average of the weights, a log."""
+"""What every training shares: steps on accelerate that can be stopped and resumed, an average of the weights, a log."""
 
 from __future__ import annotations
 
-import copy
+import itertools
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
-from tqdm import tqdm
+from torch import Tensor, nn
 
-from ..files import move_into_place
-
-
-def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:
-    """Linear warm-up, then a cosine down to a twentieth of the peak."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
+from ..errors import InputError
+from .checkpoints import Checkpoints
+from .config import LoopConfig, identity
 
 
-def mixed_precision() -> torch.autocast:
-    """Matrix products in bfloat16 where this CPU computes in it (twice as fast or more); elsewhere it changes nothing.
+@dataclass(frozen=True)
+class Loss:
+    """What one batch gives: the loss of each example [B] (or of all, []), other numbers for the log, names."""
 
-    Use it around the forward pass; losses are better in float32.
-    """
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10
-    native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    return torch.autocast("cpu", torch.bfloat16, enabled=native)
+    per_example: Tensor
+    numbers: dict[str, Tensor] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)  # of the examples, for the message when one is not finite
+
+
+def small_config(steps: int, learning_rate: float, ema_decay: float = 0.999) -> LoopConfig:
+    """Of the small networks of this repository, which learn on a CPU in minutes."""
+    return LoopConfig(
+        steps=steps, learning_rate=learning_rate, schedule="cosine", warmup_steps=min(100, steps // 2), beta2=0.98,
+        gradient_clip=1.0, gradient_clip_start=0, ema_decay=ema_decay, device="cpu", save_every=200, keep_checkpoints=1,
+    )  # fmt: skip
+
+
+def native_precision(name: str) -> str:
+    """accelerate's name of a precision; "auto" is bf16 where the hardware computes in it, else full precision."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10
+        return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "no"
+    return "no" if name == "fp32" else name
+
+
+def make_accelerator(config: LoopConfig, folder: Path):
+    """accelerate's Accelerator for a training in `folder`: one process, or as `accelerate launch` started it."""
+    try:
+        from accelerate import Accelerator
+        from accelerate.utils import ProjectConfiguration
+    except ImportError:
+        raise InputError("Training needs accelerate; run pip install -r requirements-train.txt.") from None
+    return Accelerator(
+        cpu=config.device == "cpu",
+        mixed_precision=native_precision(config.precision),
+        gradient_accumulation_steps=config.accumulation,
+        log_with="tensorboard",
+        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
+    )
 
 
 class TrainingRun:
-    """One training in one folder: weights, their average, optimizer and step in `state.pt`, losses in `log.jsonl`.
+    """One training in one folder: `checkpoints/` to resume from, losses in `log.jsonl` and `tensorboard/`.
 
-    Data must depend on the step alone (a generator seeded by (seed, step)); then a run that was stopped and resumed
-    takes the same steps as one that was not.
+    Data must depend on the number of the batch alone (a generator seeded by it); then a run that was stopped and
+    resumed takes the same steps as one that was not, bit for bit on a CPU.
 
     Args:
-        folder: made if missing; a `state.pt` in it is resumed.
-        module: what is trained, all of its parameters that require a gradient.
-        steps: length of the run; the learning rate falls to its end.
-        peak: highest learning rate of AdamW.
+        folder: made if missing; the last checkpoint in it is resumed.
+        module: what is trained, all of its parameters that require a gradient. `run.module` is accelerate's, to be
+            called for the loss; `run.own` is the module itself.
+        config: how long and how.
+        batch_size: examples of one batch in one process; a continuation must have the same number in all.
     """
 
-    def __init__(
-        self, folder: Path, module: nn.Module, steps: int, peak: float, average: float = 0.999, clip: float = 1.0
-    ):
-        self.folder, self.module, self.steps, self.peak, self.average, self.clip = (
-            folder,
-            module,
-            steps,
-            peak,
-            average,
-            clip,
-        )
+    def __init__(self, folder: Path, module: nn.Module, config: LoopConfig, batch_size: int = 1, accelerator=None):
+        from diffusers.optimization import get_scheduler
+        from diffusers.training_utils import EMAModel
+
+        self.folder, self.config, self.own = folder, config, module
         folder.mkdir(parents=True, exist_ok=True)
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-        self.averaged = copy.deepcopy(module).requires_grad_(False)
+        self.accelerator = accelerator or make_accelerator(config, folder)
+        self.examples = batch_size * config.accumulation * self.accelerator.num_processes  # of one step
+        self.checkpoints = Checkpoints(folder / "checkpoints", self.accelerator, config.keep_checkpoints)
+        state = self.checkpoints.last(identity(config), self.examples)
+        if state is not None:
+            self.checkpoints.load_average(state, module)  # into the module for a moment: the average starts from there
+        optimizer = torch.optim.AdamW(
+            [parameter for parameter in module.parameters() if parameter.requires_grad],
+            lr=config.learning_rate, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay,
+        )  # fmt: skip
+        self.module, self.optimizer = self.accelerator.prepare(module, optimizer)
+        # Not prepared: accelerate would step it once per process.
+        self.scheduler = get_scheduler(
+            config.schedule, optimizer, num_warmup_steps=config.warmup_steps, num_training_steps=config.steps
+        )
+        self.ema = EMAModel(list(self.module.parameters()), decay=config.ema_decay)
+        self.accelerator.register_for_checkpointing(self.scheduler)
         self.step = 0
-        if self.state_path.exists():
-            state = torch.load(self.state_path, weights_only=True)
-            module.load_state_dict(state["module"])
-            self.averaged.load_state_dict(state["averaged"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step = state["step"]
+        if state is not None:
+            self.accelerator.load_state(str(state.folder))
+            self.step = self.ema.optimization_step = state.step
+        self._trim_log()
 
     @property
-    def state_path(self) -> Path:
-        return self.folder / "state.pt"
+    def device(self) -> torch.device:
+        return self.accelerator.device
 
-    def save(self) -> None:
-        state = {
-            "module": self.module.state_dict(),
-            "averaged": self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-        }
-        aside = self.state_path.with_suffix(".part")
-        torch.save(state, aside)
-        move_into_place(aside, self.state_path)
+    @property
+    def batches_done(self) -> int:
+        """Batches of this process so far: the number of the next one."""
+        return self.step * self.config.accumulation
 
-    def update(self, loss: torch.Tensor) -> None:
-        """One optimizer step, and the moving average after it (shorter at the beginning)."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.steps, self.peak)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(f"the loss or its gradient is not finite at step {self.step}")
-        self.optimizer.step()
-        decay = min(self.average, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for mean, value in zip(self.averaged.parameters(), self.module.parameters(), strict=True):
-                mean.lerp_(value, 1 - decay)
+    def averaged_state(self) -> dict[str, Tensor]:
+        """The averaged weights of the module, whole, on the CPU; every process must ask."""
+        parameters = list(self.module.parameters())
+        self.ema.store(parameters)
+        self.ema.copy_to(parameters)
+        state = self.accelerator.get_state_dict(self.module)
+        state = {name: value.detach().cpu().clone() for name, value in state.items()}
+        self.ema.restore(parameters)
+        return state
 
-    def fit(self, loss_of: Callable[[int], tuple[torch.Tensor, dict[str, float]]], save_every: int = 200) -> None:
-        """Run the steps that are left. loss_of(step) gives the loss and numbers for the log."""
-        began, sums = time.time(), {}
-        with tqdm(total=self.steps, initial=self.step, unit="step", desc=self.folder.name, mininterval=10) as bar:
-            while self.step < self.steps:
-                loss, numbers = loss_of(self.step)
-                self.update(loss)
+    def averaged(self) -> nn.Module:
+        """The module itself with its averaged weights; the training is over then."""
+        self.ema.copy_to(list(self.module.parameters()))
+        return self.accelerator.unwrap_model(self.module).eval()
+
+    def fit(
+        self,
+        loss_of: Callable[[object], Loss],
+        batches: Iterable | None = None,
+        on_save: Callable[[int, dict[str, Tensor]], None] | None = None,
+    ) -> bool:
+        """Run the steps that are left; False where it was asked to stop before (Ctrl-C), with everything saved.
+
+        batches: from number `batches_done` on; by default just these numbers. on_save(step, averaged weights): on
+        every process after each save.
+        """
+        from .stopping import StopRequest
+
+        with StopRequest() as stop, self._bar() as bar:
+            iterator, log = iter(itertools.count(self.batches_done) if batches is None else batches), LossLog(self)
+            while self.step < self.config.steps and not log.stop_asked:
+                for _ in range(self.config.accumulation):
+                    with self.accelerator.accumulate(self.module):
+                        self._update(loss_of(next(iterator)), log, stop)
                 self.step += 1
                 bar.update()
-                for name, value in numbers.items():
-                    sums.setdefault(name, []).append(value)
-                if self.step % 50 == 0:
-                    means = {name: sum(values) / len(values) for name, values in sums.items()}
-                    line = {"step": self.step, "seconds": round(time.time() - began, 1), **means}
-                    with open(self.folder / "log.jsonl", "a") as log:
-                        log.write(json.dumps(line) + "\n")
-                    bar.set_postfix({name: f"{value:.4f}" for name, value in means.items()})
-                    sums = {}
-                if self.step % save_every == 0 or self.step == self.steps:
-                    self.save()
+                if self.step % self.config.log_every == 0:
+                    bar.set_postfix_str(log.write())
+                if self.step % self.config.save_every == 0 or self.step == self.config.steps or log.stop_asked:
+                    self._save(on_save)
+            return self.step >= self.config.steps
+
+    def _update(self, loss: Loss, log: LossLog, stop) -> None:
+        """One batch: its gradient, and after the last one of a step the weights and their average."""
+        log.add(loss, bool(stop))  # before the weights change: a loss that is not finite stops here
+        self.accelerator.backward(loss.per_example.mean())
+        if self.accelerator.sync_gradients:
+            clip = self.config.gradient_clip
+            if clip and self.step >= self.config.gradient_clip_start:
+                self.accelerator.clip_grad_norm_(self.module.parameters(), clip)
+            self.optimizer.step()
+            self.scheduler.step()
+            self.ema.step(list(self.module.parameters()))
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _save(self, on_save) -> None:
+        average = self.averaged_state()
+        self.checkpoints.save(self.step, average, identity(self.config), self.examples)
+        if on_save is not None:
+            on_save(self.step, average)
+
+    def _bar(self):
+        from tqdm import tqdm
+
+        return tqdm(
+            total=self.config.steps, initial=self.step, unit="step", desc=self.folder.name, mininterval=2,
+            disable=not self.accelerator.is_main_process,
+        )  # fmt: skip
+
+    def _trim_log(self) -> None:
+        """Forget what was logged after the checkpoint: those steps are taken again."""
+        path = self.folder / "log.jsonl"
+        if self.accelerator.is_main_process and path.exists():
+            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= self.step]
+            path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):  # half a line, from a crash
+        return math.inf
+
+
+class LossLog:
+    """Numbers averaged over processes and batches until they are written, and the watch over what is not finite."""
+
+    def __init__(self, run: TrainingRun):
+        self.run, self.sums, self.count, self.stop_asked = run, {}, 0, False
+        self.began, self.began_step = time.monotonic(), run.step
+        if run.accelerator.is_main_process and not run.accelerator.trackers:
+            run.accelerator.init_trackers("tensorboard")
+
+    def add(self, loss: Loss, stop: bool) -> None:
+        """Count one batch. Raises FloatingPointError in every process when the loss of any of them is not finite."""
+        accelerator = self.run.accelerator
+        values = {"loss": loss.per_example.detach().mean(), **loss.numbers}
+        packed = torch.stack([*(value.float().to(self.run.device) for value in values.values())])
+        packed = torch.cat([packed, packed.new_tensor([float(stop)])])
+        if accelerator.num_processes > 1:
+            packed = accelerator.reduce(packed, "mean")
+        *means, stops = packed.tolist()
+        if not math.isfinite(means[0]):
+            raise FloatingPointError(self._not_finite(loss))
+        self.stop_asked |= stops > 0
+        self.count += 1
+        for name, mean in zip(values, means, strict=True):
+            self.sums[name] = self.sums.get(name, 0.0) + mean
+
+    def _not_finite(self, loss: Loss) -> str:
+        from accelerate.utils import gather_object
+
+        bad = [name for name, value in zip(loss.names, loss.per_example.tolist()) if not math.isfinite(value)]
+        bad = gather_object(bad) if self.run.accelerator.num_processes > 1 else bad
+        of = f" for {', '.join(sorted(set(bad))[:8])}" if bad else ""
+        kept = self.run.checkpoints.newest()
+        left = f"the last good checkpoint is {kept}" if kept else "no checkpoint had been saved yet"
+        return (
+            f"The loss is not finite at step {self.run.step + 1}{of}; {left}. Look at these samples, or lower the "
+            "learning rate."
+        )
+
+    def write(self) -> str:
+        """One line of log.jsonl, the same to TensorBoard; returns it for the progress bar."""
+        run = self.run
+        means = {name: total / self.count for name, total in self.sums.items()}
+        means["learning_rate"] = run.scheduler.get_last_lr()[0]
+        speed = (run.step - self.began_step) / max(1e-9, time.monotonic() - self.began)
+        if run.accelerator.is_main_process:
+            run.accelerator.log({**means, "steps_per_second": speed}, step=run.step)
+            with open(run.folder / "log.jsonl", "a") as log:
+                log.write(json.dumps({"step": run.step, **means, "steps_per_second": round(speed, 4)}) + "\n")
+        self.sums, self.count = {}, 0
+        self.began, self.began_step = time.monotonic(), run.step
+        return ", ".join(f"{name} {mean:.4f}" for name, mean in means.items() if name != "learning_rate")

@@ -1,0 +1,231 @@
+"""The paper's ablations at a scale that two CPU cores can bear: every variant with the same budget, seeds and test.
+
+    python benchmarks/ablations.py fusion [WORK]    # Tables 3 and 4 and the diversity experiment: 5 models x 3 seeds
+    python benchmarks/ablations.py memory [WORK]    # each part of the noise regularisation, on 60 seconds of video
+    python benchmarks/ablations.py table [WORK]     # writes docs/ablations.json and prints its tables as Markdown
+
+WORK (default runs/ablations) keeps drawn clips, models and results; what is there is not done again. Needs
+requirements-dev.txt and espeak-ng; about two hours on one core, most of it for `fusion` (OMP_NUM_THREADS=1).
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from letstalk_core.evaluation import report  # noqa: E402
+from letstalk_core.evaluation.identity import load_identity  # noqa: E402
+from letstalk_core.evaluation.meter import load_meter  # noqa: E402
+from letstalk_core.long_video import SamplingSettings  # noqa: E402
+from letstalk_core.pipeline import BUNDLED_MODEL, LetsTalkPipeline  # noqa: E402
+from letstalk_core.training.autoencoder import to_images  # noqa: E402
+from letstalk_core.training.config import TrainingConfig  # noqa: E402
+from letstalk_core.training.train import train  # noqa: E402
+
+STEPS, SEEDS, PAIRS, SECONDS, CLIPS = 1000, 3, 24, 2.56, 3000
+MEMORY_SEEDS, ROLL_OUTS = 2, 3
+PEOPLE, DRAWS = 8, 6  # of the diversity experiment: portraits, and videos of each
+
+# Without the bundled model's departures: the portrait reaches the frames through its fusion alone, and clips stand
+# alone, so that no memory carries the portrait past it.
+MODEL = dict(
+    depth=4, width=96, heads=6, mlp_ratio=2.0, latent_channels=32, patch_size=2, clip_frames=16, memory_frames=0,
+    audio_tokens=4, audio_width=192, audio_hidden=256, audio_window=9, audio_convolutions=True, blink_condition=True,
+    objective="x0", learn_variance=False, time_shift=6.0, image_size=128, default_steps=4, default_sampler="euler",
+)  # fmt: skip
+FUSIONS = [("direct", "direct"), ("siamese", "direct"), ("symbiotic", "direct"), ("symbiotic", "siamese"),
+           ("symbiotic", "symbiotic")]  # fmt: skip
+OFF = dict(memory_pixel_noise=False, memory_noise_steps=0, memory_mask=0.0)
+PARTS = {
+    "none": OFF,
+    "pixel noise": {**OFF, "memory_pixel_noise": True},
+    "latent noise": {**OFF, "memory_noise_steps": 50},
+    "mask": {**OFF, "memory_mask": 0.25},
+    "all three": dict(memory_pixel_noise=True, memory_noise_steps=50, memory_mask=0.25),
+}
+
+
+def trained(work: Path, name: str, seed: int, model: dict, memory: dict) -> Path:
+    """The file of one model, trained if it is not there."""
+    run = work / "models" / f"{name}-{seed}"
+    if (run / "done.safetensors").exists():
+        return run / "done.safetensors"
+    config = TrainingConfig(
+        run=str(run), preset="tiny", model={**MODEL, **model}, autoencoder=str(BUNDLED_MODEL),
+        init_from=str(BUNDLED_MODEL), frozen="^audio_projection",  # of the shapes here only that one fits
+        data="avatar", data_path=str(work / "clips"), avatar_clips=CLIPS, seed=seed, steps=STEPS, batch_size=8,
+        learning_rate=2e-3, schedule="cosine", warmup_steps=50, beta2=0.98, gradient_clip=1.0, gradient_clip_start=0,
+        ema_decay=0.99, device="cpu", workers=0, first_guess_share=0.35, mouth_weight=8.0, eye_weight=3.0,
+        blink_weight=3.0, save_every=500, keep_checkpoints=1, **memory,
+    )  # fmt: skip
+    train(config).rename(run / "done.safetensors")
+    return run / "done.safetensors"
+
+
+def kept(path: Path, make) -> dict:
+    """The JSON at path, made if it is not there."""
+    if not path.exists():
+        values = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values, indent=2) + "\n")
+    return json.loads(path.read_text())
+
+
+class Judge:
+    """Held-out people and speech with their true frames, rendered once, and the networks that read faces."""
+
+    def __init__(self):
+        self.clips = list(report.held_out_clips(PAIRS, SECONDS))
+        self.truth = [clip.frames() for clip in self.clips]
+        self.meter, self.identity = load_meter(report.METER), load_identity()
+
+    def features(self, frames: np.ndarray) -> torch.Tensor:
+        """What the judges see in frames [F,H,W,3], before their last layers: [F,128 + 48]."""
+        with torch.inference_mode():
+            images = to_images(frames)
+            reading = self.meter.head[:-1](self.meter.layers(images))
+            return torch.cat([reading, self.identity(images)], dim=1)
+
+    def score(self, path: Path) -> dict:
+        pipeline = LetsTalkPipeline.load(path, "cpu")
+        rows, made, true, distances = [], [], [], []
+        for i, (clip, truth) in enumerate(zip(self.clips, self.truth, strict=True)):
+            portrait = to_images(clip.portrait[None])[0]
+            frames = report.generate_frames(pipeline, portrait, clip.waveform, 16000, SamplingSettings(seed=i))
+            rows.append(report.score_pair(clip, frames, truth, self.meter, pipeline))
+            made.append(self.features(frames))
+            true.append(self.features(truth))
+            distances.append(float(self.distance(frames, clip.portrait).mean()))
+        summary = report.summarise(rows, pipeline.config.fps)
+        return {
+            "identity_distance": float(np.mean(distances)),
+            "frechet_distance": frechet(torch.cat(made), torch.cat(true)),
+            **{name: summary[name]["mean"] for name in ("psnr", "psnr_outside_mouth", "ssim", "open_r", "width_r")},
+            "open_r_shuffled": summary["open_r_shuffled"]["mean"],
+            **self.diversity(pipeline),
+        }
+
+    def distance(self, frames: np.ndarray, portrait: np.ndarray) -> np.ndarray:
+        """Of the person in each frame from the portrait's, 0 (the same) to 2."""
+        return 1 - self.identity.read(frames) @ self.identity.read(portrait[None])[0]
+
+    def diversity(self, pipeline: LetsTalkPipeline) -> dict:
+        """Motion without audio (tokens of zeros): how much videos of one portrait differ, and how much each moves."""
+        projection, between, within, jumps = pipeline.model.audio_projection, [], [], []
+        hook = projection.register_forward_hook(lambda module, arguments, tokens: torch.zeros_like(tokens))
+        for clip in self.clips[:PEOPLE]:
+            portrait, silence = to_images(clip.portrait[None])[0], np.zeros(16000 * 16 // 25, np.float32)
+            videos = np.stack(
+                [
+                    report.generate_frames(pipeline, portrait, silence, 16000, SamplingSettings(seed=100 + i))
+                    for i in range(DRAWS)
+                ]
+            ).astype(np.float32)  # [draws,F,H,W,3]
+            between.append(videos.std(0).mean())
+            within.append(videos.std(1).mean())
+            jumps.append(np.abs(np.diff(videos, axis=1)).mean())
+        hook.remove()
+        names = ("diversity_between_videos", "diversity_within_video", "frame_change_without_audio")
+        return dict(zip(names, (float(np.mean(values)) for values in (between, within, jumps)), strict=True))
+
+    def roll_out(self, path: Path) -> dict:
+        """Sixty seconds of each of some people: how far first and last ten seconds are from the portrait."""
+        pipeline, rows = LetsTalkPipeline.load(path, "cpu"), []
+        for i, clip in enumerate(self.clips[:ROLL_OUTS]):
+            speech = np.resize(clip.waveform, 60 * 16000)
+            portrait = to_images(clip.portrait[None])[0]
+            frames = report.generate_frames(pipeline, portrait, speech, 16000, SamplingSettings(seed=i))
+            away = self.distance(frames[::5], clip.portrait)
+            outside = ~clip.avatar.region("mouth")
+            still = np.repeat(clip.portrait[None], 250, 0)
+            row = {"identity_first_10_s": away[:50].mean(), "identity_last_10_s": away[-50:].mean()}
+            row["psnr_to_portrait_first_10_s"] = report.measures.masked_psnr(frames[:250], still, outside)
+            row["psnr_to_portrait_last_10_s"] = report.measures.masked_psnr(frames[-250:], still, outside)
+            row["sharpness_last_over_first"] = sharpness(frames[-250:]) / sharpness(frames[:250])
+            row["border_jump"] = report.measures.border_jump(frames, pipeline.config.clip_frames)
+            rows.append(row)
+            report.contact_sheet(path.parent / f"roll-out-{i}.png", [frames])
+        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def sharpness(frames: np.ndarray) -> float:
+    """Mean size of the differences between neighbouring pixels."""
+    return float(np.abs(np.diff(frames.astype(np.float32), axis=2)).mean())
+
+
+def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Fréchet distance of two sets of features [n,D], as torchmetrics' FID computes it."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    class Given(torch.nn.Module):
+        num_features = a.shape[1]
+
+        def forward(self, images):
+            return images.flatten(1)
+
+    metric = FrechetInceptionDistance(Given(), input_img_size=(1, 1, a.shape[1]), normalize=True)
+    metric.set_dtype(torch.float64)
+    metric.update(b[:, None, None].double(), real=True)
+    metric.update(a[:, None, None].double(), real=False)
+    return float(metric.compute())
+
+
+def fusion(work: Path) -> None:
+    judge = Judge()
+    for seed in range(SEEDS):
+        for portrait, audio in FUSIONS:
+            name = f"{portrait}-{audio}"
+            path = trained(work, name, seed, dict(portrait_fusion=portrait, audio_fusion=audio), OFF)
+            print(name, seed, kept(work / "results" / f"{name}-{seed}.json", lambda path=path: judge.score(path)))
+
+
+def memory(work: Path) -> None:
+    judge = Judge()
+    for seed in range(MEMORY_SEEDS):
+        for name, parts in PARTS.items():
+            path = trained(work, f"memory {name}", seed, dict(memory_frames=2), parts)
+            file = work / "results" / f"memory {name}-{seed}.json"
+            print(name, seed, kept(file, lambda path=path: judge.roll_out(path)))
+
+
+def table(work: Path) -> None:
+    names = [f"{portrait}-{audio}" for portrait, audio in FUSIONS]
+    told = {"settings": dict(steps=STEPS, batch_size=8, clips=CLIPS, pairs=PAIRS, seconds=SECONDS, model=MODEL)}
+    for title, rows, seeds in (
+        ("fusion", names, SEEDS),
+        ("memory", [f"memory {name}" for name in PARTS], MEMORY_SEEDS),
+    ):
+        found = {}
+        for row in rows:
+            paths = [work / "results" / f"{row}-{seed}.json" for seed in range(seeds)]
+            values = [json.loads(path.read_text()) for path in paths if path.exists()]
+            if values:
+                found[row] = {key: [value[key] for value in values] for key in values[0]}
+        told[title] = found
+        if found:
+            print(markdown(found), end="\n\n")
+    (REPOSITORY / "docs" / "ablations.json").write_text(json.dumps(told, indent=1) + "\n")
+
+
+def markdown(rows: dict) -> str:
+    """Mean and, in brackets, least and most over the seeds."""
+    keys = list(next(iter(rows.values())))
+    lines = ["| | " + " | ".join(keys) + " |", "|---" * (len(keys) + 1) + "|"]
+    for name, values in rows.items():
+        cells = [f"{np.mean(v):.3g} ({min(v):.3g}, {max(v):.3g})" for v in values.values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in ("fusion", "memory", "table"):
+        raise SystemExit(__doc__)
+    torch.set_flush_denormal(True)
+    {"fusion": fusion, "memory": memory, "table": table}[sys.argv[1]](
+        Path(sys.argv[2] if len(sys.argv) > 2 else REPOSITORY / "runs" / "ablations")
+    )

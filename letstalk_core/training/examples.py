@@ -1,0 +1,89 @@
+"""Which examples are in which batch: decided by the seed and the batch's number alone, whatever the processes.
+
+The examples of a step are a row of numbers; each process takes its part of it. So two processes with batches of 4 see
+what one sees with batches of 8, and a resumed training sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..data.source import Source
+
+
+class Plan:
+    """The batches of one process from number `first` on: lists of (stretch, number of the example), without end.
+
+    Every stretch is used once per epoch, in an order that differs from epoch to epoch.
+    """
+
+    def __init__(
+        self, stretches: np.ndarray, seed: int, batch_size: int, rank: int = 0, world: int = 1, first: int = 0
+    ):
+        self.stretches, self.seed, self.batch_size = stretches, seed, batch_size
+        self.rank, self.world, self.first = rank, world, first
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        batch, epoch, order = self.first, -1, None
+        while True:
+            begin = (batch * self.world + self.rank) * self.batch_size
+            numbers = []
+            for number in range(begin, begin + self.batch_size):
+                if number // len(self.stretches) != epoch:
+                    epoch = number // len(self.stretches)
+                    order = np.random.default_rng((self.seed, 1, epoch)).permutation(self.stretches)
+                numbers.append((int(order[number % len(self.stretches)]), number))
+            yield numbers
+            batch += 1
+
+
+class Examples(Dataset):
+    """A source as torch's DataLoader takes it: (stretch, number) -> example with "seed", for what is drawn later."""
+
+    def __init__(self, source: Source, seed: int):
+        self.source, self.seed = source, seed
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        stretch, number = key
+        rng = np.random.default_rng((self.seed, 2, number))
+        example = self.source.read(stretch, rng)
+        return {**example, "seed": int(rng.integers(2**62)), "name": self.source.name(stretch)}
+
+
+def collate(examples: list[dict]) -> dict:
+    """Tensors stacked, "seed" and "name" as lists."""
+    keys = examples[0].keys()
+    return {
+        key: torch.stack([e[key] for e in examples])
+        if isinstance(examples[0][key], Tensor)
+        else [e[key] for e in examples]
+        for key in keys
+    }
+
+
+def held_apart(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the stretches to train on and of those held out, at least one to train on."""
+    order = np.random.default_rng((seed, 3)).permutation(count)
+    held = min(round(share * count), count - 1)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def load_batches(source: Source, plan: Plan, workers: int, pin_memory: bool = False) -> Iterator[dict]:
+    """Batches of a plan, read by `workers` processes (0: by this one)."""
+    loader = DataLoader(
+        Examples(source, plan.seed),
+        batch_sampler=plan,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+    )
+    return iter(loader)

@@ -1,0 +1,92 @@
+"""Where a training's examples come from: shards, a folder of videos, or drawn people. Made and encoded by the main
+process alone, once, while the others wait."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..audio import load_audio_encoder
+from ..autoencoder import Autoencoder
+from ..config import LetsTalkConfig
+from ..data.clips import AvatarSource, ClipStore, read_count, write_count
+from ..data.source import Source, Window
+from ..errors import InputError
+from .config import TrainingConfig
+
+DRAWN_FRAMES = 20  # of a drawn clip, at least: two of memory, sixteen of a clip, and two to shift the window
+
+
+def open_source(config: TrainingConfig, model: LetsTalkConfig, autoencoder: Autoencoder | None, accelerator) -> Source:
+    """The source that a configuration names. Raises InputError where it has no data that fits the model."""
+    window = Window(
+        model.clip_frames, model.memory_frames, model.audio_window, config.first_clip_share, config.memory_pixel_noise
+    )
+    with accelerator.main_process_first():
+        if config.data == "avatar":
+            return _drawn(config, model, autoencoder, window)
+        return _recorded(config, model, autoencoder, window)
+
+
+def _drawn(config: TrainingConfig, model: LetsTalkConfig, autoencoder: Autoencoder | None, window: Window) -> Source:
+    if model.audio_encoder != "mel":
+        raise InputError(f"Drawn clips have mel features, but the model takes {model.audio_encoder}; choose mel.")
+    if autoencoder is None:
+        raise InputError(
+            "Drawn clips need an autoencoder; set autoencoder, to weights/letstalk-avatar-128.safetensors."
+        )
+    length = max(DRAWN_FRAMES, window.memory_frames + window.clip_frames)
+    store = ClipStore(Path(config.data_path), config.avatar_clips, length, model.image_size)
+    store.render()
+    return AvatarSource(store, window, encode_clips(store, autoencoder))
+
+
+def _recorded(config: TrainingConfig, model: LetsTalkConfig, autoencoder: Autoencoder | None, window: Window) -> Source:
+    from ..data.footage import prepare_videos
+    from ..data.shards import ShardSource
+
+    mark, shards = autoencoder.mark if autoencoder else None, Path(config.data_path)
+    if config.data == "videos":
+        if model.audio_encoder == "wav2vec2" and not config.audio_encoder:
+            raise InputError("The model takes wav2vec2 features; set audio_encoder to its folder or file.")
+        encoder = load_audio_encoder("mel" if model.audio_encoder == "mel" else config.audio_encoder)
+        shards = prepare_videos(
+            Path(config.data_path),
+            Path(config.run) / "prepared",
+            size=model.image_size,
+            fps=model.fps,
+            audio_encoder=encoder,
+            autoencoder=autoencoder,
+            autoencoder_mark=mark,
+        )
+    return ShardSource(shards, window, autoencoder_mark=mark, features_shape=(model.audio_blocks, model.audio_channels))
+
+
+@torch.no_grad()
+def encode_clips(store: ClipStore, autoencoder: Autoencoder) -> tuple[np.ndarray, np.ndarray]:
+    """Latents float16 of all frames [n,T,C,h,w] and portraits [n,C,h,w], encoded once into the store's folder."""
+    side = store.size // autoencoder.downscale
+    shape = (store.count, store.length + 1, autoencoder.latent_channels, side, side)
+    # Latents of another encoder are never taken for this one's.
+    path = store.folder / f"latents-{autoencoder.mark}.npy"
+    progress = path.with_suffix(".done")
+    if not path.exists():
+        np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    latents = np.load(path, mmap_mode="r+")
+    done = read_count(progress)
+    for i in tqdm(range(done, store.count), desc="encode", mininterval=10, disable=done == store.count):
+        frames = torch.from_numpy(np.concatenate([store.portraits[i][None], store.frames[i]]))
+        images = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
+        latents[i] = (
+            autoencoder.encode(images.to(next(autoencoder.parameters()).device), len(images))
+            .cpu()
+            .numpy()
+            .astype(np.float16)
+        )
+        if (i + 1) % 50 == 0 or i + 1 == store.count:
+            latents.flush()
+            write_count(progress, i + 1)
+    return latents[:, 1:], latents[:, 0]

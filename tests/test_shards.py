@@ -1,0 +1,430 @@
+"""Shards of training data: what is written is what is read, exactly the right frames, and clear errors."""
+
+import io
+import json
+import pickle
+import re
+import tarfile
+import warnings
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from letstalk_core.data.shards import ShardSource, Stretch, write_shard
+from letstalk_core.data.source import Window
+from letstalk_core.errors import InputError
+from letstalk_core.recording import exact_fps
+from letstalk_core.video_io import VideoWriter
+
+pytest.importorskip("webdataset")
+ROOT = Path(__file__).resolve().parents[1]
+WINDOW = Window(clip_frames=4, memory_frames=2, audio_window=5)
+SHAPE = (2, 3)  # L, E
+FIRST, LATER = 1.0, 0.0  # share of first clips
+
+
+def grey(count, height=32, width=32):
+    """Frames [T,H,W,3] whose grey level says their number."""
+    levels = 20 + 3 * np.arange(count, dtype=np.uint8)
+    return np.broadcast_to(levels[:, None, None, None], (count, height, width, 3)).copy()
+
+
+def numbers(pixels):
+    """The numbers of such frames [n,3,H,W]."""
+    return ((pixels.float().mean(dim=(1, 2, 3)) - 20) / 3).round().int().tolist()
+
+
+def stretch(count=70, context=3, with_latents=False, **changes):
+    """Frames, features and latents that carry their number; features of the context are negative or count on."""
+    values = np.arange(-context, count + context, dtype=np.float32)
+    features = np.broadcast_to(values[:, None, None], (count + 2 * context, *SHAPE))
+    fields = dict(name="talk.mp4, 0.0 s", fps=25.0, features=features, context=context, audio_encoder="mel")
+    fields["frames"] = grey(count)
+    if with_latents:
+        fields["latents"] = torch.arange(count).float()[:, None, None, None].expand(count, 4, 2, 2)
+        fields["autoencoder"] = "mark1"
+    return Stretch(**{**fields, **changes})
+
+
+def source(path, window=WINDOW, mark=None, shape=SHAPE):
+    return ShardSource(path, window, autoencoder_mark=mark, features_shape=shape)
+
+
+def window(share, **changes):
+    return Window(**{**vars(WINDOW), "first_clip_share": share, **changes})
+
+
+@pytest.fixture
+def shard(tmp_path):
+    return write_shard(tmp_path / "a.tar", [stretch(), stretch(30, with_latents=True)])
+
+
+# Round trip ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("height, width", [(64, 64), (33, 47)])
+def test_pixels_come_back(tmp_path, height, width):
+    rng = np.random.default_rng(0)
+    coarse = torch.from_numpy(rng.random((1, 3, 8, 8))).float()
+    smooth = torch.nn.functional.interpolate(coarse, (height, width + 60), mode="bicubic")[0].clamp(0, 1) * 255
+    frames = torch.stack([smooth[:, :, shift : shift + width] for shift in range(60)]).to(torch.uint8)
+    frames = frames.permute(0, 2, 3, 1).contiguous()
+    path = write_shard(tmp_path / "a.tar", [stretch(60, frames=frames)])
+    for seed in range(5):
+        clip = source(path, window(LATER, clip_frames=58)).read(0, np.random.default_rng(seed))
+        assert clip["clip"].dtype == torch.uint8 and clip["clip"].shape == (58, 3, height, width)
+        error = (clip["clip"].float() - frames[2:].permute(0, 3, 1, 2).float()).square().mean()
+        assert 10 * torch.log10(255**2 / error) > 40
+        assert abs(clip["clip"].float().mean(dim=(0, 2, 3)) - frames[2:].float().mean(dim=(0, 1, 2))).max() < 1
+
+
+def test_webdataset_reads_it(shard):
+    import webdataset
+
+    samples = list(webdataset.WebDataset(str(shard), shardshuffle=False).decode())
+    assert [sample["json"]["frames"] for sample in samples] == [70, 30]
+    assert samples[1]["features.npy"].shape == (36, *SHAPE) and samples[1]["features.npy"].dtype == np.float16
+    assert samples[1]["latents.npy"].shape == (30, 4, 2, 2)
+    assert samples[0]["json"]["size"] == [32, 32] and samples[0]["json"]["name"] == "talk.mp4, 0.0 s"
+    assert samples[0]["__key__"] != samples[1]["__key__"]
+
+
+def test_the_same_stretches_give_the_same_bytes(tmp_path):
+    written = []
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        folder.mkdir()
+        written.append(write_shard(folder / "a.tar", [stretch()]).read_bytes())
+        assert [path.name for path in folder.iterdir()] == ["a.tar"]
+    assert written[0] == written[1]
+
+
+# Which frames --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [FIRST, LATER])
+@pytest.mark.parametrize("mark", [None, "mark1"])
+@pytest.mark.parametrize("pixel_conditions", [False, True])
+def test_the_right_frames_and_windows(tmp_path, share, mark, pixel_conditions):
+    path = write_shard(tmp_path / "a.tar", [stretch(with_latents=True)])
+    data = source(path, window(share, pixel_conditions=pixel_conditions), mark)
+    starts = set()
+    for seed in range(60):
+        example = data.read(0, np.random.default_rng(seed))
+        in_latents = {"clip": mark is not None, "memory": mark is not None and not pixel_conditions}
+        in_latents["portrait"] = in_latents["memory"]
+        example["portrait"] = example["portrait"][None]
+        found = {}
+        for name, latents in in_latents.items():
+            tensor = example[name]
+            assert tensor.dtype == (torch.float32 if latents else torch.uint8)
+            assert tensor.shape[1:] == ((4, 2, 2) if latents else (3, 32, 32))
+            found[name] = tensor[:, 0, 0, 0].int().tolist() if latents else numbers(tensor)
+        start = found["clip"][0]
+        starts.add(start)
+        assert found["clip"] == list(range(start, start + 4))
+        assert found["memory"] == (found["portrait"] * 2 if share == FIRST else [start - 2, start - 1])
+        features = example["features"]
+        assert features.dtype == torch.float32 and features.shape == (4, 5, *SHAPE)
+        expected = start + torch.arange(4)[:, None] + torch.arange(-2, 3)
+        assert torch.equal(features[:, :, 1, 2].long(), expected)
+    assert min(starts) <= 6 and max(starts) >= 62 and len(starts) > 25
+
+
+@pytest.mark.parametrize("context, low, high", [(0, 0, 3), (1, -1, 4), (5, -2, 5)])
+def test_windows_end_with_the_features(tmp_path, context, low, high):
+    path = write_shard(tmp_path / "a.tar", [stretch(4, context)])
+    features = source(path, window(FIRST, memory_frames=0)).read(0, np.random.default_rng(0))["features"][..., 0, 0]
+    expected = torch.arange(4)[:, None] + torch.arange(-2, 3)
+    assert torch.equal(features.long(), expected.clamp(low, high))
+
+
+@pytest.mark.parametrize("share", [FIRST, LATER])
+def test_every_start_is_drawn_and_none_else(tmp_path, share):
+    path = write_shard(tmp_path / "a.tar", [stretch(8, with_latents=True)])
+    data = source(path, window(share), "mark1")
+    drawn = {int(data.read(0, np.random.default_rng(seed))["clip"][0, 0, 0, 0]) for seed in range(80)}
+    assert drawn == set(range(0 if share == FIRST else 2, 5))
+
+
+def test_the_generator_decides(shard):
+    data = source(shard)
+    first, again, other = (data.read(0, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["clip"], other["clip"])
+    shares = [data.read(1, np.random.default_rng(seed)) for seed in range(80)]
+    repeated = sum(torch.equal(example["memory"][0], example["portrait"]) for example in shares)
+    assert 25 < repeated < 60
+
+
+def test_no_memory(shard):
+    for mark, share in ((None, LATER), ("mark1", LATER), (None, FIRST)):
+        example = source(shard, window(share, memory_frames=0), mark).read(1, np.random.default_rng(0))
+        assert example["memory"].shape == (0, 3, 32, 32)
+
+
+@pytest.mark.parametrize("mark", [None, "mark1"])
+def test_a_portrait_of_its_own(tmp_path, mark):
+    own = stretch(
+        with_latents=True, portrait=np.full((32, 32, 3), 250, np.uint8), portrait_latents=torch.full((4, 2, 2), 9.5)
+    )
+    path = write_shard(tmp_path / "a.tar", [own])
+    for share in (FIRST, LATER):
+        example = source(path, window(share), mark).read(0, np.random.default_rng(1))
+        assert example["portrait"].shape == ((4, 2, 2) if mark else (3, 32, 32))
+        assert (example["portrait"] == (9.5 if mark else 250)).all()
+        assert (example["memory"] == example["portrait"]).all() == (share == FIRST)
+
+
+def test_latents_only_where_all_stretches_have_them(tmp_path, shard):
+    assert not source(shard, mark="mark1").uses_latents  # one of its two stretches has none
+    path = write_shard(tmp_path / "b.tar", [stretch(with_latents=True)])
+    assert source(path, mark="mark1").uses_latents
+    assert not source(path, mark="other").uses_latents
+    assert not source(path, mark=None).uses_latents
+
+
+@pytest.mark.parametrize("fps", [25.0, 29.97])
+@pytest.mark.parametrize("key_every", [10, 30, 250])
+def test_frames_of_other_encoders(tmp_path, fps, key_every):
+    """Videos with B-frames, open groups of pictures and 4:2:0, as other programs write them."""
+    form = "b-adapt=0:b-pyramid=normal:scenecut=0:open-gop=1"
+    options = {"g": str(key_every), "bf": "4", "x264-params": form}
+    with av.open(str(tmp_path / "own.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=exact_fps(fps), options=options)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for number, picture in enumerate(grey(70)):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = number, 1 / exact_fps(fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    path = write_shard(tmp_path / "a.tar", [stretch(fps=fps)])
+    replace_member(path, "mp4", (tmp_path / "own.mp4").read_bytes())
+    data = source(path, window(LATER, memory_frames=1))
+    for seed in range(60):
+        example = data.read(0, np.random.default_rng(seed))
+        start = int(example["features"][0, 2, 0, 0])
+        assert numbers(example["clip"]) == list(range(start, start + 4))
+        assert numbers(example["memory"]) == [start - 1]
+
+
+def replace_member(path, suffix, content, key=0):
+    """Rewrite a shard with another content of one file; None leaves it out."""
+    with tarfile.open(path) as tar:
+        members = {member.name: tar.extractfile(member).read() for member in tar}
+    name = [name for name in members if name.endswith(f".{suffix}")][key]
+    members[name] = content
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            if content is not None:
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+
+# Workers -------------------------------------------------------------------------------------------------------------
+
+
+class Examples(Dataset):
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        return self.data.read(index, np.random.default_rng(index))
+
+
+def test_in_workers(shard):
+    data = source(shard)
+    copied = pickle.loads(pickle.dumps(data))
+    here = [data.read(index, np.random.default_rng(index)) for index in range(2)]
+    there = list(DataLoader(Examples(copied), batch_size=None, num_workers=1))
+    assert len(there) == len(data) == 2
+    for mine, other in zip(here, there):
+        assert all(torch.equal(mine[name], other[name]) for name in mine)
+
+
+def test_a_folder_or_a_list_of_files(tmp_path):
+    paths = [write_shard(tmp_path / f"{name}.tar", [stretch(name=f"talk {name}")]) for name in "ba"]
+    (tmp_path / ".a.tar.1234.part").write_bytes(b"half")
+    assert [source(tmp_path).name(index) for index in range(2)] == ["talk a (a.tar)", "talk b (b.tar)"]
+    assert source(paths).name(0) == "talk b (b.tar)"
+    data = source(paths[0])
+    assert (len(data), data.fps, data.size, data.audio_encoder) == (1, 25.0, (32, 32), "mel")
+
+
+# What cannot be used -------------------------------------------------------------------------------------------------
+
+
+def refused(words, path, **arguments):
+    with pytest.raises(InputError) as caught:
+        data = source(path, **arguments)
+        for seed in range(30):
+            data.read(0, np.random.default_rng(seed))
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith(".") and all(word in message for word in words), message
+
+
+def test_no_data(tmp_path):
+    refused(["no training data", "no tar files"], tmp_path)
+    refused(["no training data", str(tmp_path / "nowhere")], tmp_path / "nowhere")
+    refused(["list", "empty"], [])
+    refused(["missing.tar", "cannot be read"], [tmp_path / "missing.tar"])
+    (tmp_path / "256px").mkdir()
+    write_shard(tmp_path / "256px" / "a.tar", [stretch()])
+    refused(["name one of the folders in it", "256px"], tmp_path)
+
+
+def test_short_stretches(tmp_path):
+    path = write_shard(tmp_path / "a.tar", [stretch(5), stretch(6), stretch(3)])
+    with pytest.warns(UserWarning, match="2 of 3 stretches have fewer than 6 frames"):
+        assert len(source(path)) == 1
+    refused(["longest", "6 frames", "need 7"], path, window=window(LATER, clip_frames=5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        source(write_shard(tmp_path / "b.tar", [stretch(6)]))
+
+
+def test_data_that_does_not_fit(tmp_path):
+    latents = write_shard(tmp_path / "latents.tar", [stretch(with_latents=True, frames=None, size=(32, 32))])
+    whole = write_shard(tmp_path / "whole.tar", [stretch()])
+    refused(["(2, 3)", "(4, 80)"], whole, shape=(4, 80))
+    refused(["mark1", "other", "latents.tar"], latents, mark="other")
+    refused(["mark1", "pixels"], latents)
+    refused(["turn pixel noise off", "frames kept"], latents, mark="mark1", window=window(LATER, pixel_conditions=True))
+    refused(["latents.tar", "whole.tar"], [whole, latents], mark="mark1")
+    for name, words, changes in (
+        ("fps", ["25.0", "30.0"], {"fps": 30.0}),
+        ("size", ["(32, 32)", "(48, 48)"], {"frames": grey(70, 48, 48)}),
+        ("encoder", ["mel", "wav2vec2"], {"audio_encoder": "wav2vec2"}),
+    ):
+        other = write_shard(tmp_path / f"{name}.tar", [stretch(**changes)])
+        refused([*words, f"{name}.tar", "whole.tar"], [whole, other])
+
+
+def test_damaged_tar_files(tmp_path, shard):
+    whole = shard.read_bytes()
+    assert len(whole) % 10240 == 0
+    end = 1 + max(position for position, byte in enumerate(whole) if byte)
+    for length in (0, 100, 700, 3000, len(whole) // 2, end - 300, end // 512 * 512):
+        (tmp_path / "cut.tar").write_bytes(whole[:length])
+        refused(["cut.tar", "damaged"], tmp_path / "cut.tar")
+    (tmp_path / "text.tar").write_text("this is not a tar file\n" * 100)
+    refused(["text.tar", "damaged"], tmp_path / "text.tar")
+    with tarfile.open(tmp_path / "packed.tar", "w:gz") as tar:
+        tar.add(shard, "a")
+    refused(["packed.tar", "compressed"], tmp_path / "packed.tar")
+    with tarfile.open(tmp_path / "empty.tar", "w"):
+        pass
+    refused(["empty.tar", "empty"], tmp_path / "empty.tar")
+    with tarfile.open(shard) as tar:
+        second = next(member.offset for member in tar if "-00001." in member.name)
+    (tmp_path / "half.tar").write_bytes(whole[:second])  # nothing but the mark of the end says that a stretch is gone
+    refused(["half.tar", "damaged"], tmp_path / "half.tar")
+    hole = bytearray(whole)
+    hole[second : second + 512] = b"x" * 512
+    (tmp_path / "hole.tar").write_bytes(hole)
+    refused(["hole.tar", "damaged"], tmp_path / "hole.tar")
+
+
+def about(**changes):
+    values = dict(name="x", frames=70, fps=25, size=[32, 32], context=3, audio_encoder="mel", autoencoder=None)
+    return json.dumps({key: value for key, value in {**values, **changes}.items() if value != "leave out"}).encode()
+
+
+def npy(array):
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "suffix, content, words",
+    [
+        ("json", None, ["lacks", "docs/data.md"]),
+        ("features.npy", None, ["lacks"]),
+        ("mp4", None, ["neither"]),
+        ("json", b"{", ["cannot be understood"]),
+        ("json", b"[1]", ["cannot be understood"]),
+        ("json", about(fps="leave out"), ["fps"]),
+        ("json", about(frames=69), ["(76, 2, 3)", "75"]),
+        ("json", about(size=[64, 32]), ["32x32", "32x64"]),
+        ("json", about(fps=30), ["at 30 a second"]),
+        ("features.npy", b"text", ["cannot be understood"]),
+        ("features.npy", npy(np.zeros((76, 2, 3)))[:200], ["incomplete"]),
+        ("features.npy", npy(np.asfortranarray(np.zeros((76, 2, 3)))), ["order of its axes"]),
+        ("features.npy", npy(np.array([{}])), ["cannot be understood"]),
+        ("features.npy", npy(np.zeros((76, 6), np.float32)), ["(76, 6)"]),
+        ("mp4", b"not a video" * 99, ["cannot be decoded"]),
+    ],
+)
+def test_damaged_members(tmp_path, suffix, content, words):
+    path = write_shard(tmp_path / "a.tar", [stretch()])
+    replace_member(path, suffix, content)
+    refused(["a.tar", *words], path)
+
+
+def test_gone_while_training(shard):
+    data = source(shard)
+    shard.unlink()
+    with pytest.raises(InputError, match="cannot be read any more"):
+        data.read(0, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"frames": None}, "neither frames nor latents"),
+        ({"frames": grey(69)}, "69 frames, but features for 70"),
+        ({"frames": grey(70).astype(np.float32)}, "float32"),
+        ({"latents": torch.zeros(70, 4, 2, 2)}, "mark"),
+        ({"frames": None, "latents": torch.zeros(70, 4, 2, 2), "autoencoder": "m"}, "size"),
+        ({"latents": torch.zeros(70, 4, 2), "autoencoder": "m"}, "4 axes"),
+        ({"latents": torch.full((70, 4, 2, 2), 1e5), "autoencoder": "m"}, "65504"),
+        ({"features": np.full((76, 2, 3), np.nan)}, "NaN"),
+        ({"portrait": np.zeros((16, 16, 3), np.uint8)}, "[16, 16, 3]"),
+        (
+            {"latents": torch.zeros(70, 4, 2, 2), "autoencoder": "m", "portrait": np.zeros((32, 32, 3), np.uint8)},
+            "latents of its portrait",
+        ),
+    ],
+)
+def test_stretches_that_contradict_themselves(tmp_path, changes, words):
+    with pytest.raises(InputError, match=re.escape(words)):
+        write_shard(tmp_path / "a.tar", [stretch(**changes)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shards_that_cannot_be_written(tmp_path):
+    for path, stretches, words in (
+        (tmp_path / "a.tar", [], "no stretches"),
+        (tmp_path / "a.zip", [stretch()], "does not end in .tar"),
+        (tmp_path / "none" / "a.tar", [stretch()], "does not exist"),
+    ):
+        with pytest.raises(InputError, match=words):
+            write_shard(path, stretches)
+    assert list(tmp_path.iterdir()) == []
+
+
+# docs/data.md --------------------------------------------------------------------------------------------------------
+
+
+def test_the_examples_of_the_docs_run(tmp_path, monkeypatch, capsys):
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    prepare, own = re.findall(r"```python\n(.*?)```", text, re.S)
+    monkeypatch.chdir(tmp_path)
+    Path("videos").mkdir()
+    with VideoWriter("talk.mp4", 256, 256, 25.0, (torch.randn(1, 48000) * 0.1, 16000), preset="ultrafast") as writer:
+        writer.write(grey(75, 256, 256))
+    Path("videos/talk.mp4").symlink_to("../talk.mp4")
+    names = {}
+    with pytest.warns(UserWarning, match="No face was found"):
+        exec(prepare, names)
+    assert source(names["shards"], shape=(4, 80)).name(0).startswith("talk.mp4, 0.0 s")
+    exec(own, names)
+    assert capsys.readouterr().out.strip() in text
