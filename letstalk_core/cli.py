@@ -1,4 +1,4 @@
-"""python -m letstalk_core: generate, demo, leftovers, convert, info, train-avatar, evaluate, drift.
+"""python -m letstalk_core: generate, demo, leftovers, convert, info, train, train-avatar, evaluate, drift.
 
 Every command ends with exit status 0, or prints one line on stderr and ends with another. Heavy imports happen inside
 the commands, so that help is instant.
@@ -59,6 +59,14 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_argument("file", metavar="FILE.safetensors")
     info.set_defaults(run=_info)
 
+    train = commands.add_parser("train", help="train or fine-tune a model on footage, shards or drawn people")
+    train.add_argument("changes", nargs="*", metavar="key=value", help="changes to the configuration: model.depth=4")
+    train.add_argument("--config", metavar="FILE.yaml", help="configs/ has one for every variant of the paper")
+    train.add_argument("--init-from", metavar="FILE", help="begin with the weights of this model, as far as they fit")
+    train.add_argument("--dry-run", action="store_true", help="say what it would take, on this hardware, and end")
+    train.add_argument("--devices", type=int, default=1, metavar="N", help="of the hardware, for --dry-run")
+    train.set_defaults(run=_train)
+
     train = commands.add_parser("train-avatar", help="train the bundled model from nothing, on drawn portraits")
     train.add_argument("--work", default="runs/avatar", metavar="FOLDER", help="everything is kept here and resumed")
     train.add_argument("--output", default="runs/avatar/letstalk-avatar-128.safetensors", metavar="FILE")
@@ -69,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--speech-clips", type=int, default=20000, help="spoken clips for the audio projection")
     train.add_argument("--audio-steps", type=int, default=13000)
     train.add_argument("--start", metavar="FILE", help="go on from this model: only its transformer learns")
-    train.set_defaults(run=_train)
+    train.set_defaults(run=_train_avatar)
 
     evaluate = commands.add_parser("evaluate", help="measure a model on held-out drawings and speech")
     evaluate.add_argument("--model", metavar="FILE.safetensors")
@@ -198,6 +206,22 @@ def _info(arguments) -> None:
 
 
 def _train(arguments) -> None:
+    from .training.config import load_config
+
+    changes = arguments.changes + ([f"init_from={arguments.init_from}"] if arguments.init_from else [])
+    config = load_config(arguments.config, changes)
+    if arguments.dry_run:
+        from .training.plan import describe
+
+        print(describe(config, arguments.devices))
+        return
+    from .training.train import train
+
+    path = train(config)
+    print(f"{path} written" if path else f"stopped; the same command goes on where {config.run} is")
+
+
+def _train_avatar(arguments) -> None:
     from .training.avatar import train_avatar
 
     path = train_avatar(
@@ -211,7 +235,7 @@ def _train(arguments) -> None:
         audio_steps=arguments.audio_steps,
         start=Path(arguments.start) if arguments.start else None,
     )
-    print(f"{path} written")
+    print(f"{path} written" if path else f"stopped; the same command goes on where {arguments.work} is")
 
 
 def _evaluate(arguments) -> None:
