@@ -7,6 +7,7 @@ the commands, so that help is instant.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 import warnings
@@ -218,7 +219,8 @@ def _train(arguments) -> None:
     from .training.train import train
 
     path = train(config)
-    print(f"{path} written" if path else f"stopped; the same command goes on where {config.run} is")
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"{path} written" if path else f"stopped; the same command goes on from {config.run}")
 
 
 def _train_avatar(arguments) -> None:
@@ -235,7 +237,7 @@ def _train_avatar(arguments) -> None:
         audio_steps=arguments.audio_steps,
         start=Path(arguments.start) if arguments.start else None,
     )
-    print(f"{path} written" if path else f"stopped; the same command goes on where {arguments.work} is")
+    print(f"{path} written" if path else f"stopped; the same command goes on from {arguments.work}")
 
 
 def _evaluate(arguments) -> None:

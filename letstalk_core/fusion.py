@@ -3,7 +3,8 @@
 A fusion is chosen per condition by the configuration. It meets the transformer in three places and the block in none:
 
 - `block_layer(config)`: what it adds to every block (a cross-attention), or None;
-- `prepare(tokens, layers, grid)`: everything that can be computed once per clip, whatever the timestep;
+- `prepare(tokens, grid)`: everything that can be computed once per clip, whatever the timestep, but for what the
+  layers in the blocks can; `precompute(prepared, layers)` does that too, for sampling;
 - `join(streams, prepared)`: tokens that enter self-attention beside the frames' own.
 
 `for_block(prepared, i)` is what layer i of `block_layer` receives. A new scheme is a new class and a line in a table.
@@ -11,21 +12,25 @@ A fusion is chosen per condition by the configuration. It meets the transformer 
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .config import LetsTalkConfig
-from .layers import CrossAttention, FeedForward, SpatialAttention, TemporalAttention, spatial_mixer, time_positions
+from .layers import (
+    CrossAttention,
+    FeedForward,
+    KeysValues,
+    SpatialAttention,
+    TemporalAttention,
+    spatial_mixer,
+    time_positions,
+)
 
-KeysValues = tuple[Tensor, Tensor]
 
-
-@dataclass
-class Streams:
-    """The tokens that travel through the blocks."""
+class Streams(NamedTuple):
+    """The tokens that travel through the blocks; a tuple, so that sharded training finds the tensors in it."""
 
     frames: Tensor  # [B,F,N,D]
     memory: Tensor | None = None  # [B,M,N,D], seen by temporal attention only
@@ -43,9 +48,12 @@ class Fusion(nn.Module):
     def block_layer(self) -> nn.Module | None:
         return None
 
-    def prepare(self, tokens: Tensor, layers: list[nn.Module], grid: tuple[int, int]):
+    def prepare(self, tokens: Tensor, grid: tuple[int, int]):
         """tokens: the portrait's [B,1,N,D] with positions, N = rows * columns of grid, or the audio's [B,F,K,A]."""
         return tokens
+
+    def precompute(self, prepared, layers: list[nn.Module]):
+        return prepared
 
     def join(self, streams: Streams, prepared) -> Streams:
         return streams
@@ -64,11 +72,14 @@ class Direct(Fusion):
     def block_layer(self) -> CrossAttention:
         return CrossAttention(self.config, self.width)
 
-    def prepare(self, tokens: Tensor, layers: list[CrossAttention], grid: tuple[int, int]) -> list[KeysValues]:
-        """Keys and values of every block, each [B,F or 1,H,S,d]."""
-        return [layer.keys_values(tokens) for layer in layers]
+    def prepare(self, tokens: Tensor, grid: tuple[int, int]) -> list[Tensor]:
+        """What each block attends to, [B,F or 1,S,width]."""
+        return [tokens] * self.config.depth
 
-    def for_block(self, prepared: list[KeysValues], index: int) -> KeysValues:
+    def precompute(self, prepared: list[Tensor], layers: list[CrossAttention]) -> list[KeysValues]:
+        return [layer.keys_values(tokens) for layer, tokens in zip(layers, prepared, strict=True)]
+
+    def for_block(self, prepared: list, index: int) -> Tensor | KeysValues:
         return prepared[index]
 
 
@@ -79,9 +90,8 @@ class Siamese(Direct):
         super().__init__(config, config.width)
         self.twin = twin
 
-    def prepare(self, tokens: Tensor, layers: list[CrossAttention], grid: tuple[int, int]) -> list[KeysValues]:
-        features = self.twin(tokens, grid)
-        return [layer.keys_values(feature) for layer, feature in zip(layers, features, strict=True)]
+    def prepare(self, tokens: Tensor, grid: tuple[int, int]) -> list[Tensor]:
+        return self.twin(tokens, grid)
 
 
 class SymbioticPortrait(Fusion):
@@ -94,7 +104,7 @@ class SymbioticPortrait(Fusion):
     def join(self, streams: Streams, prepared: Tensor) -> Streams:
         """prepared: portrait tokens [B,1,N,D]."""
         if not self.config.portrait_each_frame:
-            return dataclasses.replace(streams, clip_conditions=prepared)
+            return streams._replace(clip_conditions=prepared)
         return _with_conditions(streams, prepared.expand(-1, streams.frames.shape[1], -1, -1))
 
 
@@ -105,7 +115,7 @@ class SymbioticAudio(Fusion):
         super().__init__(config)
         self.enter = nn.Linear(config.audio_width, config.width)
 
-    def prepare(self, tokens: Tensor, layers: list[nn.Module], grid: tuple[int, int]) -> Tensor:
+    def prepare(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         return self.enter(tokens)
 
     def join(self, streams: Streams, prepared: Tensor) -> Streams:
@@ -115,7 +125,7 @@ class SymbioticAudio(Fusion):
 
 def _with_conditions(streams: Streams, tokens: Tensor) -> Streams:
     others = [] if streams.frame_conditions is None else [streams.frame_conditions]
-    return dataclasses.replace(streams, frame_conditions=torch.cat([*others, tokens], dim=2))
+    return streams._replace(frame_conditions=torch.cat([*others, tokens], dim=2))
 
 
 class TwinBlock(nn.Module):

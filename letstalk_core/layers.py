@@ -18,6 +18,8 @@ from .attention import (
 )
 from .config import LetsTalkConfig
 
+KeysValues = tuple[Tensor, Tensor]
+
 
 def sincos(positions: Tensor, width: int) -> Tensor:
     """Fixed positions [n] -> [n,width]: all sines, then all cosines, base 10000."""
@@ -145,12 +147,13 @@ class CrossAttention(nn.Module):
         self.value = nn.Linear(condition_width, config.width, bias=False)
         self.out = nn.Linear(config.width, config.width)
 
-    def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_values(self, tokens: Tensor) -> KeysValues:
         """Keys and values, each [B,F,H,K,d], of condition tokens [B,F,K,A]; F is 1 where all frames share them."""
         return split_heads(self.key(tokens), self.heads), split_heads(self.value(tokens), self.heads)
 
-    def forward(self, frames: Tensor, keys_values: tuple[Tensor, Tensor]) -> Tensor:
-        """frames [B,F,N,D] -> [B,F,N,D]."""
+    def forward(self, frames: Tensor, condition: Tensor | KeysValues) -> Tensor:
+        """frames [B,F,N,D] -> [B,F,N,D]; condition: tokens [B,F,K,A] or their keys and values."""
+        keys_values = self.keys_values(condition) if isinstance(condition, Tensor) else condition
         q = split_heads(self.query(self.norm(frames)), self.heads)  # [B,F,H,N,d]
         k, v = (part.expand(*q.shape[:2], -1, -1, -1) for part in keys_values)  # one set for all frames serves too
         return frames + self.out(merge_heads(softmax_attention(q, k, v)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -52,7 +51,7 @@ class Block(nn.Module):
         frames, memory = self._temporal(streams.frames, streams.memory)  # [B,F,N,D], [B,M,N,D]
         for name, fuse in self.cross.items():
             frames = fuse(frames, conditions[name])  # [B,F,N,D]
-        streams = dataclasses.replace(streams, frames=frames, memory=memory)
+        streams = streams._replace(frames=frames, memory=memory)
         return self._feed_forward(self._spatial(streams, *parts[:3]), *parts[3:], grid)
 
     def _temporal(self, frames: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -74,7 +73,7 @@ class Block(nn.Module):
             frames = tokens
         if of_clip is not None:
             of_clip = of_clip + gate * added_shared
-        return dataclasses.replace(streams, frames=frames, frame_conditions=of_frame, clip_conditions=of_clip)
+        return streams._replace(frames=frames, frame_conditions=of_frame, clip_conditions=of_clip)
 
     def _feed_forward(self, streams: Streams, shift, scale, gate, grid: tuple[int, int]) -> Streams:
         def residual(tokens: Tensor | None) -> Tensor | None:
@@ -82,10 +81,10 @@ class Block(nn.Module):
                 return None
             return tokens + gate * self.feed_forward(modulate(self.norm_feed_forward(tokens), shift, scale), grid)
 
-        streams = dataclasses.replace(streams, frames=residual(streams.frames))
+        streams = streams._replace(frames=residual(streams.frames))
         if self.feed_forward.takes_conditions:
             of_frame, of_clip = residual(streams.frame_conditions), residual(streams.clip_conditions)
-            streams = dataclasses.replace(streams, frame_conditions=of_frame, clip_conditions=of_clip)
+            streams = streams._replace(frame_conditions=of_frame, clip_conditions=of_clip)
         return streams
 
 
@@ -138,13 +137,21 @@ class LetsTalkTransformer(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def prepare(self, portrait: Tensor, audio_tokens: Tensor) -> Conditions:
-        """The conditions of a clip, from portrait [B,C,h,w] and audio_tokens [B,F,K,A]; siamese twins run here."""
+        """The conditions of a clip, from portrait [B,C,h,w] and audio_tokens [B,F,K,A], for sampling."""
+        conditions = self._prepare(portrait, audio_tokens)
+        for name, fusion in self.fusions.items():
+            layers = [block.cross[name] for block in self.blocks if name in block.cross]
+            setattr(conditions, name, fusion.precompute(getattr(conditions, name), layers))
+        return conditions
+
+    def _prepare(self, portrait: Tensor, audio_tokens: Tensor) -> Conditions:
+        """The same without what belongs to the blocks: sharded training has their weights only while they run."""
         dtype, grid = self.linear_out.weight.dtype, self._grid(portrait)
         tokens = self._patches(portrait.to(dtype)[:, None])  # [B,1,N,D]
         added = None if self.portrait_to_frames is None else self.portrait_to_frames(tokens)
         tokens = tokens + self._positions(grid, tokens)
-        portrait_conditions = self.fusions["portrait"].prepare(tokens, self._layers("portrait"), grid)
-        audio_conditions = self.fusions["audio"].prepare(audio_tokens.to(dtype), self._layers("audio"), grid)
+        portrait_conditions = self.fusions["portrait"].prepare(tokens, grid)
+        audio_conditions = self.fusions["audio"].prepare(audio_tokens.to(dtype), grid)
         return Conditions(portrait_conditions, audio_conditions, added)
 
     def forward(
@@ -169,7 +176,7 @@ class LetsTalkTransformer(nn.Module):
         if conditions is None:
             if audio_tokens is None:
                 audio_tokens = latents.new_zeros(*latents.shape[:2], 1, self.config.audio_width)  # [B,F,1,A]
-            conditions = self.prepare(portrait, audio_tokens)
+            conditions = self._prepare(portrait, audio_tokens)
 
         timestep = functional.silu(self.time_embedding(timestep_features(timesteps).to(dtype)))  # [B,D]
         streams = self._embed(latents.to(dtype), memory, conditions.added, grid)  # frames [B,F,N,D], memory [B,M,N,D]
@@ -187,9 +194,6 @@ class LetsTalkTransformer(nn.Module):
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
-
-    def _layers(self, name: str) -> list[nn.Module]:
-        return [block.cross[name] for block in self.blocks if name in block.cross]
 
     def _grid(self, latents: Tensor) -> tuple[int, int]:
         return tuple(side // self.config.patch_size for side in latents.shape[-2:])

@@ -1,6 +1,10 @@
-"""Training: stopped and resumed equals uninterrupted; everything that can learn does."""
+"""The loop of every training: stopped and resumed equals uninterrupted, what is wrong is said, nothing is lost."""
 
 import json
+import os
+import re
+import resource
+import signal
 
 import numpy as np
 import pytest
@@ -8,79 +12,220 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from letstalk_core.training.loop import TrainingRun, learning_rate
+from letstalk_core.errors import InputError
+from letstalk_core.training.config import LoopConfig
+from letstalk_core.training.loop import Loss, TrainingRun
+
+STATE = ("model.safetensors", "average.safetensors", "optimizer.bin", "custom_checkpoint_0.pkl")
 
 
-def quadratic(run):
-    def loss_of(step):
-        target = torch.from_numpy(np.random.default_rng(step).standard_normal(4).astype(np.float32))
-        loss = (run.module.weight.sum(0) - target).square().mean()
-        return loss, {"loss": loss.item()}
+def new_run(folder, module=None, **changes) -> TrainingRun:
+    torch.manual_seed(0)
+    values = dict(
+        steps=20, learning_rate=0.05, save_every=5, log_every=5, device="cpu", precision="fp32", gradient_clip=0.0
+    )
+    return TrainingRun(folder, module or nn.Linear(4, 3), LoopConfig(**{**values, **changes}))
+
+
+def quadratic(run, spoiled=None, names=(), act=None):
+    """The loss of batch `number`; NaN in batch `spoiled`, and `act(number)` before."""
+
+    def loss_of(number):
+        if act is not None:
+            act(number)
+        target = torch.from_numpy(np.random.default_rng(number).standard_normal((2, 3)).astype(np.float32))
+        losses = (run.module(torch.ones(2, 4)) - target).square().mean(1)
+        if number == spoiled:
+            losses = losses * torch.tensor([1.0, float("nan")])
+        return Loss(losses, names=list(names))
 
     return loss_of
 
 
-def new_run(folder, steps=20):
-    torch.manual_seed(0)
-    return TrainingRun(folder, nn.Linear(4, 3), steps, peak=0.05)
+def newest(folder):
+    return sorted((folder / "checkpoints").glob("step-*"))[-1]
 
 
-def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
-    whole = new_run(tmp_path / "whole")
-    whole.fit(quadratic(whole), save_every=5)
+def same_state(a, b) -> bool:
+    return all((newest(a) / name).read_bytes() == (newest(b) / name).read_bytes() for name in STATE)
 
-    class Stop(Exception):
-        pass
 
-    stopped = new_run(tmp_path / "stopped")
-    usual = quadratic(stopped)
+class Crash(Exception):
+    pass
 
-    def stop_at_13(step):
-        if step == 13:
-            raise Stop
-        return usual(step)
 
-    with pytest.raises(Stop):
-        stopped.fit(stop_at_13, save_every=5)
-    resumed = new_run(tmp_path / "stopped")
-    assert resumed.step == 10
-    resumed.fit(quadratic(resumed), save_every=5)
-    for part in ("module", "averaged"):
-        for key, value in getattr(whole, part).state_dict().items():
-            assert torch.equal(value, getattr(resumed, part).state_dict()[key])
+def crash_at(number):
+    def act(at):
+        if at == number:
+            raise Crash
+
+    return act
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_stopped_and_resumed_equals_uninterrupted(tmp_path, schedule, accumulation):
+    settings = dict(schedule=schedule, accumulation=accumulation)
+    whole = new_run(tmp_path / "whole", **settings)
+    assert whole.fit(quadratic(whole))
+    stopped = new_run(tmp_path / "stopped", **settings)
+    with pytest.raises(Crash):
+        stopped.fit(quadratic(stopped, act=crash_at(13 * accumulation)))
+    resumed = new_run(tmp_path / "stopped", **settings)
+    assert resumed.step == 10 and resumed.batches_done == 10 * accumulation
+    assert resumed.fit(quadratic(resumed))
+    assert same_state(tmp_path / "whole", tmp_path / "stopped")
+    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("whole", "stopped")]
+    whole_log, resumed_log = ([json.loads(line) for line in log] for log in logs)
+    assert [line["step"] for line in resumed_log] == [5, 10, 15, 20]
+    assert [line["loss"] for line in resumed_log] == [line["loss"] for line in whole_log]
+
+
+def test_accumulated_batches_equal_one_large_one(tmp_path):
+    small = new_run(tmp_path / "small", accumulation=2)
+    small.fit(quadratic(small))
+    large = new_run(tmp_path / "large")
+
+    def pair(number):
+        losses = [quadratic(large)(2 * number + half).per_example for half in (0, 1)]
+        return Loss(torch.cat(losses))
+
+    large.fit(pair)
+    torch.testing.assert_close(small.own.weight, large.own.weight)
+
+
+def test_the_average_follows_the_weights(tmp_path):
+    run = new_run(tmp_path, ema_decay=0.5, steps=4)
+    expected, seen = None, []
+    step = run.ema.step
+
+    def watched(parameters):
+        seen.append(run.own.weight.detach().clone())
+        step(parameters)
+
+    run.ema.step = watched
+    run.fit(quadratic(run))
+    for weight, decay in zip(seen, (0, 2 / 11, 3 / 12, 4 / 13), strict=True):  # short at the beginning, at most 0.5
+        expected = weight if expected is None else expected + (1 - decay) * (weight - expected)
+    torch.testing.assert_close(run.averaged().weight, expected)
 
 
 def test_the_loss_falls_and_is_logged(tmp_path):
     run = new_run(tmp_path, steps=100)
-    fixed = torch.ones(4)
-
-    def loss_of(step):
-        loss = (run.module.weight.sum(0) - fixed).square().mean()
-        return loss, {"loss": loss.item()}
-
-    run.fit(loss_of)
+    run.fit(lambda number: Loss((run.module(torch.ones(4)) - 1).square()))
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [50, 100]
-    assert lines[1]["loss"] < 0.1 * lines[0]["loss"]
+    assert [line["step"] for line in lines] == list(range(5, 101, 5))
+    assert lines[-1]["loss"] < 0.1 * lines[0]["loss"]
+    assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(tmp_path):
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    run = new_run(tmp_path, keep_checkpoints=2)
+    run.fit(quadratic(run))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000015", "step-00000020"]
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_its_samples(tmp_path):
     run = new_run(tmp_path)
-    usual = quadratic(run)
-
-    def loss_of(step):
-        loss, numbers = usual(step)
-        return (loss * float("nan") if step == 7 else loss), numbers
-
-    with pytest.raises(FloatingPointError, match="step 7"):
-        run.fit(loss_of, save_every=5)
+    with pytest.raises(FloatingPointError) as stop:
+        run.fit(quadratic(run, spoiled=7, names=["a.mp4 at 3 s", "b.mp4 at 5 s"]))
+    assert str(stop.value) == (
+        f"The loss is not finite at step 8 for b.mp4 at 5 s; the last good checkpoint is {newest(tmp_path)}. Look at "
+        "these samples, or lower the learning rate."
+    )
     kept = new_run(tmp_path)
-    assert kept.step == 5 and all(torch.isfinite(p).all() for p in kept.module.parameters())
+    assert kept.step == 5 and all(torch.isfinite(p).all() for p in kept.own.parameters())
 
 
-def test_the_learning_rate_warms_up_and_falls():
-    rates = [learning_rate(step, 1000, 1.0) for step in range(1000)]
-    assert rates[0] == 0.01 and rates[100] == max(rates) == 1.0 and rates[-1] < 0.06
+def test_another_configuration_is_refused_with_the_differences(tmp_path):
+    run = new_run(tmp_path)
+    run.fit(quadratic(run))
+    with pytest.raises(InputError) as refusal:
+        new_run(tmp_path, learning_rate=0.1, ema_decay=0.9)
+    assert "ema_decay was 0.9999 and is 0.9; learning_rate was 0.05 and is 0.1" in str(refusal.value)
+    assert new_run(tmp_path, steps=40, log_every=1).step == 20  # these change no step that was taken
+
+
+def test_the_end_may_not_move_where_the_learning_rate_depends_on_it(tmp_path):
+    run = new_run(tmp_path, schedule="cosine")
+    run.fit(quadratic(run))
+    with pytest.raises(InputError, match="steps was 20 and is 40"):
+        new_run(tmp_path, schedule="cosine", steps=40)
+
+
+def test_another_number_of_examples_is_refused(tmp_path):
+    run = new_run(tmp_path)
+    run.fit(quadratic(run))
+    with pytest.raises(InputError, match="trained with 1 examples a step.*set batch_size or accumulation"):
+        new_run(tmp_path, accumulation=2)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+    run = new_run(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(number):
+        if number == 9:  # before the second save
+            resource.setrlimit(resource.RLIMIT_FSIZE, (800, hard))
+
+    try:
+        with pytest.raises(InputError, match="cannot be written.*The checkpoint before it is whole: .*step-00000005"):
+            run.fit(quadratic(run, act=fill))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
+    resumed = new_run(tmp_path)
+    resumed.fit(quadratic(resumed))
+    whole = new_run(tmp_path / "whole")
+    whole.fit(quadratic(whole))
+    assert same_state(tmp_path / "whole", tmp_path)
+
+
+def test_a_half_written_checkpoint_is_not_taken(tmp_path):
+    run = new_run(tmp_path)
+    run.fit(quadratic(run))
+    half = tmp_path / "checkpoints" / ".step-00000025.part"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    assert new_run(tmp_path).step == 20
+
+
+def test_a_damaged_checkpoint_says_what_to_do(tmp_path):
+    run = new_run(tmp_path)
+    run.fit(quadratic(run))
+    (newest(tmp_path) / "average.safetensors").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="step-00000020 is damaged.*delete it to go on from the one before"):
+        new_run(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_it_ends_the_step_and_saves(tmp_path, number):
+    run = new_run(tmp_path / "stopped")
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert not run.fit(quadratic(run, act=lambda at: os.kill(os.getpid(), number) if at == 7 else None))
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert newest(tmp_path / "stopped").name == "step-00000008"
+    resumed, whole = new_run(tmp_path / "stopped"), new_run(tmp_path / "whole")
+    assert resumed.fit(quadratic(resumed)) and whole.fit(quadratic(whole))
+    assert same_state(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_the_gradient_is_clipped_from_its_step_on(tmp_path):
+    moved = []
+    for clip in (0.0, 1e-9):
+        run = new_run(tmp_path / str(clip), steps=4, gradient_clip=clip, gradient_clip_start=2)
+        seen = []
+        optimizer_step = run.optimizer.step
+
+        def watched(*arguments, run=run, seen=seen, step=optimizer_step):
+            seen.append(torch.cat([p.grad.flatten() for p in run.own.parameters()]).norm().item())
+            return step(*arguments)
+
+        run.optimizer.step = watched
+        run.fit(quadratic(run))
+        moved.append(seen)
+    assert min(moved[0]) > 1e-3
+    assert [norm > 1e-6 for norm in moved[1]] == [True, True, False, False]
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +233,8 @@ def trained(tmp_path_factory):
     """The whole way from nothing to a checkpoint, with so few steps that nothing is learned."""
     from letstalk_core.data.speech import available_engines
 
-    if not available_engines():
-        pytest.skip("espeak-ng and flite are not installed")
+    if "espeak" not in available_engines():
+        pytest.skip("espeak-ng is not installed")
     from letstalk_core.training.avatar import train_avatar
 
     work = tmp_path_factory.mktemp("avatar")
@@ -98,7 +243,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_whole_training_gives_a_loadable_checkpoint(trained):
+def test_the_bundled_training_gives_a_loadable_checkpoint(trained):
     from letstalk_core.pipeline import LetsTalkPipeline
 
     path, _ = trained
@@ -109,7 +254,7 @@ def test_the_whole_training_gives_a_loadable_checkpoint(trained):
 
 
 @pytest.mark.slow
-def test_a_training_can_start_from_a_model(trained, tmp_path):
+def test_the_bundled_training_can_start_from_a_model(trained, tmp_path):
     """Its autoencoder stays as it is, its transformer learns on."""
     from letstalk_core.training.avatar import train_avatar
 
@@ -121,13 +266,5 @@ def test_a_training_can_start_from_a_model(trained, tmp_path):
     assert before.keys() == after.keys()
     changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
     assert changed == {"transformer", "audio_projection"}
-
-
-@pytest.mark.slow
-def test_every_parameter_of_the_transformer_learns(trained):
-    _, work = trained
-    moments = torch.load(work / "transformer" / "state.pt", weights_only=True)["optimizer"]["state"]
-    module = torch.load(work / "transformer" / "state.pt", weights_only=True)["module"]
-    fixed = [name for name in module if name.startswith("audio_projection.window.")]  # trained on speech before
-    assert fixed and len(moments) == len(module) - len(fixed)  # all are parameters, the optimizer has each of the rest
-    assert any(key.startswith("audio_projection") for key in module)
+    fixed = re.compile(r"audio_projection\.window\.")
+    assert all(torch.equal(before[key], after[key]) for key in before if fixed.match(key))

@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..pipeline import LetsTalkPipeline
 from .audio import train_audio_projection
 from .autoencoder import autoencoder_quality, train_autoencoder
+from .build import freeze
 from .config import TrainingConfig
 from .sources import DRAWN_FRAMES, encode_clips
 from .train import train_transformer
@@ -91,6 +92,7 @@ def train_avatar(
     else:
         model, peak = pipeline.model, PEAK / 2
     config = transformer_config(work, transformer_steps, clips, peak)
+    freeze(model, config.frozen)
     window = Window(model.config.clip_frames, model.config.memory_frames, model.config.audio_window)
     trained = train_transformer(config, model, autoencoder, AvatarSource(store, window, encoded))
     if trained is None:

@@ -127,7 +127,7 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
         kept = self.newest()
         left = f" The checkpoint before it is whole: {kept}." if kept else ""
-        raise InputError(f"{cannot_write(target, failure or OSError('another process failed'))}{left}")
+        raise InputError(f"{cannot_write(target, failure or OSError('another process failed'))}{left}") from failure
 
 
 def _sync(folder: Path) -> None:

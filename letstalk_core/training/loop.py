@@ -49,9 +49,11 @@ def make_accelerator(config: LoopConfig, folder: Path):
     """accelerate's Accelerator for a training in `folder`: one process, or as `accelerate launch` started it."""
     try:
         from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
         from accelerate.utils import ProjectConfiguration
     except ImportError:
         raise InputError("Training needs accelerate; run pip install -r requirements-train.txt.") from None
+    AcceleratorState._reset_state()  # an earlier training of this process may have had another precision
     return Accelerator(
         cpu=config.device == "cpu",
         mixed_precision=native_precision(config.precision),
@@ -122,6 +124,13 @@ class TrainingRun:
         state = {name: value.detach().cpu().clone() for name, value in state.items()}
         self.ema.restore(parameters)
         return state
+
+    def record(self, numbers: dict[str, float]) -> None:
+        """Numbers of this step for log.jsonl and TensorBoard."""
+        if self.accelerator.is_main_process:
+            self.accelerator.log(numbers, step=self.step)
+            with open(self.folder / "log.jsonl", "a") as log:
+                log.write(json.dumps({"step": self.step, **numbers}) + "\n")
 
     def averaged(self) -> nn.Module:
         """The module itself with its averaged weights; the training is over then."""
@@ -241,10 +250,7 @@ class LossLog:
         means = {name: total / self.count for name, total in self.sums.items()}
         means["learning_rate"] = run.scheduler.get_last_lr()[0]
         speed = (run.step - self.began_step) / max(1e-9, time.monotonic() - self.began)
-        if run.accelerator.is_main_process:
-            run.accelerator.log({**means, "steps_per_second": speed}, step=run.step)
-            with open(run.folder / "log.jsonl", "a") as log:
-                log.write(json.dumps({"step": run.step, **means, "steps_per_second": round(speed, 4)}) + "\n")
+        run.record({**means, "steps_per_second": speed})
         self.sums, self.count = {}, 0
         self.began, self.began_step = time.monotonic(), run.step
         return ", ".join(f"{name} {mean:.4f}" for name, mean in means.items() if name != "learning_rate")

@@ -62,7 +62,19 @@ def _recorded(config: TrainingConfig, model: LetsTalkConfig, autoencoder: Autoen
             autoencoder=autoencoder,
             autoencoder_mark=mark,
         )
-    return ShardSource(shards, window, autoencoder_mark=mark, features_shape=(model.audio_blocks, model.audio_channels))
+    source = ShardSource(
+        shards, window, autoencoder_mark=mark, features_shape=(model.audio_blocks, model.audio_channels)
+    )
+    for what, found, needed in (
+        ("features of", source.audio_encoder, model.audio_encoder),
+        ("frames a second:", source.fps, model.fps),
+        ("pictures of [height, width]", list(source.size), [model.image_size, model.image_size]),
+    ):
+        if found != needed:
+            raise InputError(f"{config.data_path} has {what} {found}, but the model takes {needed}; prepare it again.")
+    if autoencoder is None and not source.uses_latents:
+        raise InputError(f"{config.data_path} has frames without latents, which need an autoencoder; set autoencoder.")
+    return source
 
 
 @torch.no_grad()

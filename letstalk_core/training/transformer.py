@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ..autoencoder import Autoencoder
 from ..checkpoint import LetsTalkModel
+from ..config import LetsTalkConfig
 from ..diffusion import FLOW_OBJECTIVES, Diffusion
 from ..memory_bank import to_model_space
 from .config import TrainingConfig
@@ -44,9 +45,11 @@ class Denoiser(nn.Module):
 class TransformerLoss:
     """Batches (training/examples.py) to losses; every random number follows from an example's own seed."""
 
-    def __init__(self, config: TrainingConfig, model: LetsTalkModel, autoencoder: Autoencoder | None, device):
-        self.config, self.model_config, self.autoencoder, self.device = config, model.config, autoencoder, device
-        self.diffusion = Diffusion.from_config(model.config)
+    def __init__(
+        self, config: TrainingConfig, model: LetsTalkConfig, autoencoder: Autoencoder | None, device: torch.device
+    ):
+        self.config, self.model_config, self.autoencoder, self.device = config, model, autoencoder, device
+        self.diffusion = Diffusion.from_config(model)
 
     def __call__(self, denoiser: nn.Module, batch: dict) -> Loss:
         """denoiser: a Denoiser, as accelerate prepared it."""
@@ -69,9 +72,11 @@ class TransformerLoss:
         )
         weight = self._weight(batch, x0)
         losses = self.diffusion.losses(output, x0, noisy, noise, times, weight)
-        error = (self.diffusion.predictions(output.detach(), noisy, times)[0] - x0).square()
-        parts = {name: value.detach().mean() for name, value in losses.items() if name != "total"}
-        return Loss(losses["total"], {**parts, "x0_error": error.mean()}, batch["name"])
+        numbers = {name: value.detach().mean() for name, value in losses.items() if name != "total"}
+        if self.diffusion.objective != "noise":  # of which an error near pure noise would be magnified without bound
+            error = (self.diffusion.predictions(output.detach(), noisy, times)[0] - x0).square()
+            numbers["x0_error"] = error.mean()
+        return Loss(losses["total"], numbers, batch["name"])
 
     @torch.no_grad()
     def _latents(self, batch: dict, draws: Draws) -> tuple[Tensor, Tensor | None, Tensor]:

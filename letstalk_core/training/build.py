@@ -1,0 +1,93 @@
+"""The model that a training begins with, and the autoencoder beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+from safetensors import safe_open
+
+from ..autoencoder import Autoencoder, load_autoencoder
+from ..checkpoint import CONFIG_KEY, LetsTalkModel, load_checkpoint
+from ..errors import InputError
+from ..lora import add_lora
+from ..pipeline import bundled_autoencoder
+from .config import TrainingConfig
+from .initialise import initialise_from
+
+
+def find_autoencoder(config: TrainingConfig) -> Autoencoder | None:
+    """From config.autoencoder (a file or folder of its own, or a model that bundles one), else from init_from."""
+    for path in (config.autoencoder, config.init_from):
+        if path and _is_model(path):
+            found = bundled_autoencoder(load_checkpoint(path), path)
+            if found is not None:
+                return found
+            if path == config.autoencoder:
+                raise InputError(f"{path} is a model that bundles no autoencoder; set autoencoder to one that does.")
+        elif path and path == config.autoencoder:
+            return load_autoencoder(path)
+    return None
+
+
+def _is_model(path: str) -> bool:
+    """Whether a file is a checkpoint of ours."""
+    try:
+        with safe_open(path, "pt") as file:
+            return CONFIG_KEY in (file.metadata() or {})
+    except Exception:  # not there, a folder, or no safetensors file: others say so
+        return False
+
+
+def build_model(config: TrainingConfig, autoencoder: Autoencoder | None, accelerator) -> LetsTalkModel:
+    """A model from the preset or from init_from, with random weights where nothing is taken from there.
+
+    What does not learn has requires_grad False: with lora_rank everything but the adapters, else what `frozen` names.
+    """
+    if config.preset:
+        model_config = config.model_config()
+    else:
+        if not _is_model(config.init_from):
+            raise InputError(f"{config.init_from} does not say what model it is; set preset, such as linear-B.")
+        model_config = config.model_config(load_checkpoint(config.init_from).config)
+    if autoencoder is not None:
+        if autoencoder.latent_channels != model_config.latent_channels:
+            raise InputError(
+                f"The autoencoder has {autoencoder.latent_channels} latent channels, but the model "
+                f"{model_config.latent_channels}; set model.latent_channels={autoencoder.latent_channels}, or choose "
+                "another autoencoder."
+            )
+        model_config = dataclasses.replace(model_config, latent_scale=autoencoder.latent_scale)
+    model = LetsTalkModel(model_config)
+    if config.init_from:
+        report = initialise_from(model, config.init_from)
+        if accelerator.is_main_process:
+            print(report.summary())
+            Path(config.run).mkdir(parents=True, exist_ok=True)
+            (Path(config.run) / "init_from.txt").write_text(report.text() + "\n")
+    if config.lora_rank:
+        add_lora(model, config.lora_rank, config.lora_alpha or config.lora_rank)
+    else:
+        freeze(model, config.frozen)
+    return model
+
+
+def freeze(model: LetsTalkModel, pattern: str) -> None:
+    """Let everything learn but the parameters whose name the regular expression finds.
+
+    InputError where it finds nothing, or nothing is left.
+    """
+    model.requires_grad_(True)
+    if not pattern:
+        return
+    try:
+        found = [parameter for name, parameter in model.named_parameters() if re.search(pattern, name)]
+    except re.error as error:
+        raise InputError(f"frozen is {pattern!r}, which is no regular expression ({error}).") from None
+    if not found:
+        raise InputError(f"frozen is {pattern!r}, but no parameter has such a name.")
+    for parameter in found:
+        parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(f"frozen is {pattern!r}: nothing is left to train.")

@@ -1,0 +1,71 @@
+"""What a training leaves for use after each checkpoint: a model file with the averaged weights, and sample videos."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+
+from torch import Tensor
+
+from ..autoencoder import Autoencoder
+from ..checkpoint import LetsTalkModel, save_checkpoint
+from ..errors import InputError
+from ..long_video import SamplingSettings
+from ..lora import plain_model, save_lora
+from ..pipeline import LetsTalkPipeline
+from .config import TrainingConfig
+
+BUNDLED_PARAMETERS = 50e6  # autoencoders up to this size go into the model's file
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+class Exporter:
+    """`model.safetensors` with the averaged weights, `lora.safetensors` beside it where that is what is trained (the
+    model then has it merged), and now and then a video in `samples/`. Made before the model is moved or wrapped."""
+
+    def __init__(self, config: TrainingConfig, model: LetsTalkModel, autoencoder: Autoencoder | None, accelerator):
+        self.config, self.accelerator = config, accelerator
+        self.path, self.lora = Path(config.run) / "model.safetensors", Path(config.run) / "lora.safetensors"
+        if not accelerator.is_main_process:
+            return
+        self.model = copy.deepcopy(model)
+        if autoencoder is not None and sum(p.numel() for p in autoencoder.parameters()) <= BUNDLED_PARAMETERS:
+            self.model.autoencoder_state = {k: v.cpu().clone() for k, v in autoencoder.model.state_dict().items()}
+            self.model.autoencoder_config = {**autoencoder.config, "scaling_factor": autoencoder.latent_scale}
+
+    def __call__(self, step: int, average: dict[str, Tensor]) -> None:
+        """average: of a Denoiser's weights."""
+        if self.accelerator.is_main_process:
+            self.model.load_state_dict({name.removeprefix("model."): value for name, value in average.items()})
+            notes = {"trained_steps": str(step)}
+            model = self.model
+            if self.config.lora_rank:
+                save_lora(self.lora, model, notes=notes)
+                model = plain_model(model, merged=True)
+            save_checkpoint(self.path, model, notes=notes)
+            if self.config.sample_every and step % self.config.sample_every == 0:
+                self._sample(step)
+        self.accelerator.wait_for_everyone()
+
+    def _sample(self, step: int) -> None:
+        """A video of held-out speech. What goes wrong here must not end a training: it is said."""
+        config, folder = self.config, Path(self.config.run) / "samples"
+        folder.mkdir(exist_ok=True)
+        try:
+            pipeline = LetsTalkPipeline.load(
+                self.path,
+                "cpu" if config.device == "cpu" else "auto",
+                autoencoder=None if self.model.autoencoder_state else config.autoencoder or None,
+                audio_encoder=config.audio_encoder or None,
+            )
+            pipeline.write_video(
+                config.sample_portrait or EXAMPLES / "portrait.png",
+                config.sample_audio or EXAMPLES / "speech.wav",
+                folder / f"step-{step:08d}.mp4",
+                SamplingSettings(steps=config.sample_steps or None),
+                max_seconds=config.sample_seconds,
+                resume=False,
+            )
+        except (InputError, RuntimeError, OSError) as error:
+            warnings.warn(f"no sample video of step {step}: {error}", stacklevel=1)

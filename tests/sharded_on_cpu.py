@@ -1,0 +1,30 @@
+"""The command line with FSDP on CPUs: accelerate shards on accelerators only, so its state is told after the fact.
+
+ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 -m tests.sharded_on_cpu train ...
+"""
+
+import sys
+
+from accelerate import FullyShardedDataParallelPlugin, PartialState
+from accelerate.utils import DistributedType
+
+from letstalk_core.cli import main
+from letstalk_core.training import loop, train
+
+usual = loop.make_accelerator
+
+
+def make_sharded(config, folder):
+    accelerator = usual(config, folder)
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", transformer_cls_names_to_wrap=["Block"],
+        reshard_after_forward=True, state_dict_type="FULL_STATE_DICT",
+    )  # fmt: skip
+    PartialState().distributed_type = accelerator.state.distributed_type = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = plugin
+    return accelerator
+
+
+if __name__ == "__main__":
+    loop.make_accelerator = train.make_accelerator = make_sharded
+    sys.exit(main())
