@@ -51,7 +51,7 @@ class Block(nn.Module):
         frames, memory = self._temporal(streams.frames, streams.memory)  # [B,F,N,D], [B,M,N,D]
         for name, fuse in self.cross.items():
             frames = fuse(frames, conditions[name])  # [B,F,N,D]
-        streams = streams._replace(frames=frames, memory=memory)
+        streams = Streams(frames, memory, streams.frame_conditions, streams.clip_conditions)
         return self._feed_forward(self._spatial(streams, *parts[:3]), *parts[3:], grid)
 
     def _temporal(self, frames: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -73,7 +73,7 @@ class Block(nn.Module):
             frames = tokens
         if of_clip is not None:
             of_clip = of_clip + gate * added_shared
-        return streams._replace(frames=frames, frame_conditions=of_frame, clip_conditions=of_clip)
+        return Streams(frames, streams.memory, of_frame, of_clip)
 
     def _feed_forward(self, streams: Streams, shift, scale, gate, grid: tuple[int, int]) -> Streams:
         def residual(tokens: Tensor | None) -> Tensor | None:
@@ -81,11 +81,10 @@ class Block(nn.Module):
                 return None
             return tokens + gate * self.feed_forward(modulate(self.norm_feed_forward(tokens), shift, scale), grid)
 
-        streams = streams._replace(frames=residual(streams.frames))
+        of_frame, of_clip = streams.frame_conditions, streams.clip_conditions
         if self.feed_forward.takes_conditions:
-            of_frame, of_clip = residual(streams.frame_conditions), residual(streams.clip_conditions)
-            streams = streams._replace(frame_conditions=of_frame, clip_conditions=of_clip)
-        return streams
+            of_frame, of_clip = residual(of_frame), residual(of_clip)
+        return Streams(residual(streams.frames), streams.memory, of_frame, of_clip)
 
 
 @dataclass

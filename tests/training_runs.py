@@ -15,11 +15,8 @@ from .tiny import write_tiny_checkpoint
 FRAMES, CONTEXT, SIDE = 12, 2, 4
 
 
-def write_latents(folder: Path, stretches: int = 6, spoiled: int | None = None) -> Path:
-    """A shard of random latents and features, and the autoencoder whose they could be (in model.safetensors).
-
-    Stretch number `spoiled` has NaN latents.
-    """
+def write_latents(folder: Path, stretches: int = 6) -> Path:
+    """A shard of random latents and features, and the autoencoder whose they could be (in model.safetensors)."""
     folder.mkdir(parents=True, exist_ok=True)
     model = write_tiny_checkpoint(folder / "model.safetensors")
     mark = bundled_autoencoder(load_checkpoint(model), model).mark
@@ -27,8 +24,6 @@ def write_latents(folder: Path, stretches: int = 6, spoiled: int | None = None) 
     def stretch(number: int) -> Stretch:
         rng = np.random.default_rng(number)
         latents = rng.standard_normal((FRAMES, 4, SIDE, SIDE)).astype(np.float16)
-        if number == spoiled:
-            latents[:] = np.nan
         features = rng.standard_normal((FRAMES + 2 * CONTEXT, 4, 80)).astype(np.float16)
         return Stretch(
             name=f"stretch {number}", fps=25, features=features, context=CONTEXT, audio_encoder="mel",
