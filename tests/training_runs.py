@@ -34,18 +34,18 @@ def write_latents(folder: Path, stretches: int = 6) -> Path:
     return folder
 
 
-def changes(run: Path, data: Path, **more) -> list[str]:
-    """The key=value pairs of a short training on `data`."""
+def changes(run: Path, path: Path, **more) -> list[str]:
+    """The key=value pairs of a short training on the shards in `path`, or on what `more` says it is."""
     values = dict(
-        run=str(run), preset="tiny", data="shards", data_path=str(data), steps=6, batch_size=2, workers=0, save_every=2,
+        run=str(run), preset="tiny", data="shards", data_path=str(path), steps=6, batch_size=2, workers=0, save_every=2,
         log_every=1, device="cpu", precision="fp32", learning_rate=1e-3, memory_pixel_noise=False, gradient_clip=1.0,
-        gradient_clip_start=0, autoencoder=str(data / "model.safetensors"),
+        gradient_clip_start=0, autoencoder=str(path / "model.safetensors"),
     )  # fmt: skip
     return [f"{name}={json.dumps(value)}" for name, value in {**values, **more}.items()]
 
 
-def configured(run: Path, data: Path, **more) -> TrainingConfig:
-    return load_config(None, changes(run, data, **more))
+def configured(run: Path, path: Path, **more) -> TrainingConfig:
+    return load_config(None, changes(run, path, **more))
 
 
 def losses(run: Path) -> list[float]:

@@ -1,0 +1,100 @@
+"""Trainings from every kind of data, pixels included: videos prepared on the fly, shards, drawn people."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from letstalk_core.checkpoint import load_checkpoint
+from letstalk_core.cli import main
+from letstalk_core.data.speech import available_engines
+from letstalk_core.training.config import load_config
+from letstalk_core.training.train import train
+from letstalk_core.video_io import VideoWriter
+
+from .tiny import write_tiny_checkpoint
+from .training_runs import changes, losses
+
+
+def write_video(path, seconds=2.0, sound=True):
+    """Noise that is heard, and a picture that gets brighter."""
+    frames = round(25 * seconds)
+    noise = 0.1 * torch.randn(1, round(16000 * seconds), generator=torch.Generator().manual_seed(0))
+    with VideoWriter(path, 64, 64, 25, (noise, 16000) if sound else None, preset="ultrafast") as writer:
+        for number in range(frames):
+            writer.write(np.full((1, 64, 64, 3), 20 + 200 * number // frames, np.uint8))
+    return path
+
+
+@pytest.fixture
+def given(tmp_path):
+    """(a folder of videos, the key=value pairs of a training on it with all of the memory's noise)."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    write_video(videos / "a.mp4")
+    model = write_tiny_checkpoint(tmp_path / "model.safetensors")
+    options = changes(tmp_path / "run", videos, data="videos", autoencoder=str(model), memory_pixel_noise=True)
+    return videos, options
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # there is no face
+def test_a_folder_of_videos_is_prepared_once_and_trained_on(given, tmp_path, capsys):
+    videos, options = given
+    write_video(videos / "b.mp4")
+    assert main(["train", *options]) == 0
+    shards = sorted((tmp_path / "run" / "prepared").rglob("*.tar"))
+    written = [shard.stat().st_mtime_ns for shard in shards]
+    assert len(shards) == 2 and len(losses(tmp_path / "run")) == 6
+    assert main(["train", *options, "steps=8"]) == 0
+    assert [shard.stat().st_mtime_ns for shard in shards] == written
+    assert main(["demo", "--model", str(tmp_path / "run" / "model.safetensors"), "--max-seconds", "0.4", "--output",
+                 str(tmp_path / "o.mp4")]) == 0  # fmt: skip
+    prepared = str(shards[0].parent)
+    assert main(["train", *options, "data=shards", f"data_path={prepared}", f"run={tmp_path / 'again'}"]) == 0
+    assert losses(tmp_path / "again") == losses(tmp_path / "run")[:6]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_latents_and_pixels_give_the_same_loss(given, tmp_path):
+    """Where no noise is on the pixels; latents are kept in half precision."""
+    _, options = given
+    plain = [*options, "memory_pixel_noise=false"]
+    train(load_config(None, plain))
+    from letstalk_core.data.shards import ShardSource
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ShardSource, "_choose_form", lambda self, mark: False)
+        shards = next((tmp_path / "run" / "prepared").rglob("*.tar")).parent
+        train(load_config(None, [*plain, f"run={tmp_path / 'pixels'}", "data=shards", f"data_path={shards}"]))
+    assert losses(tmp_path / "pixels") == pytest.approx(losses(tmp_path / "run"), rel=0.02)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_videos_that_do_not_serve_are_named(given, tmp_path, capsys):
+    videos, options = given
+    (videos / "a.mp4").unlink()
+    assert main(["train", *options]) == 1
+    assert str(videos) in capsys.readouterr().err.splitlines()[-1]
+    write_video(videos / "mute.mp4", sound=False)
+    assert main(["train", *options]) == 1
+    said = capsys.readouterr().err
+    assert "mute.mp4" in said and "sound" in said
+    write_video(videos / "short.mp4", seconds=1.2)
+    assert main(["train", *options, "model.clip_frames=40", "run=" + str(tmp_path / "other")]) == 1
+    assert "42" in capsys.readouterr().err.splitlines()[-1]  # clip and memory
+
+
+def test_drawn_people_need_no_data(tmp_path):
+    if "espeak" not in available_engines():
+        pytest.skip("espeak-ng is not installed")
+    model = write_tiny_checkpoint(tmp_path / "model.safetensors")
+    options = changes(
+        tmp_path / "run", tmp_path / "people", data="avatar", avatar_clips=2, autoencoder=str(model),
+        memory_pixel_noise=True, mouth_weight=4.0, eye_weight=2.0, blink_weight=2.0, steps=2,
+        model=dict(image_size=64, blink_condition=True),
+    )  # fmt: skip
+    assert main(["train", *options]) == 0
+    path = tmp_path / "run" / "model.safetensors"
+    assert load_checkpoint(path).config.blink_condition
+    assert json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])["loss"] > 0
