@@ -359,3 +359,11 @@ def test_the_configuration_is_a_file_with_changes(tmp_path, data):
         load_config(path)
     with pytest.raises(InputError, match="no configuration file"):
         load_config(tmp_path / "missing.yaml")
+
+
+def test_a_model_file_that_was_lost_is_written_again(tmp_path, data):
+    path = train(configured(tmp_path, data))
+    before = load_file(path)
+    path.unlink()
+    after = load_file(train(configured(tmp_path, data)))
+    assert all(torch.equal(before[name], after[name]) for name in before)

@@ -135,7 +135,7 @@ class _Entry:
             raise self.damaged(f"has a {kind} of {found[1]}x{found[0]} pixels where it says {width}x{height}")
 
 
-def _find_shards(paths: str | Path | Sequence[str | Path]) -> list[Path]:
+def find_shards(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     if not isinstance(paths, str | Path):
         files = [Path(path) for path in paths]
         if not files:
@@ -152,7 +152,7 @@ def _find_shards(paths: str | Path | Sequence[str | Path]) -> list[Path]:
     return files
 
 
-def _index(path: Path) -> list[_Entry]:
+def index_shard(path: Path) -> list[_Entry]:
     """The stretches of a shard. Only their places are read, with their descriptions and the shapes of their arrays."""
     # Reading at random: webdataset itself reads from the start to the end, and its indexed reader (wids) is no longer
     # part of it. A tar file needs no more than the place of each member.
@@ -244,7 +244,7 @@ class ShardSource:
         features_shape: tuple[int, int],
     ):
         self.window = window
-        entries = [entry for path in _find_shards(paths) for entry in _index(path)]
+        entries = [entry for path in find_shards(paths) for entry in index_shard(path)]
         self._entries = self._long_enough(entries)
         self.fps: float = self._same("frames a second", lambda entry: entry.fps)
         self.size: tuple[int, int] = self._same("[H, W]", lambda entry: entry.size)

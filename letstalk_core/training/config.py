@@ -18,7 +18,7 @@ from ..errors import InputError
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
-DATA_KINDS = ("shards", "videos", "avatar")
+DATA_KINDS = ("shards", "videos", "avatar", "images")
 TASKS = ("transformer", "autoencoder")
 
 
@@ -76,12 +76,16 @@ class TrainingConfig(LoopConfig):
     lora_alpha: float = 0.0  # 0: as lora_rank
 
     # data
-    data: str = "shards"  # what data_path is: "shards", "videos" (a folder), or "avatar" (drawn people; made there)
+    # what data_path is: "shards", "videos" (a folder), "avatar" (drawn people; made there), or "images" (a folder, for
+    # an autoencoder)
+    data: str = "shards"
     data_path: str = ""
     batch_size: int = 1  # clips per process and batch
     workers: int = 2  # processes that load data, per process
     first_clip_share: float = 0.5  # of the examples: the first clip of a video, whose memory is the portrait
     avatar_clips: int = 11_000  # drawn clips of data "avatar"
+    avatar_people: int = 2500  # the same of task "autoencoder"
+    image_size: int = 0  # pixels, of task "autoencoder"; 0: 128
     held_out_share: float = 0.0  # of the stretches are not trained on
 
     # conditions
@@ -118,16 +122,16 @@ class TrainingConfig(LoopConfig):
         _need(self.task in TASKS, f"task is {self.task!r}, not one of {', '.join(TASKS)}")
         _need(self.data in DATA_KINDS, f"data is {self.data!r}, not one of {', '.join(DATA_KINDS)}")
         _need(
-            self.preset in PRESETS or (not self.preset and bool(self.init_from)),
+            self.preset in PRESETS or (not self.preset and (bool(self.init_from) or self.task == "autoencoder")),
             f"preset is {self.preset!r}, not one of {', '.join(PRESETS)}",
         )
         _need(bool(self.data_path), "data_path is missing: where is the data?")
         _need(bool(self.run), "run is missing: where shall the training be kept?")
-        for name in ("batch_size", "avatar_clips"):
+        for name in ("batch_size", "avatar_clips", "avatar_people"):
             _need(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, less than 1")
         for name in (
             "workers", "lora_rank", "lora_alpha", "memory_noise_steps", "memory_shared_noise", "sample_every",
-            "sample_steps", "mouth_weight", "eye_weight", "blink_weight",
+            "sample_steps", "mouth_weight", "eye_weight", "blink_weight", "image_size",
         ):  # fmt: skip
             _need(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}, less than 0")
         for name in (
@@ -145,6 +149,17 @@ class TrainingConfig(LoopConfig):
         _need(not self.lora_rank or bool(self.init_from), "lora_rank needs init_from: the model that is adapted")
         if self.preset:
             self.model_config()  # says what is wrong with it
+        self._check_task()
+
+    def _check_task(self) -> None:
+        """What would be ignored is refused."""
+        if self.task == "autoencoder":
+            _need(not self.model, "model.KEY changes a transformer; with task autoencoder set image_size")
+            _need(not self.lora_rank, "lora_rank goes with task transformer only; set it to 0")
+            _need(not self.gradient_checkpointing, "gradient_checkpointing goes with task transformer only")
+        else:
+            _need(not self.image_size, "image_size is of task autoencoder; set model.image_size")
+            _need(self.data != "images", "data is images, without speech; only task autoencoder learns from them")
 
     def model_config(self, base: LetsTalkConfig | None = None) -> LetsTalkConfig:
         """The preset, or the configuration of init_from's file, with the changes of `model`."""

@@ -6,6 +6,7 @@ import copy
 import warnings
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..autoencoder import Autoencoder
@@ -17,7 +18,17 @@ from ..pipeline import LetsTalkPipeline
 from .config import TrainingConfig
 
 BUNDLED_PARAMETERS = 50e6  # autoencoders up to this size go into the model's file
+STEPS = "trained_steps"  # in the metadata of what a training writes
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def step_of_file(path: Path) -> int | None:
+    """How long the weights in a training's file were trained; None where it is not there."""
+    try:
+        with safe_open(path, "pt") as file:
+            return int((file.metadata() or {})[STEPS])
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
 
 
 class Exporter:
@@ -38,7 +49,7 @@ class Exporter:
         """average: of a Denoiser's weights."""
         if self.accelerator.is_main_process:
             self.model.load_state_dict({name.removeprefix("model."): value for name, value in average.items()})
-            notes = {"trained_steps": str(step)}
+            notes = {STEPS: str(step)}
             model = self.model
             if self.config.lora_rank:
                 save_lora(self.lora, model, notes=notes)

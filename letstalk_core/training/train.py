@@ -16,7 +16,7 @@ from ..data.source import Source
 from .build import build_model, find_autoencoder
 from .config import TrainingConfig
 from .examples import Examples, Plan, collate, held_apart, load_batches
-from .export import Exporter
+from .export import Exporter, step_of_file
 from .loop import Loss, TrainingRun, make_accelerator
 from .sources import open_source
 from .transformer import Denoiser, TransformerLoss
@@ -71,6 +71,8 @@ def train_transformer(
             run.record({"held_out_loss": held_out_loss(loss_of, source, held_out, config)})
 
     finished = run.fit(loss_of, load_batches(source, plan, config.workers, run.device.type == "cuda"), after_save)
+    if finished and step_of_file(exporter.path) != run.step:  # the checkpoint was the last thing that could be written
+        after_save(run.step, run.averaged_state())
     accelerator.end_training()
     return exporter.path if finished else None
 

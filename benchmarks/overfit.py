@@ -1,0 +1,129 @@
+"""One clip of real footage learned by heart: the autoencoder on its frames, then a small model on its one stretch.
+
+    python benchmarks/overfit.py CLIP.mp4 [WORK]
+
+Writes into WORK (default runs/overfit) and prints JSON: PSNR of the autoencoder, of the generated video and of a still
+portrait against the clip, and what the loss was. WORK/loss.png and WORK/sheet.png (rows: clip, autoencoder, generated)
+are for looking at. About 25 minutes on one core. Needs requirements-dev.txt.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from letstalk_core.data.shards import ShardSource  # noqa: E402
+from letstalk_core.data.source import Window  # noqa: E402
+from letstalk_core.evaluation.report import contact_sheet, to_pictures  # noqa: E402
+from letstalk_core.long_video import SamplingSettings  # noqa: E402
+from letstalk_core.pipeline import BUNDLED_MODEL, LetsTalkPipeline  # noqa: E402
+from letstalk_core.training.config import TrainingConfig  # noqa: E402
+from letstalk_core.training.train import train  # noqa: E402
+
+SIZE, AUTOENCODER_STEPS, STEPS = 128, 2000, 3000
+MODEL = dict(
+    depth=4, width=128, heads=4, mlp_ratio=2.0, latent_channels=32, patch_size=2, clip_frames=16, memory_frames=2,
+    audio_tokens=4, audio_width=192, audio_hidden=256, audio_window=9, audio_convolutions=True, objective="x0",
+    learn_variance=False, time_shift=6.0, image_size=SIZE, default_steps=4, default_sampler="euler",
+    relative_latents=True, portrait_each_frame=False, add_portrait=True,
+)  # fmt: skip
+
+
+def common(run: Path, steps: int, rate: float, videos: Path) -> dict:
+    return dict(
+        run=str(run), data="videos", data_path=str(videos), steps=steps, learning_rate=rate, schedule="cosine",
+        warmup_steps=100, beta2=0.98, gradient_clip=1.0, gradient_clip_start=0, ema_decay=0.99, device="cpu",
+        batch_size=8, workers=0, save_every=500, keep_checkpoints=1,
+    )  # fmt: skip
+
+
+def learn(clip: Path, work: Path) -> tuple[Path, list[Path]]:
+    """The model's file and the shards that the clip was prepared to; what is there is not done again."""
+    videos = work / "videos"
+    videos.mkdir(parents=True, exist_ok=True)
+    if not (videos / clip.name).exists():
+        shutil.copyfile(clip, videos / clip.name)
+    autoencoder = train(
+        TrainingConfig(
+            **common(work / "autoencoder", AUTOENCODER_STEPS, 5e-4, videos),
+            task="autoencoder",
+            image_size=SIZE,
+            init_from=str(BUNDLED_MODEL),
+        )  # fmt: skip
+    )
+    config = TrainingConfig(
+        **common(work / "transformer", STEPS, 1e-3, videos), preset="tiny", model=MODEL, init_from=str(BUNDLED_MODEL),
+        autoencoder=str(autoencoder), audio_dropout=0.0, first_guess_share=0.35, memory_pixel_noise=False,
+        memory_shared_noise=0.5,
+    )  # fmt: skip
+    return train(config), sorted((work / "transformer" / "prepared").rglob("*.tar"))
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.square(a.astype(np.float32) - b).mean()))
+
+
+@torch.inference_mode()
+def judge(model: Path, shards: list[Path], work: Path) -> dict:
+    pipeline = LetsTalkPipeline.load(model, "cpu")
+    config = pipeline.config
+    length = stretch_length(shards[0])
+    window = Window(length, 0, config.audio_window)
+    source = ShardSource(shards, window, autoencoder_mark=None, features_shape=(4, 80))
+    whole = source.read(0, np.random.default_rng(0))
+    truth = whole["clip"].permute(0, 2, 3, 1).numpy()  # [T,H,W,3]
+    features = whole["features"][:, config.audio_window // 2]  # [T,L,E]
+    latents = pipeline.autoencoder.encode(whole["clip"].float() / 127.5 - 1)
+    decoded = to_pictures(pipeline.decode(latents))
+    chunks = pipeline.render(latents[:1], features, SamplingSettings())
+    made = np.concatenate([to_pictures(chunk.frames) for chunk in chunks])
+    contact_sheet(work / "sheet.png", [truth, decoded, made])
+    log = [json.loads(line) for line in (work / "transformer" / "log.jsonl").read_text().splitlines()]
+    draw(log, work / "loss.png")
+    return {
+        "frames": length,
+        "psnr_autoencoder": psnr(decoded, truth),
+        "psnr_generated": psnr(made, truth),
+        "psnr_generated_against_autoencoder": psnr(made, decoded),
+        "psnr_still_portrait": psnr(np.repeat(truth[:1], length, 0), truth),
+        "loss_first": log[0]["loss"],
+        "loss_last": log[-1]["loss"],
+    }
+
+
+def stretch_length(shard: Path) -> int:
+    """Frames of the first stretch in a shard."""
+    import tarfile
+
+    with tarfile.open(shard) as tar:
+        about = next(member for member in tar if member.name.endswith(".json"))
+        return json.load(tar.extractfile(about))["frames"]
+
+
+def draw(log: list[dict], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 3.5))
+    axes.plot([line["step"] for line in log], [line["loss"] for line in log])
+    axes.set(xlabel="step", ylabel="loss", yscale="log")
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        raise SystemExit(__doc__)
+    torch.set_flush_denormal(True)
+    target = Path(sys.argv[2] if len(sys.argv) > 2 else REPOSITORY / "runs" / "overfit")
+    found = judge(*learn(Path(sys.argv[1]), target), target)
+    (target / "result.json").write_text(json.dumps(found, indent=2) + "\n")
+    print(json.dumps(found, indent=2))

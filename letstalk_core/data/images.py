@@ -1,0 +1,283 @@
+"""Pictures for the training of an autoencoder: of a folder of images, of videos, of shards, or of drawn people.
+
+Each of them is a source by number: read(index, rng), decided by the index and the generator alone, gives "image" uint8
+[3,S,S] and, where it is known, "regions" uint8 [S,S], 1 in the mouth and 2 in the eyes. name(index) is for messages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from ..errors import InputError
+from ..files import cannot_write, check_file
+from ..portrait import MIN_SIDE, read_image
+from .footage import find_videos
+from .footage_frames import crop_stretch, cut_square, resample, timed_frames, to_rgb
+from .pictures import POSES, render_pictures
+from .shards import find_shards, index_shard
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+LEAST_CROP = 0.85  # of the centred square's side: crops are mild, the face shall stay in the picture
+NAMED = 5  # pictures that a warning names, of those that are left out
+VERSION = 1  # of what is done to a video; another one makes another folder
+RATE = 2  # pictures of a second of video: neighbouring frames are too much alike to learn from
+STRETCH = 20  # pictures of a video that share one square and are one group, ten seconds
+TRIES = 8  # pictures that are tried in the place of one that has become unreadable
+
+
+def random_square(picture: np.ndarray, size: int, rng: np.random.Generator) -> Tensor:
+    """A square within the centred one of uint8 [H,W,3], reduced to uint8 [3,size,size] and mirrored in half of cases.
+
+    It is never smaller than size, where the picture allows that: enlarged pictures teach blur.
+    """
+    height, width = picture.shape[:2]
+    short = min(height, width)
+    least = min(short, max(size, round(LEAST_CROP * short)))
+    side = int(rng.integers(least, short + 1))
+    left, top = (int(rng.integers(short - side + 1)) + (length - short) // 2 for length in (width, height))
+    square = cut_square(picture, (left, top, left + side, top + side), size)
+    if rng.random() < 0.5:
+        square = square[:, ::-1]
+    return torch.from_numpy(square.transpose(2, 0, 1).copy())
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+class PictureFiles:
+    """Pictures in files, in groups that are alike (the frames of one video) or of one each: an index is a group.
+
+    Args:
+        groups: one file or more in each.
+        names: what messages call the groups.
+        size: S, the side of the squares that are cut out of the pictures.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[Path]], names: Sequence[str], size: int):
+        self.groups, self.names, self.size = groups, names, size
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+    def read(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        """A picture of group `index`; where it cannot be read (any more), a warning and one of the next group."""
+        failure = None
+        for number in range(index, index + TRIES):
+            group = self.groups[number % len(self.groups)]
+            try:
+                image = read_image(group[int(rng.integers(len(group)))])
+            except InputError as error:
+                warnings.warn(f"A picture is left out, another takes its place. {error}", stacklevel=1)
+                failure = error
+            else:
+                return {"image": random_square((image * 255).round().astype(np.uint8), self.size, rng)}
+        raise failure
+
+
+def image_folder(folder: str | Path, size: int) -> PictureFiles:
+    """The PNG, JPEG and WebP pictures in a folder and below. The ones that cannot be read are left out with a warning.
+
+    Raises InputError for a missing folder, and where no picture can be used.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; set data_path to the folder that holds the pictures.")
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    found = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not found:
+        raise InputError(
+            f"There are no pictures in {folder} ({len(files)} other files); put files into it that end in "
+            f"{', '.join(IMAGE_SUFFIXES)}."
+        )
+    usable, small, reasons = [], [], []
+    for path in tqdm(found, desc="pictures", unit="picture", disable=None, mininterval=2):
+        side = _short_side(path)
+        if isinstance(side, str):
+            reasons.append(f"{path} {side}")
+        else:
+            usable.append(path)
+            small += [path] if side < size else []
+    if not usable:
+        raise InputError(
+            f"None of the {len(found)} pictures in {folder} can be used ({reasons[0]}); put whole PNG, JPEG or WebP "
+            "files into it."
+        )
+    _warn_of_pictures(reasons, small, len(usable), size)
+    return PictureFiles([[path] for path in usable], [str(path) for path in usable], size)
+
+
+def _short_side(path: Path) -> int | str:
+    """The shorter side of a picture in pixels, or why it cannot be used; without decoding it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Pillow says of odd metadata
+            with Image.open(path) as picture:
+                side = min(picture.size)
+                picture.verify()
+    except Exception as error:  # Pillow's readers raise nearly anything for a damaged file
+        return f"is damaged or no picture ({' '.join(str(error).split()) or type(error).__name__})"
+    return side if side >= MIN_SIDE else f"is smaller than {MIN_SIDE} pixels"
+
+
+def _warn_of_pictures(reasons: list[str], small: list[Path], usable: int, size: int) -> None:
+    if reasons:
+        more = f" and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
+        warnings.warn(f"{len(reasons)} pictures are left out: {'; '.join(reasons[:NAMED])}{more}.", stacklevel=3)
+    if small:
+        warnings.warn(
+            f"{len(small)} of {usable} pictures are smaller than {size} pixels (the first is {small[0]}) and are "
+            "enlarged, which teaches blur; train with larger ones, or set image_size lower.",
+            stacklevel=3,
+        )
+
+
+# Videos ---------------------------------------------------------------------------------------------------------------
+
+
+def video_pictures(folder: str | Path, output: str | Path, size: int) -> PictureFiles:
+    """Pictures of all videos in a folder and below, with or without sound, each group ten seconds of one.
+
+    The square around the face is cut out as for the transformer's training. The pictures are kept in `output`: a second
+    call finds them, and after an interruption it goes on with the video that was being read. A video that cannot be
+    read is left out with a warning; InputError for a missing or empty folder, and where no video can be used.
+    """
+    folder, videos = Path(folder), find_videos(folder)
+    target, groups, names, reasons = Path(output) / f"{size}px-{VERSION}", [], [], []
+    for video in tqdm(videos, desc="videos", unit="video", disable=None):
+        name = video.relative_to(folder).as_posix()
+        try:
+            kept = _kept_pictures(check_file(video, "video"), name, target, size)
+            for number, stretch in enumerate(sorted(kept.glob("stretch-*"))):
+                groups.append(sorted(stretch.glob("*.png")))
+                names.append(f"{name}, {number * STRETCH // RATE} s")
+        except InputError as error:  # not kept: the next start looks at it again, it may have been mended
+            reasons.append(f"{name}: {error}")
+            warnings.warn(f"A video is left out. {reasons[-1]}", stacklevel=2)
+    if not groups:
+        raise InputError(f"None of the {len(videos)} videos in {folder} can be used ({reasons[0].rstrip('.')}).")
+    return PictureFiles(groups, names, size)
+
+
+def _kept_pictures(video: Path, name: str, target: Path, size: int) -> Path:
+    """The folder of a video's pictures, STRETCH of them in each of its folders; made now unless it is there."""
+    stat = video.stat()
+    path, state = (
+        hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
+        for text in (str(video.resolve()), f"{stat.st_size} {stat.st_mtime_ns}")
+    )
+    kept, aside = target / f"{path}-{state}", target / f".{path}-{state}.part"
+    if kept.is_dir():
+        return kept
+    without_face = []
+    try:
+        for old in (aside, *target.glob(f"{path}-*")):  # of before the video was changed
+            shutil.rmtree(old, ignore_errors=True)
+        aside.mkdir(parents=True)
+        for number, (pictures, found) in enumerate(_stretches(video, size)):
+            stretch = aside / f"stretch-{number:05d}"
+            stretch.mkdir()
+            for place, picture in enumerate(pictures):
+                Image.fromarray(picture).save(stretch / f"{place:02d}.png")
+            if not found:
+                without_face.append(f"{number * STRETCH // RATE} s")
+        (aside / "video.json").write_text(json.dumps({"video": name, "without_face": without_face}))
+        os.replace(aside, kept)
+    except OSError as error:
+        raise cannot_write(kept, error) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    if without_face:
+        warnings.warn(
+            f"No face was found in {len(without_face)} stretches of {name} (the first at {without_face[0]}); the "
+            "middle of the picture is used there.",
+            stacklevel=3,
+        )
+    return kept
+
+
+def _stretches(video: Path, size: int) -> Iterator[tuple[np.ndarray, bool]]:
+    """(uint8 [n,size,size,3], was there a face?) of each ten seconds of a video; InputError where it is damaged."""
+    timed = timed_frames(video)
+    first = next(timed, None)
+    if first is None:
+        raise InputError(f"{video} has no pictures in it.")
+    pictures = (to_rgb(picture) for _, picture in resample(itertools.chain([first], timed), Fraction(RATE), first[0]))
+    for picture in pictures:
+        yield crop_stretch(itertools.chain([picture], itertools.islice(pictures, STRETCH - 1)), size, 0)
+
+
+# Shards and drawings --------------------------------------------------------------------------------------------------
+
+
+class ShardPictures:
+    """The frames of shards (shards.py), each index one stretch, of which any frame is read.
+
+    Raises InputError where there are no shards or one of them has no frames.
+    """
+
+    def __init__(self, paths: str | Path | Sequence[str | Path], size: int):
+        self.size = size
+        self._entries = [entry for path in find_shards(paths) for entry in index_shard(path)]
+        blind = [entry for entry in self._entries if "mp4" not in entry.members]
+        if blind:
+            raise InputError(
+                f"{blind[0].path} has latents but no frames, which an autoencoder is trained on; prepare the videos "
+                "with frames kept."
+            )
+        small = [entry for entry in self._entries if min(entry.size) < size]
+        if small:
+            warnings.warn(
+                f"The frames of {small[0].path} are {small[0].size[1]}x{small[0].size[0]} pixels and are enlarged to "
+                f"{size}, which teaches blur; set image_size to the size they were prepared in.",
+                stacklevel=2,
+            )
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def name(self, index: int) -> str:
+        entry = self._entries[index]
+        return f"{entry.name} ({entry.path.name})"
+
+    def read(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        """A frame of stretch `index`. Raises InputError where the shard is damaged or gone."""
+        number = int(rng.integers(self._entries[index].frames))
+        frame = self._entries[index].pixels(number, number + 1)[0]
+        return {"image": random_square(frame.permute(1, 2, 0).numpy(), self.size, rng)}
+
+
+class DrawnPictures:
+    """Drawn people with regions, each index one person, of whom any pose is read; drawn into `folder` at first."""
+
+    def __init__(self, folder: Path, people: int, size: int):
+        self.pictures, self.regions = render_pictures(folder, people, POSES, size)
+
+    def __len__(self) -> int:
+        return len(self.regions)
+
+    def name(self, index: int) -> str:
+        return f"drawn person {index}"
+
+    def read(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        picture = np.array(self.pictures[index * POSES + int(rng.integers(POSES))])
+        image, regions = torch.from_numpy(picture).permute(2, 0, 1), torch.from_numpy(self.regions[index])
+        if rng.random() < 0.5:
+            image, regions = image.flip(2), regions.flip(1)
+        return {"image": image.contiguous(), "regions": regions.contiguous()}
