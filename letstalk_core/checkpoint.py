@@ -178,6 +178,8 @@ def _read_metadata(path: str | Path, file) -> tuple[LetsTalkConfig, dict | None]
     metadata = file.metadata() or {}
     if CONFIG_KEY not in metadata:
         raise CheckpointError(f"{path}: no LetsTalk configuration in it, so it is a model of another architecture")
+    if metadata.get("format", "").startswith("letstalk-lora"):
+        raise CheckpointError(f"{path}: a LoRA, not a whole model; give it beside the model that it was trained on")
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path}: its format is {metadata.get('format')!r}, this version reads {FORMAT!r}")
     try:

@@ -40,6 +40,11 @@ def test_a_pipeline_with_a_lora_is_another_one(files):
     assert torch.equal(cast, full.model.get_submodule(NAME).weight.bfloat16())
 
 
+def test_a_lora_in_the_place_of_a_model(files, capsys):
+    assert main(["info", str(files / "bob.safetensors")]) == 1
+    assert "a LoRA, not a whole model; give it beside the model" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "parsed"),
     [
