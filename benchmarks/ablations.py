@@ -28,7 +28,7 @@ from letstalk_core.training.config import TrainingConfig  # noqa: E402
 from letstalk_core.training.train import train  # noqa: E402
 
 STEPS, SEEDS, PAIRS, SECONDS, CLIPS = 1000, 3, 24, 2.56, 3000
-MEMORY_SEEDS, ROLL_OUTS = 2, 3
+MEMORY_SEEDS, ROLL_OUTS = 1, 3
 PEOPLE, DRAWS = 8, 6  # of the diversity experiment: portraits, and videos of each
 
 # Without the bundled model's departures: the portrait reaches the frames through its fusion alone, and clips stand
@@ -47,6 +47,7 @@ PARTS = {
     "latent noise": {**OFF, "memory_noise_steps": 50},
     "mask": {**OFF, "memory_mask": 0.25},
     "all three": dict(memory_pixel_noise=True, memory_noise_steps=50, memory_mask=0.25),
+    "shared noise": {**OFF, "memory_shared_noise": 0.5},  # our addition, which the bundled model was trained with
 }
 
 

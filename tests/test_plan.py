@@ -1,8 +1,10 @@
 """The dry run of a training: what it counts is what a training computes and holds; configs/ and their table agree."""
 
 import dataclasses
+import gc
 import math
 import re
+import weakref
 
 import pytest
 import torch
@@ -35,26 +37,35 @@ def count(config, kind="cpu", dtype=torch.float32):
     return count_step(config, config.model_config(), SIDE, kind, dtype)
 
 
+class Kept:
+    """A tensor that autograd keeps, for as long as it does."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
 def really_kept(config, dtype=torch.float32, device="cpu"):
-    """Bytes of the storages that a real forward pass leaves: autograd's, without weights and inputs, and the cache of
-    positions."""
+    """Bytes of the storages that are there after a real forward pass: autograd's, without weights and inputs, and the
+    cache of positions."""
     torch.manual_seed(0)
-    denoiser = Denoiser(LetsTalkModel(config.model_config()).train()).to(device)
-    inputs = [x if x is None else x.to(device) for x in denoiser_inputs(config.model_config(), config.batch_size, SIDE)]
+    model, every = config.model_config(), weakref.WeakSet()
+    denoiser = Denoiser(LetsTalkModel(model).train()).to(device)
+    inputs = [x if x is None else x.to(device) for x in denoiser_inputs(model, config.batch_size, SIDE)]
     known = {x.untyped_storage().data_ptr() for x in (*denoiser.parameters(), *inputs) if x is not None}
-    kept = {}
 
     def keep(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
-        return tensor
+        kept = Kept(tensor)
+        every.add(kept)
+        return kept
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
             output = denoiser(*inputs)
-        output.sum()  # the graph lives until here, so that no address is used twice
-    model = config.model_config()
+        gc.collect()  # what led to no output, such as the last block's portrait tokens
+        storages = {kept.tensor.untyped_storage().data_ptr(): kept.tensor.untyped_storage() for kept in every}
+        assert output.grad_fn is not None  # so it is there until here
     positions = (SIDE**2 + model.memory_frames + model.clip_frames) * model.width * dtype.itemsize
-    return sum(storage.nbytes() for address, storage in kept.items() if address not in known) + positions
+    return sum(storage.nbytes() for address, storage in storages.items() if address not in known) + positions
 
 
 # Counting -------------------------------------------------------------------------------------------------------------
@@ -109,8 +120,11 @@ def test_flops_are_those_of_a_formula():
 @pytest.mark.parametrize("kind", ["linear", "softmax"])
 def test_activations_are_what_autograd_keeps(kind, dtype):
     config = tiny({"attention": kind, "depth": 3}, batch_size=2)
-    counted = count(config, "cpu", dtype)
-    assert counted.activations + counted.copies == really_kept(config, dtype)
+    counted, kept = count(config, "cpu", dtype), really_kept(config, dtype)
+    if dtype == torch.float32:
+        assert counted.activations == kept
+    else:  # a fake LayerNorm keeps means and deviations in 16 bits
+        assert counted.activations + counted.copies == pytest.approx(kept, rel=0.005)
     assert (counted.copies > 0) == (dtype == torch.bfloat16)
 
 
