@@ -214,12 +214,13 @@ def table(work: Path) -> None:
 
 
 def markdown(rows: dict) -> str:
-    """Mean and, in brackets, least and most over the seeds."""
-    keys = list(next(iter(rows.values())))
-    lines = ["| | " + " | ".join(keys) + " |", "|---" * (len(keys) + 1) + "|"]
-    for name, values in rows.items():
-        cells = [f"{np.mean(v):.3g} ({min(v):.3g}, {max(v):.3g})" for v in values.values()]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    """A line for each number, a column for each model: the mean and, in brackets, least and most over the seeds."""
+    lines = ["| | " + " | ".join(rows) + " |", "|---" * (len(rows) + 1) + "|"]
+    for key in next(iter(rows.values())):
+        cells = [
+            f"{np.mean(values[key]):.3g} ({min(values[key]):.3g}, {max(values[key]):.3g})" for values in rows.values()
+        ]
+        lines.append(f"| {key.replace('_', ' ')} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
