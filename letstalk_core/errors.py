@@ -1,4 +1,4 @@
-"""The one exception that is meant for the user's eyes."""
+"""The exceptions that are meant for the user's eyes."""
 
 from __future__ import annotations
 
@@ -8,3 +8,7 @@ class InputError(ValueError):
 
     The command line prints it on one line and exits with status 1; nodes show it as it is.
     """
+
+
+class NotFiniteError(InputError, FloatingPointError):
+    """A loss or its gradient is NaN or infinite."""

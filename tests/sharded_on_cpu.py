@@ -7,6 +7,7 @@ import sys
 
 from accelerate import FullyShardedDataParallelPlugin, PartialState
 from accelerate.utils import DistributedType
+from torch.distributed.tensor import DTensor
 
 from letstalk_core.cli import main
 from letstalk_core.training import loop, train
@@ -25,6 +26,13 @@ def make_sharded(config, folder):
     return accelerator
 
 
+class Sharded(loop.TrainingRun):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        assert all(isinstance(parameter, DTensor) for parameter in self.module.parameters())
+
+
 if __name__ == "__main__":
     loop.make_accelerator = train.make_accelerator = make_sharded
+    train.TrainingRun = Sharded
     sys.exit(main())

@@ -92,7 +92,8 @@ def configured(run: Path, tiny: Path | str, data_path: Path, **more):
         steps=4, batch_size=2, workers=0, save_every=2, log_every=1, device="cpu", precision="fp32",
         learning_rate=2e-3, gradient_clip=1.0, gradient_clip_start=0, ema_decay=0.9,
     )  # fmt: skip
-    return load_config(None, [f"{name}={json.dumps(value)}" for name, value in {**values, **more}.items()])
+    given = {**values, **more}.items()
+    return load_config(None, [f"{n}={value if isinstance(value, str) else json.dumps(value)}" for n, value in given])
 
 
 def log_of(run: Path, name: str) -> dict[int, float]:

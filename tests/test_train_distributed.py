@@ -100,5 +100,21 @@ def test_killed_again_and_again_it_ends_with_the_same_weights(tmp_path, data):
     assert losses(tmp_path / "whole") == losses(tmp_path / "killed")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_terminals_stop_reaches_everybody_and_is_saved(tmp_path, data, number):
+    options = dict(steps=5000, save_every=5000, workers=2)
+    process = subprocess.Popen(
+        command(changes(tmp_path, data, **options), 1, "letstalk_core"), cwd=REPOSITORY, env=ENVIRONMENT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    while not (tmp_path / "log.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and "the same command goes on" in output, errors[-2000:]
+    assert newest_step(tmp_path) == max(step for step, _ in enumerate(losses(tmp_path), 1))
+
+
 def newest_step(run: Path) -> int:
     return max((int(path.name[5:]) for path in (run / "checkpoints").glob("step-*")), default=0)

@@ -328,7 +328,8 @@ def test_nan_in_the_data_is_traced_to_its_stretch(tmp_path, data, monkeypatch):
         (["frozen=("], "no regular expression"),
         (["frozen=nothing"], "no parameter has such a name"),
         (["frozen=."], "nothing is left to train"),
-        (["init_from=missing.safetensors"], "missing.safetensors"),
+        (["init_from=missing.safetensors"], "no file missing.safetensors"),
+        (["init_from=missing.safetensors", "preset="], "no file missing.safetensors"),
         (["lora_rank=4"], "lora_rank needs init_from"),
         (["sample_every=3"], "not a multiple of save_every"),
         (["data=avatar", "data_path=x", "model.audio_encoder=wav2vec2"], "choose mel"),
@@ -367,3 +368,26 @@ def test_a_model_file_that_was_lost_is_written_again(tmp_path, data):
     path.unlink()
     after = load_file(train(configured(tmp_path, data)))
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_another_autoencoder_or_other_data_are_refused(tmp_path, data):
+    train(configured(tmp_path / "run", data, steps=2))
+    more = write_latents(tmp_path / "more", stretches=9)
+    with pytest.raises(InputError, match="another configuration: stretches was 6 and is 9"):
+        train(configured(tmp_path / "run", more))
+    with pytest.raises(InputError, match="another configuration: model was .*depth"):
+        train(configured(tmp_path / "run", data, model=dict(depth=1)))
+
+
+def test_an_unreadable_shard_is_one_sentence_with_workers_too(tmp_path, monkeypatch):
+    data = write_latents(tmp_path / "data")
+    usual = ShardSource.__init__
+
+    def lose(self, *arguments, **options):
+        usual(self, *arguments, **options)
+        (data / "data.tar").write_bytes(b"gone")
+
+    monkeypatch.setattr(ShardSource, "__init__", lose)
+    with pytest.raises(InputError, match="data.tar") as refusal:
+        train(configured(tmp_path / "run", data, workers=1))
+    assert "Traceback" not in str(refusal.value)

@@ -24,7 +24,8 @@ def new_run(folder, module=None, **changes) -> TrainingRun:
     values = dict(
         steps=20, learning_rate=0.05, save_every=5, log_every=5, device="cpu", precision="fp32", gradient_clip=0.0
     )
-    return TrainingRun(folder, module or nn.Linear(4, 3), LoopConfig(**{**values, **changes}))
+    size = changes.pop("batch_size", 1)
+    return TrainingRun(folder, module or nn.Linear(4, 3), LoopConfig(**{**values, **changes}), size)
 
 
 def quadratic(run, spoiled=None, names=(), act=None):
@@ -137,6 +138,37 @@ def test_a_loss_that_is_not_finite_stops_and_names_its_samples(tmp_path):
     assert kept.step == 5 and all(torch.isfinite(p).all() for p in kept.own.parameters())
 
 
+def test_a_gradient_that_is_not_finite_changes_no_weights(tmp_path):
+    run = new_run(tmp_path, keep_checkpoints=1)
+
+    def loss_of(number):
+        loss = quadratic(run)(number).per_example
+        if number == 9:  # right before a save
+            loss = loss + (run.own.weight.sum() * 0).sqrt()  # a loss that can be used, whose gradient is NaN
+        return Loss(loss, names=["a", "b"])
+
+    with pytest.raises(FloatingPointError, match="The gradient is not finite at step 10 for a, b; .*step-00000005"):
+        run.fit(loss_of)
+    kept = new_run(tmp_path, keep_checkpoints=1)
+    assert kept.step == 5 and all(torch.isfinite(p).all() for p in kept.own.parameters())
+
+
+def test_going_on_with_another_accumulation_takes_the_same_steps(tmp_path):
+    whole = new_run(tmp_path / "whole", batch_size=2)
+    whole.fit(quadratic(whole))
+    part = new_run(tmp_path / "part", batch_size=2)
+    with pytest.raises(Crash):
+        part.fit(quadratic(part, act=crash_at(7)))
+    halves = new_run(tmp_path / "part", accumulation=2)
+    assert halves.step == 5 and halves.batches_done == 10
+
+    def half(number):
+        return Loss(quadratic(halves)(number // 2).per_example[number % 2 :][:1])
+
+    halves.fit(half)
+    torch.testing.assert_close(halves.own.weight, whole.own.weight)
+
+
 def test_another_configuration_is_refused_with_the_differences(tmp_path):
     run = new_run(tmp_path)
     run.fit(quadratic(run))
@@ -190,10 +222,11 @@ def test_a_half_written_checkpoint_is_not_taken(tmp_path):
     assert new_run(tmp_path).step == 20
 
 
-def test_a_damaged_checkpoint_says_what_to_do(tmp_path):
+@pytest.mark.parametrize("name", ["average.safetensors", "optimizer.bin", "model.safetensors", "run.json"])
+def test_a_damaged_checkpoint_says_what_to_do(tmp_path, name):
     run = new_run(tmp_path)
     run.fit(quadratic(run))
-    (newest(tmp_path) / "average.safetensors").write_bytes(b"damaged")
+    (newest(tmp_path) / name).write_bytes(b"damaged")
     with pytest.raises(InputError, match="step-00000020 is damaged.*delete it to go on from the one before"):
         new_run(tmp_path)
 

@@ -41,7 +41,9 @@ def changes(run: Path, path: Path, **more) -> list[str]:
         log_every=1, device="cpu", precision="fp32", learning_rate=1e-3, memory_pixel_noise=False, gradient_clip=1.0,
         gradient_clip_start=0, autoencoder=str(path / "model.safetensors"),
     )  # fmt: skip
-    return [f"{name}={json.dumps(value)}" for name, value in {**values, **more}.items()]
+    return [
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in {**values, **more}.items()
+    ]
 
 
 def configured(run: Path, path: Path, **more) -> TrainingConfig:

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from ..autoencoder import Autoencoder, load_autoencoder
 from ..checkpoint import CONFIG_KEY, LetsTalkModel, load_checkpoint
 from ..errors import InputError
+from ..files import check_file
 from ..lora import add_lora
 from ..pipeline import bundled_autoencoder
 from .config import TrainingConfig
@@ -45,6 +46,8 @@ def build_model(config: TrainingConfig, autoencoder: Autoencoder | None, acceler
 
     What does not learn has requires_grad False: with lora_rank everything but the adapters, else what `frozen` names.
     """
+    if config.init_from:
+        check_file(config.init_from, "model")
     if config.preset:
         model_config = config.model_config()
     else:

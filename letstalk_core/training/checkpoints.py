@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -55,7 +55,7 @@ class Checkpoints:
             kept = json.loads((folder / RUN).read_text())
             before, step = kept["identity"], kept["step"]
         except (ValueError, KeyError) as error:
-            raise InputError(f"{folder} is damaged ({error}); delete it to go on from the one before.") from None
+            raise _damaged(folder, error) from None
         differences = [
             f"{name} was {before.get(name)!r} and is {identity.get(name)!r}"
             for name in sorted(before.keys() | identity.keys())
@@ -81,10 +81,14 @@ class Checkpoints:
             tensors = load_file(state.folder / AVERAGE)
             module.load_state_dict(tensors)
         except (OSError, SafetensorError, RuntimeError) as error:
-            raise InputError(
-                f"{state.folder} is damaged ({' '.join(str(error).split())[:200]}); delete it to go on from the one "
-                "before."
-            ) from None
+            raise _damaged(state.folder, error) from None
+
+    def load(self, state: State) -> None:
+        """Weights, optimizer, learning rate and random states of a checkpoint, into what accelerate has prepared."""
+        try:
+            self.accelerator.load_state(str(state.folder))
+        except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise _damaged(state.folder, error) from None
 
     def save(self, step: int, average: dict[str, Tensor], identity: dict, examples: int) -> Path:
         """Write a checkpoint whole or not at all, then delete the oldest. InputError where it cannot be written."""
@@ -92,7 +96,7 @@ class Checkpoints:
         if self.newest() == target:  # stopped right after it was saved
             return target
         aside = self.folder / f".{target.name}.part"
-        accelerator, failure = self.accelerator, None
+        accelerator = self.accelerator
         if accelerator.is_main_process:
             shutil.rmtree(aside, ignore_errors=True)
         accelerator.wait_for_everyone()
@@ -104,8 +108,12 @@ class Checkpoints:
                 run = {"step": step, "examples": examples, "processes": accelerator.num_processes, "identity": identity}
                 (aside / RUN).write_text(json.dumps(run, indent=2))
         except (OSError, RuntimeError, SafetensorError) as error:  # torch.save says RuntimeError when a disk is full
-            failure = error
-        self._all_succeeded(failure, target, aside)
+            # Raised at once, whatever the other processes wait for: the launcher ends them.
+            shutil.rmtree(aside, ignore_errors=True)
+            kept = self.newest()
+            left = f" The checkpoint before it is whole: {kept}." if kept else ""
+            raise InputError(f"{cannot_write(target, error)}{left}") from error
+        accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             _sync(aside)
             shutil.rmtree(target, ignore_errors=True)
@@ -116,18 +124,10 @@ class Checkpoints:
         accelerator.wait_for_everyone()
         return target
 
-    def _all_succeeded(self, failure: Exception | None, target: Path, aside: Path) -> None:
-        accelerator = self.accelerator
-        failed = torch.tensor([float(failure is not None)], device=accelerator.device)
-        if accelerator.num_processes > 1:
-            failed = accelerator.reduce(failed, "sum")
-        if not failed.item():
-            return
-        if accelerator.is_main_process:
-            shutil.rmtree(aside, ignore_errors=True)
-        kept = self.newest()
-        left = f" The checkpoint before it is whole: {kept}." if kept else ""
-        raise InputError(f"{cannot_write(target, failure or OSError('another process failed'))}{left}") from failure
+
+def _damaged(folder: Path, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())[:200]
+    return InputError(f"{folder} is damaged ({reason}); delete it to go on from the one before.")
 
 
 def _sync(folder: Path) -> None:

@@ -147,6 +147,7 @@ class TrainingConfig(LoopConfig):
         )
         _need(self.sample_seconds > 0, f"sample_seconds is {self.sample_seconds}, not above 0")
         _need(not self.lora_rank or bool(self.init_from), "lora_rank needs init_from: the model that is adapted")
+        _need(not (self.lora_rank and self.frozen), "frozen has no meaning with lora_rank: only adapters learn")
         if self.preset:
             self.model_config()  # says what is wrong with it
         self._check_task()
@@ -188,9 +189,12 @@ def load_config(path: str | Path | None, changes: list[str] = ()) -> TrainingCon
     for change in changes:
         key, separator, text = change.partition("=")
         _need(bool(separator) and bool(key), f"{change!r} is not key=value")
-        value = _parse(text, change)
+        owner, name = (LetsTalkConfig, key[6:]) if key.startswith("model.") else (TrainingConfig, key)
+        is_text = typing.get_type_hints(owner).get(name) is str
+        value = text if is_text else _parse(text, change)  # a path may have a # in it, and a run be called 2024
         if key.startswith("model."):
-            values["model"] = {**(values.get("model") or {}), key.removeprefix("model."): value}
+            _need(isinstance(values.get("model") or {}, dict), f"model is {values.get('model')!r}, not a mapping")
+            values["model"] = {**(values.get("model") or {}), name: value}
         else:
             values[key] = value
     _check_keys(values, TrainingConfig, "")

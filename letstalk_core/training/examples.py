@@ -6,6 +6,8 @@ what one sees with batches of 8, and a resumed training sees what it would have 
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..data.source import Source
+from ..errors import InputError
 
 
 class Plan:
@@ -51,15 +54,21 @@ class Examples(Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict:
+    def __getitem__(self, key: tuple[int, int]) -> dict | InputError:
         stretch, number = key
         rng = np.random.default_rng((self.seed, 2, number))
-        example = self.source.read(stretch, rng)
+        try:
+            example = self.source.read(stretch, rng)
+        except InputError as error:
+            return error  # raised in the main process, where it is not wrapped in a worker's traceback
         return {**example, "seed": int(rng.integers(2**62)), "name": self.source.name(stretch)}
 
 
-def collate(examples: list[dict]) -> dict:
-    """Tensors stacked, "seed" and "name" as lists."""
+def collate(examples: list[dict | InputError]) -> dict | InputError:
+    """Tensors stacked, "seed" and "name" as lists; an error that one of the examples is."""
+    for example in examples:
+        if isinstance(example, InputError):
+            return example
     keys = examples[0].keys()
     return {
         key: torch.stack([e[key] for e in examples])
@@ -83,7 +92,22 @@ def load_batches(source: Source, plan: Plan, workers: int, pin_memory: bool = Fa
         batch_sampler=plan,
         num_workers=workers,
         collate_fn=collate,
+        worker_init_fn=_leave_stopping_to_the_main_process,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
     )
-    return iter(loader)
+    for batch in loader:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch
+
+
+def _leave_stopping_to_the_main_process(worker: int) -> None:
+    """A terminal's Ctrl-C reaches every process of its group: the step that is under way still needs its data.
+
+    In a group of its own a worker is ended by the main process alone, or ends itself when that is gone.
+    """
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    else:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -8,14 +8,17 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, NotFiniteError
 from .checkpoints import Checkpoints
 from .config import LoopConfig, identity
+
+WAIT = timedelta(hours=12)  # of the other processes, while the main one prepares data or samples a video
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,10 @@ def small_config(steps: int, learning_rate: float, ema_decay: float = 0.999) -> 
     )  # fmt: skip
 
 
-def native_precision(name: str) -> str:
+def native_precision(name: str, device: str = "auto") -> str:
     """accelerate's name of a precision; "auto" is bf16 where the hardware computes in it, else full precision."""
     if name == "auto":
-        if torch.cuda.is_available():
+        if device != "cpu" and torch.cuda.is_available():
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
         capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10
         return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "no"
@@ -50,14 +53,15 @@ def make_accelerator(config: LoopConfig, folder: Path):
     try:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
-        from accelerate.utils import ProjectConfiguration
+        from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration
     except ImportError:
         raise InputError("Training needs accelerate; run pip install -r requirements-train.txt.") from None
     AcceleratorState._reset_state()  # an earlier training of this process may have had another precision
     return Accelerator(
         cpu=config.device == "cpu",
-        mixed_precision=native_precision(config.precision),
+        mixed_precision=native_precision(config.precision, config.device),
         gradient_accumulation_steps=config.accumulation,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
         log_with="tensorboard",
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
     )
@@ -75,9 +79,13 @@ class TrainingRun:
             called for the loss; `run.own` is the module itself.
         config: how long and how.
         batch_size: examples of one batch in one process; a continuation must have the same number in all.
+        given: what else a continuation must have in common with the run, such as the size of the data; JSON.
     """
 
-    def __init__(self, folder: Path, module: nn.Module, config: LoopConfig, batch_size: int = 1, accelerator=None):
+    def __init__(
+        self, folder: Path, module: nn.Module, config: LoopConfig, batch_size: int = 1, accelerator=None,
+        given: dict | None = None,
+    ):  # fmt: skip
         from diffusers.optimization import get_scheduler
         from diffusers.training_utils import EMAModel
 
@@ -86,7 +94,8 @@ class TrainingRun:
         self.accelerator = accelerator or make_accelerator(config, folder)
         self.examples = batch_size * config.accumulation * self.accelerator.num_processes  # of one step
         self.checkpoints = Checkpoints(folder / "checkpoints", self.accelerator, config.keep_checkpoints)
-        state = self.checkpoints.last(identity(config), self.examples)
+        self.identity = {**identity(config), **(given or {})}
+        state = self.checkpoints.last(self.identity, self.examples)
         if state is not None:
             self.checkpoints.load_average(state, module)  # into the module for a moment: the average starts from there
         optimizer = torch.optim.AdamW(
@@ -102,8 +111,9 @@ class TrainingRun:
         self.accelerator.register_for_checkpointing(self.scheduler)
         self.step = 0
         if state is not None:
-            self.accelerator.load_state(str(state.folder))
+            self.checkpoints.load(state)
             self.step = self.ema.optimization_step = state.step
+            self.accelerator.step = self.batches_done  # also where `accumulation` is another than it was
         self._trim_log()
 
     @property
@@ -169,17 +179,24 @@ class TrainingRun:
         log.add(loss, bool(stop))  # before the weights change: a loss that is not finite stops here
         self.accelerator.backward(loss.per_example.mean())
         if self.accelerator.sync_gradients:
-            clip = self.config.gradient_clip
-            if clip and self.step >= self.config.gradient_clip_start:
-                self.accelerator.clip_grad_norm_(self.module.parameters(), clip)
+            self._clip(loss, log)
             self.optimizer.step()
             self.scheduler.step()
             self.ema.step(list(self.module.parameters()))
         self.optimizer.zero_grad(set_to_none=True)
 
+    def _clip(self, loss: Loss, log: LossLog) -> None:
+        """Clip the gradient, the same in every process. Raises NotFiniteError where it is not finite."""
+        active = self.config.gradient_clip and self.step >= self.config.gradient_clip_start
+        largest = self.config.gradient_clip if active else math.inf
+        norm = self.accelerator.clip_grad_norm_(self.module.parameters(), largest)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of a sharded model
+        if not torch.isfinite(norm) and self.accelerator.scaler is None:  # in fp16 the scaler leaves such a step out
+            raise NotFiniteError(log.not_finite(loss, "gradient"))
+
     def _save(self, on_save) -> None:
         average = self.averaged_state()
-        self.checkpoints.save(self.step, average, identity(self.config), self.examples)
+        self.checkpoints.save(self.step, average, self.identity, self.examples)
         if on_save is not None:
             on_save(self.step, average)
 
@@ -216,7 +233,7 @@ class LossLog:
             run.accelerator.init_trackers("tensorboard")
 
     def add(self, loss: Loss, stop: bool) -> None:
-        """Count one batch. Raises FloatingPointError in every process when the loss of any of them is not finite."""
+        """Count one batch. Raises NotFiniteError in every process when the loss of any of them is not finite."""
         accelerator = self.run.accelerator
         values = {"loss": loss.per_example.detach().mean(), **loss.numbers}
         packed = torch.stack([*(value.float().to(self.run.device) for value in values.values())])
@@ -225,22 +242,24 @@ class LossLog:
             packed = accelerator.reduce(packed, "mean")
         *means, stops = packed.tolist()
         if not math.isfinite(means[0]):
-            raise FloatingPointError(self._not_finite(loss))
+            raise NotFiniteError(self.not_finite(loss, "loss"))
         self.stop_asked |= stops > 0
         self.count += 1
         for name, mean in zip(values, means, strict=True):
             self.sums[name] = self.sums.get(name, 0.0) + mean
 
-    def _not_finite(self, loss: Loss) -> str:
+    def not_finite(self, loss: Loss, what: str) -> str:
+        """The sentence about a batch; it names the examples that are to blame, or all of them."""
         from accelerate.utils import gather_object
 
-        bad = [name for name, value in zip(loss.names, loss.per_example.tolist()) if not math.isfinite(value)]
+        values = loss.per_example.detach().reshape(-1).tolist()
+        bad = [name for name, value in zip(loss.names, values) if not math.isfinite(value) or what == "gradient"]
         bad = gather_object(bad) if self.run.accelerator.num_processes > 1 else bad
         of = f" for {', '.join(sorted(set(bad))[:8])}" if bad else ""
         kept = self.run.checkpoints.newest()
         left = f"the last good checkpoint is {kept}" if kept else "no checkpoint had been saved yet"
         return (
-            f"The loss is not finite at step {self.run.step + 1}{of}; {left}. Look at these samples, or lower the "
+            f"The {what} is not finite at step {self.run.step + 1}{of}; {left}. Look at these samples, or lower the "
             "learning rate."
         )
 

@@ -25,10 +25,10 @@ def open_source(config: TrainingConfig, model: LetsTalkConfig, autoencoder: Auto
     window = Window(
         model.clip_frames, model.memory_frames, model.audio_window, config.first_clip_share, config.memory_pixel_noise
     )
-    with accelerator.main_process_first():
-        if config.data == "avatar":
+    if config.data == "avatar":
+        with accelerator.main_process_first():
             return _drawn(config, model, autoencoder, window)
-        return _recorded(config, model, autoencoder, window)
+    return _recorded(config, model, autoencoder, window, accelerator)
 
 
 def _drawn(config: TrainingConfig, model: LetsTalkConfig, autoencoder: Autoencoder | None, window: Window) -> Source:
@@ -44,24 +44,17 @@ def _drawn(config: TrainingConfig, model: LetsTalkConfig, autoencoder: Autoencod
     return AvatarSource(store, window, encode_clips(store, autoencoder))
 
 
-def _recorded(config: TrainingConfig, model: LetsTalkConfig, autoencoder: Autoencoder | None, window: Window) -> Source:
-    from ..data.footage import prepare_videos
+def _recorded(
+    config: TrainingConfig, model: LetsTalkConfig, autoencoder: Autoencoder | None, window: Window, accelerator
+) -> Source:
     from ..data.shards import ShardSource
 
     mark, shards = autoencoder.mark if autoencoder else None, Path(config.data_path)
     if config.data == "videos":
-        if model.audio_encoder == "wav2vec2" and not config.audio_encoder:
-            raise InputError("The model takes wav2vec2 features; set audio_encoder to its folder or file.")
-        encoder = load_audio_encoder("mel" if model.audio_encoder == "mel" else config.audio_encoder)
-        shards = prepare_videos(
-            Path(config.data_path),
-            Path(config.run) / "prepared",
-            size=model.image_size,
-            fps=model.fps,
-            audio_encoder=encoder,
-            autoencoder=autoencoder,
-            autoencoder_mark=mark,
-        )
+        from accelerate.utils import broadcast_object_list
+
+        found = [_prepared(config, model, autoencoder, accelerator.device) if accelerator.is_main_process else None]
+        shards = broadcast_object_list(found)[0]
     source = ShardSource(
         shards, window, autoencoder_mark=mark, features_shape=(model.audio_blocks, model.audio_channels)
     )
@@ -75,6 +68,26 @@ def _recorded(config: TrainingConfig, model: LetsTalkConfig, autoencoder: Autoen
     if autoencoder is None and not source.uses_latents:
         raise InputError(f"{config.data_path} has frames without latents, which need an autoencoder; set autoencoder.")
     return source
+
+
+def _prepared(
+    config: TrainingConfig, model: LetsTalkConfig, autoencoder: Autoencoder | None, device: torch.device
+) -> list[Path]:
+    """The shards that a folder of videos is prepared to, in the run's folder."""
+    from ..data.footage import prepare_videos
+
+    if model.audio_encoder == "wav2vec2" and not config.audio_encoder:
+        raise InputError("The model takes wav2vec2 features; set audio_encoder to its folder or file.")
+    encoder = load_audio_encoder("mel" if model.audio_encoder == "mel" else config.audio_encoder)
+    return prepare_videos(
+        Path(config.data_path),
+        Path(config.run) / "prepared",
+        size=model.image_size,
+        fps=model.fps,
+        audio_encoder=encoder.to(device),
+        autoencoder=autoencoder,
+        autoencoder_mark=autoencoder.mark if autoencoder else None,
+    )
 
 
 @torch.no_grad()

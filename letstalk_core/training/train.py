@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,8 @@ def train(config: TrainingConfig) -> Path | None:
     accelerator = make_accelerator(config, Path(config.run))
     torch.manual_seed(config.seed)
     autoencoder = find_autoencoder(config)
+    if autoencoder is not None:
+        autoencoder.to(accelerator.device)
     model = build_model(config, autoencoder, accelerator)
     source = open_source(config, model.config, autoencoder, accelerator)
     return train_transformer(config, model, autoencoder, source, accelerator)
@@ -50,7 +53,9 @@ def train_transformer(
     if config.compile:
         for block in model.transformer.blocks:
             block.compile()
-    run = TrainingRun(folder, Denoiser(model), config, config.batch_size, accelerator)
+    given = {"model": json.loads(model.config.to_json()), "stretches": len(source)}
+    given["autoencoder"] = autoencoder.mark if autoencoder else None
+    run = TrainingRun(folder, Denoiser(model), config, config.batch_size, accelerator, given)
     if autoencoder is not None:
         half = accelerator.mixed_precision == "bf16" and run.device.type == "cuda"
         autoencoder.to(run.device, torch.bfloat16 if half else torch.float32)
