@@ -18,8 +18,9 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from letstalk_core.data.shards import ShardSource  # noqa: E402
+from letstalk_core.data.shards import ShardSource, index_shard  # noqa: E402
 from letstalk_core.data.source import Window  # noqa: E402
+from letstalk_core.evaluation.measures import masked_psnr  # noqa: E402
 from letstalk_core.evaluation.report import contact_sheet, to_pictures  # noqa: E402
 from letstalk_core.long_video import SamplingSettings  # noqa: E402
 from letstalk_core.pipeline import BUNDLED_MODEL, LetsTalkPipeline  # noqa: E402
@@ -66,14 +67,14 @@ def learn(clip: Path, work: Path) -> tuple[Path, list[Path]]:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / np.square(a.astype(np.float32) - b).mean()))
+    return masked_psnr(a, b, np.ones(a.shape[1:3], bool))
 
 
 @torch.inference_mode()
 def judge(model: Path, shards: list[Path], work: Path) -> dict:
     pipeline = LetsTalkPipeline.load(model, "cpu")
     config = pipeline.config
-    length = stretch_length(shards[0])
+    length = index_shard(shards[0])[0].frames
     window = Window(length, 0, config.audio_window)
     source = ShardSource(shards, window, autoencoder_mark=None, features_shape=(4, 80))
     whole = source.read(0, np.random.default_rng(0))
@@ -95,15 +96,6 @@ def judge(model: Path, shards: list[Path], work: Path) -> dict:
         "loss_first": log[0]["loss"],
         "loss_last": log[-1]["loss"],
     }
-
-
-def stretch_length(shard: Path) -> int:
-    """Frames of the first stretch in a shard."""
-    import tarfile
-
-    with tarfile.open(shard) as tar:
-        about = next(member for member in tar if member.name.endswith(".json"))
-        return json.load(tar.extractfile(about))["frames"]
 
 
 def draw(log: list[dict], path: Path) -> None:

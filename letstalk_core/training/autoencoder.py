@@ -24,8 +24,9 @@ from ..errors import InputError
 from ..files import cannot_write, move_into_place
 from .build import find_autoencoder, freeze
 from .config import TrainingConfig
-from .examples import Plan, held_apart, load_batches
-from .export import STEPS, step_of_file
+from .examples import held_apart
+from .export import STEPS
+from .fitting import autocast, fit_source
 from .loop import Loss, TrainingRun, make_accelerator, small_config
 from .transformer import Draws
 
@@ -123,26 +124,17 @@ def train_autoencoder_from(config: TrainingConfig) -> Path | None:
     if config.compile:
         for part in (autoencoder.model.encoder, autoencoder.model.decoder):
             part.compile()
-    run = TrainingRun(folder, Reconstructor(autoencoder), config, config.batch_size, accelerator)
-    loss_of_batch = ReconstructionLoss(autoencoder, run.device)
-    plan = Plan(
-        training, config.seed, config.batch_size, accelerator.process_index, accelerator.num_processes, run.batches_done
+    run = TrainingRun(
+        folder, Reconstructor(autoencoder), config, config.batch_size, accelerator, {"pictures": len(source)}
     )
-
-    def loss_of(batch: dict) -> Loss:
-        with accelerator.autocast():
-            return loss_of_batch(run.module, batch)
+    loss_of = autocast(run, ReconstructionLoss(autoencoder, run.device))
 
     def after_save(step: int, average: dict[str, Tensor]) -> None:
         quality = exporter(step, average)
         if quality is not None:
             run.record({HELD_OUT_PSNR: quality})
 
-    finished = run.fit(loss_of, load_batches(source, plan, config.workers, run.device.type == "cuda"), after_save)
-    if finished and step_of_file(exporter.path) != run.step:  # the checkpoint was the last thing that could be written
-        after_save(run.step, run.averaged_state())
-    accelerator.end_training()
-    return exporter.path if finished else None
+    return fit_source(run, config, source, training, loss_of, after_save, exporter.path)
 
 
 def starting_point(config: TrainingConfig) -> Autoencoder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -16,8 +17,9 @@ from ..checkpoint import LetsTalkModel
 from ..data.source import Source
 from .build import build_model, find_autoencoder
 from .config import TrainingConfig
-from .examples import Examples, Plan, collate, held_apart, load_batches
-from .export import Exporter, step_of_file
+from .examples import Plan, held_apart, load_batches
+from .export import Exporter
+from .fitting import autocast, fit_source
 from .loop import Loss, TrainingRun, make_accelerator
 from .sources import open_source
 from .transformer import Denoiser, TransformerLoss
@@ -59,27 +61,15 @@ def train_transformer(
     if autoencoder is not None:
         half = accelerator.mixed_precision == "bf16" and run.device.type == "cuda"
         autoencoder.to(run.device, torch.bfloat16 if half else torch.float32)
-    loss_of_batch = TransformerLoss(config, model.config, autoencoder, run.device)
     stretches, held_out = held_apart(len(source), config.held_out_share, config.seed)
-    plan = Plan(
-        stretches, config.seed, config.batch_size, accelerator.process_index, accelerator.num_processes,
-        run.batches_done,
-    )  # fmt: skip
-
-    def loss_of(batch: dict) -> Loss:
-        with accelerator.autocast():
-            return loss_of_batch(run.module, batch)
+    loss_of = autocast(run, TransformerLoss(config, model.config, autoencoder, run.device))
 
     def after_save(step: int, average: dict[str, Tensor]) -> None:
         exporter(step, average)
         if len(held_out):
             run.record({"held_out_loss": held_out_loss(loss_of, source, held_out, config)})
 
-    finished = run.fit(loss_of, load_batches(source, plan, config.workers, run.device.type == "cuda"), after_save)
-    if finished and step_of_file(exporter.path) != run.step:  # the checkpoint was the last thing that could be written
-        after_save(run.step, run.averaged_state())
-    accelerator.end_training()
-    return exporter.path if finished else None
+    return fit_source(run, config, source, stretches, loss_of, after_save, exporter.path)
 
 
 @torch.no_grad()
@@ -87,7 +77,6 @@ def held_out_loss(
     loss_of: Callable[[dict], Loss], source: Source, stretches: np.ndarray, config: TrainingConfig
 ) -> float:
     """Mean loss of a few examples that are never trained on: the same ones, with the same noise, each time."""
-    plan, examples = iter(Plan(stretches, config.seed + 1, config.batch_size)), Examples(source, config.seed + 1)
-    batches = math.ceil(min(len(stretches), HELD_OUT_EXAMPLES) / config.batch_size)
-    losses = [loss_of(collate([examples[key] for key in next(plan)])).per_example for _ in range(batches)]
-    return float(torch.cat(losses).mean())
+    count = math.ceil(min(len(stretches), HELD_OUT_EXAMPLES) / config.batch_size)
+    batches = load_batches(source, Plan(stretches, config.seed + 1, config.batch_size), workers=0)
+    return float(torch.cat([loss_of(batch).per_example for batch in itertools.islice(batches, count)]).mean())
