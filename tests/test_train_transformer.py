@@ -234,6 +234,8 @@ def test_a_held_out_loss_is_logged(tmp_path, data):
     train(configured(tmp_path, data, held_out_share=0.4))
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "held_out_loss" in line] == [2, 4, 6]
+    with pytest.warns(UserWarning, match="of 6 stretches is none: nothing is held out"):
+        train(configured(tmp_path / "less", data, held_out_share=0.05))
 
 
 def test_sample_videos_are_written(tmp_path, data):

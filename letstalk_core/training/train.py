@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +63,8 @@ def train_transformer(
         half = accelerator.mixed_precision == "bf16" and run.device.type == "cuda"
         autoencoder.to(run.device, torch.bfloat16 if half else torch.float32)
     stretches, held_out = held_apart(len(source), config.held_out_share, config.seed)
+    if config.held_out_share and not len(held_out):
+        warnings.warn(f"held_out_share of {len(source)} stretches is none: nothing is held out.", stacklevel=1)
     loss_of = autocast(run, TransformerLoss(config, model.config, autoencoder, run.device))
 
     def after_save(step: int, average: dict[str, Tensor]) -> None:
