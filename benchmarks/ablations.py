@@ -21,11 +21,11 @@ sys.path.insert(0, str(REPOSITORY))
 from letstalk_core.evaluation import report  # noqa: E402
 from letstalk_core.evaluation.identity import load_identity  # noqa: E402
 from letstalk_core.evaluation.meter import load_meter  # noqa: E402
-from letstalk_core.long_video import SamplingSettings  # noqa: E402
 from letstalk_core.pipeline import BUNDLED_MODEL, LetsTalkPipeline  # noqa: E402
-from letstalk_core.training.autoencoder import to_images  # noqa: E402
-from letstalk_core.training.config import TrainingConfig  # noqa: E402
 from letstalk_core.training.train import train  # noqa: E402
+from letstalk_core.training.train_autoencoder import to_images  # noqa: E402
+from letstalk_core.training.training_config import TrainingConfig  # noqa: E402
+from letstalk_core.video.clips import SamplingSettings  # noqa: E402
 
 STEPS, SEEDS, PAIRS, SECONDS, CLIPS = 1000, 3, 24, 2.56, 3000
 MEMORY_SEEDS, ROLL_OUTS = 1, 3

@@ -19,8 +19,8 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from letstalk_core.recording import read_audio  # noqa: E402
-from letstalk_core.video_io import VideoWriter  # noqa: E402
+from letstalk_core.audio.recording import read_audio  # noqa: E402
+from letstalk_core.video.writer import VideoWriter  # noqa: E402
 from tests.comfyui import Server  # noqa: E402
 
 WORKFLOWS = REPOSITORY / "example_workflows" / "api"

@@ -57,8 +57,8 @@ def render(recording: Path, output: Path) -> None:
     import psutil
 
     from letstalk_core import LetsTalkPipeline, SamplingSettings
-    from letstalk_core.estimate import PeakMemory
-    from letstalk_core.render import Observer
+    from letstalk_core.render.estimate import PeakMemory
+    from letstalk_core.render.render import Observer
 
     began, process = time.monotonic(), psutil.Process()
     joining = PeakMemory()
@@ -86,8 +86,8 @@ def measured(folder: Path, minutes: int) -> tuple[np.ndarray, Path, float]:
 
 def sound_and_picture(video: Path, click: float) -> dict:
     """Lengths of both tracks, and where the click is."""
-    from letstalk_core.recording import Recording
-    from letstalk_core.video_io import probe
+    from letstalk_core.audio.recording import Recording
+    from letstalk_core.video.writer import probe
 
     found, position, loudest, at = probe(video), 0, 0.0, 0
     for block, rate in Recording(video).blocks():  # noqa: B007
@@ -136,7 +136,7 @@ def curve(minutes: int) -> None:
 
 def plan(told: dict) -> dict:
     """What a video of so many hours takes, from the measured values."""
-    from letstalk_core.estimate import INDEX_BYTES
+    from letstalk_core.render.estimate import INDEX_BYTES
 
     def one(hours: int) -> dict:
         frames, growth = hours * 3600 * FPS, told["bytes_of_memory_per_frame"]["while_rendering"]

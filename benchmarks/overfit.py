@@ -18,14 +18,14 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from letstalk_core.data.shards import ShardSource, index_shard  # noqa: E402
+from letstalk_core.data.footage.shards import ShardSource, index_shard  # noqa: E402
 from letstalk_core.data.source import Window  # noqa: E402
 from letstalk_core.evaluation.measures import masked_psnr  # noqa: E402
 from letstalk_core.evaluation.report import contact_sheet, to_pictures  # noqa: E402
-from letstalk_core.long_video import SamplingSettings  # noqa: E402
 from letstalk_core.pipeline import BUNDLED_MODEL, LetsTalkPipeline  # noqa: E402
-from letstalk_core.training.config import TrainingConfig  # noqa: E402
 from letstalk_core.training.train import train  # noqa: E402
+from letstalk_core.training.training_config import TrainingConfig  # noqa: E402
+from letstalk_core.video.clips import SamplingSettings  # noqa: E402
 
 SIZE, AUTOENCODER_STEPS, STEPS = 128, 2000, 3000
 MODEL = dict(

@@ -17,9 +17,9 @@ from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from letstalk_core import audio
-from letstalk_core.recording import SAMPLE_RATE, Recording
-from letstalk_core.wav2vec2 import Wav2Vec2Encoder
+from letstalk_core.audio import encoder as audio
+from letstalk_core.audio.encoder.wav2vec2 import Wav2Vec2Encoder
+from letstalk_core.audio.recording import SAMPLE_RATE, Recording
 
 SECONDS = 120
 

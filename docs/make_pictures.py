@@ -13,11 +13,11 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from letstalk_core import LetsTalkPipeline, SamplingSettings  # noqa: E402
-from letstalk_core.data.avatars import Avatar  # noqa: E402
-from letstalk_core.data.motion import rest_controls  # noqa: E402
+from letstalk_core.audio.recording import read_audio  # noqa: E402
+from letstalk_core.data.drawn.avatars import Avatar  # noqa: E402
+from letstalk_core.data.drawn.motion import rest_controls  # noqa: E402
 from letstalk_core.evaluation.report import contact_sheet, generate_frames  # noqa: E402
-from letstalk_core.portrait import read_image  # noqa: E402
-from letstalk_core.recording import read_audio  # noqa: E402
+from letstalk_core.picture.portrait import read_image  # noqa: E402
 
 EXAMPLES = HERE.parent / "examples"
 

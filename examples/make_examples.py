@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from letstalk_core.data.avatars import Avatar  # noqa: E402
-from letstalk_core.data.motion import COLUMN, CONTROLS  # noqa: E402
-from letstalk_core.data.pictures import HELD_OUT  # noqa: E402
+from letstalk_core.data.drawn.avatars import Avatar  # noqa: E402
+from letstalk_core.data.drawn.motion import COLUMN, CONTROLS  # noqa: E402
+from letstalk_core.data.drawn.stills import HELD_OUT  # noqa: E402
 
 PERSON = HELD_OUT + 526
 TEXT = (

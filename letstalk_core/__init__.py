@@ -8,11 +8,11 @@ import importlib
 
 _HOMES = {
     "LetsTalkConfig": "config",
-    "LetsTalkModel": "checkpoint",
+    "LetsTalkModel": "model.checkpoint",
     "LetsTalkPipeline": "pipeline",
-    "SamplingSettings": "long_video",
-    "load_checkpoint": "checkpoint",
-    "save_checkpoint": "checkpoint",
+    "SamplingSettings": "video.clips",
+    "load_checkpoint": "model.checkpoint",
+    "save_checkpoint": "model.checkpoint",
     "InputError": "errors",
 }
 __all__ = sorted(_HOMES)

@@ -141,9 +141,9 @@ def _file_and_strength(text: str) -> tuple[str, float]:
 
 
 def _generate(arguments) -> None:
-    from .long_video import SamplingSettings
     from .pipeline import BUNDLED_MODEL, LetsTalkPipeline
-    from .progress import ProgressBar
+    from .render.progress import ProgressBar
+    from .video.clips import SamplingSettings
 
     settings = SamplingSettings(
         arguments.seed, arguments.steps, arguments.sampler, arguments.cfg, arguments.memory_noise
@@ -178,7 +178,7 @@ def _generate(arguments) -> None:
 
 
 def _leftovers(arguments) -> None:
-    from .segments import find_leftovers
+    from .render.segments import find_leftovers
 
     found = find_leftovers(Path(arguments.folder))
     for leftover in found:
@@ -193,7 +193,7 @@ def _leftovers(arguments) -> None:
 
 
 def _convert(arguments) -> None:
-    from .conversion import convert_checkpoint
+    from .model.official import convert_checkpoint
 
     names = ("num_heads", "memory_frames", "clip_frames", "audio_blocks", "audio_channels")
     convert_checkpoint(arguments.source, arguments.target, **{name: getattr(arguments, name) for name in names})
@@ -201,18 +201,18 @@ def _convert(arguments) -> None:
 
 
 def _info(arguments) -> None:
-    from .checkpoint import describe_checkpoint
+    from .model.checkpoint import describe_checkpoint
 
     print(describe_checkpoint(arguments.file))
 
 
 def _train(arguments) -> None:
-    from .training.config import load_config
+    from .training.training_config import load_config
 
     changes = arguments.changes + ([f"init_from={arguments.init_from}"] if arguments.init_from else [])
     config = load_config(arguments.config, changes)
     if arguments.dry_run:
-        from .training.plan import describe
+        from .training.dry_run.description import describe
 
         print(describe(config, arguments.devices))
         return
@@ -224,7 +224,7 @@ def _train(arguments) -> None:
 
 
 def _train_avatar(arguments) -> None:
-    from .training.avatar import train_avatar
+    from .training.bundled.train_avatar import train_avatar
 
     path = train_avatar(
         Path(arguments.work),

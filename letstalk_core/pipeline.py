@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .audio import FeatureStream, load_audio_encoder
-from .autoencoder import Autoencoder, build_autoencoder, load_autoencoder
-from .checkpoint import LetsTalkModel, fill_strictly, load_checkpoint
+from .audio.encoder import FeatureStream, load_audio_encoder
+from .audio.recording import Recording
+from .diffusion.samplers import Callback
 from .errors import InputError
-from .long_video import Chunk, Clip, SamplingSettings, decoded_chunks, generate_clips
-from .lora import apply_loras
-from .memory_bank import MemoryBank
-from .portrait import Portrait, crop_portrait, read_image
-from .recording import Recording
-from .render import Observer, VideoJob, render_video
-from .sampling import Callback
+from .model.checkpoint import LetsTalkModel, fill_strictly, load_checkpoint
+from .model.lora import apply_loras
+from .picture.autoencoder import Autoencoder, build_autoencoder, load_autoencoder
+from .picture.portrait import Portrait, crop_portrait, read_image
+from .render.render import Observer, VideoJob, render_video
+from .video.clips import Chunk, Clip, SamplingSettings, decoded_chunks, generate_clips
+from .video.memory import MemoryBank
 
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "weights" / "letstalk-avatar-128.safetensors"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -77,7 +77,7 @@ def _part(audio: dict, start: float, duration: float) -> torch.Tensor:
 
 
 def _encoded(model: LoadedModel, source) -> EncodedAudio:
-    from ..letstalk_core.recording import Recording
+    from ..letstalk_core.audio.recording import Recording
 
     return EncodedAudio(Recording(source), model.name)
 
@@ -177,8 +177,8 @@ class EncodePortrait(io.ComfyNode):
 
     @classmethod
     def execute(cls, letstalk_model, image, face: str, face_index: int, margin: float, no_face: str) -> io.NodeOutput:
-        from ..letstalk_core.paste_back import portrait_mask
-        from ..letstalk_core.portrait import crop_portrait, without_alpha
+        from ..letstalk_core.picture.paste_back import portrait_mask
+        from ..letstalk_core.picture.portrait import crop_portrait, without_alpha
 
         picture = without_alpha(_one_picture(image))
         with warnings.catch_warnings(record=True) as told:
@@ -251,8 +251,8 @@ class LetsTalkExample(io.ComfyNode):
 
     @classmethod
     def execute(cls, picture: str) -> io.NodeOutput:
-        from ..letstalk_core.portrait import read_image
-        from ..letstalk_core.recording import read_audio
+        from ..letstalk_core.audio.recording import read_audio
+        from ..letstalk_core.picture.portrait import read_image
 
         waveform, rate = read_audio(EXAMPLES / "speech.wav")
         image = torch.from_numpy(read_image(EXAMPLES / f"{picture}.png"))[None]

@@ -21,9 +21,9 @@ from ..letstalk_core.errors import InputError
 from .types import LoadedModel
 
 if TYPE_CHECKING:
-    from ..letstalk_core.estimate import Estimate
-    from ..letstalk_core.long_video import SamplingSettings
     from ..letstalk_core.pipeline import LetsTalkPipeline
+    from ..letstalk_core.render.estimate import Estimate
+    from ..letstalk_core.video.clips import SamplingSettings
 
 PREVIEW_SIDE = 512
 CORE = Path(__file__).resolve().parent.parent / "letstalk_core"

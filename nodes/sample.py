@@ -79,7 +79,7 @@ def sampling_inputs() -> list[io.Input]:
 
 
 def _settings(seed: int, steps: int, sampler: str, cfg: float, memory_noise: float):
-    from ..letstalk_core.long_video import SamplingSettings
+    from ..letstalk_core.video.clips import SamplingSettings
 
     named = None if sampler == DEFAULT_SAMPLER else sampler
     return SamplingSettings(seed, steps or None, named, cfg or None, memory_noise)
@@ -178,7 +178,7 @@ class MemoryBankLongVideo(io.ComfyNode):
         cls, letstalk_model, letstalk_portrait, letstalk_audio, picture: str, seed: int, steps: int, sampler: str,
         cfg: float, memory_noise: float,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..letstalk_core.render import VideoJob, render_video
+        from ..letstalk_core.render.render import VideoJob, render_video
 
         check_same_model(letstalk_model, portrait=letstalk_portrait, audio=letstalk_audio)
         settings = _settings(seed, steps, sampler, cfg, memory_noise)
@@ -236,6 +236,6 @@ class LetsTalkPasteBack(io.ComfyNode):
 
 
 def _paste_back(portrait):
-    from ..letstalk_core.paste_back import PasteBack
+    from ..letstalk_core.picture.paste_back import PasteBack
 
     return PasteBack(portrait.picture, portrait.portrait, portrait.reconstruction)

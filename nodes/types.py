@@ -10,10 +10,10 @@ from comfy_api.latest import io
 from torch import Tensor
 
 if TYPE_CHECKING:  # nothing heavy is imported before a node runs
-    from ..letstalk_core.memory_bank import MemoryBank
+    from ..letstalk_core.audio.recording import Recording
+    from ..letstalk_core.picture.portrait import Portrait
     from ..letstalk_core.pipeline import LetsTalkPipeline
-    from ..letstalk_core.portrait import Portrait
-    from ..letstalk_core.recording import Recording
+    from ..letstalk_core.video.memory import MemoryBank
 
 ModelSocket = io.Custom("LETSTALK_MODEL")
 AudioSocket = io.Custom("LETSTALK_AUDIO")

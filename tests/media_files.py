@@ -7,7 +7,7 @@ import av
 import numpy as np
 import scipy.io.wavfile
 
-from letstalk_core.recording import frame_count
+from letstalk_core.audio.recording import frame_count
 
 CODECS = {"wav": "pcm_s16le", "flac": "flac", "mp3": "libmp3lame", "ogg": "libopus", "m4a": "aac", "mp4": "aac"}
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from letstalk_core.long_video import SamplingSettings
-from letstalk_core.portrait import Portrait
-from letstalk_core.recording import Recording
-from letstalk_core.render import Observer, VideoJob, render_video
-from letstalk_core.segments import work_folder_of
+from letstalk_core.audio.recording import Recording
+from letstalk_core.picture.portrait import Portrait
+from letstalk_core.render.render import Observer, VideoJob, render_video
+from letstalk_core.render.segments import work_folder_of
+from letstalk_core.video.clips import SamplingSettings
 
 from .media_files import tone
 

@@ -14,10 +14,10 @@ import pytest
 import scipy.io.wavfile
 import torch
 
-from letstalk_core import audio
-from letstalk_core.audio import MEL_REACH, FeatureStream, load_audio_encoder, mel_features
+from letstalk_core.audio import encoder as audio
+from letstalk_core.audio.encoder import MEL_REACH, FeatureStream, load_audio_encoder, mel_features
+from letstalk_core.audio.recording import Recording, SampleReader, audio_blocks, frame_count, read_audio
 from letstalk_core.errors import InputError
-from letstalk_core.recording import Recording, SampleReader, audio_blocks, frame_count, read_audio
 from tests.media_files import CODECS, bad_files, tone, write_media
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -303,8 +303,8 @@ def test_memory_does_not_grow_with_the_recording(tmp_path):
     code = """
 import re, sys, numpy, wave
 from pathlib import Path
-from letstalk_core.audio import FeatureStream, load_audio_encoder
-from letstalk_core.recording import Recording
+from letstalk_core.audio.encoder import FeatureStream, load_audio_encoder
+from letstalk_core.audio.recording import Recording
 def peak(minutes):
     with wave.open(sys.argv[1], "wb") as file:
         file.setnchannels(1), file.setsampwidth(2), file.setframerate(8000)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from letstalk_core.autoencoder import SMALL_DC_AE, build_autoencoder, load_autoencoder
 from letstalk_core.errors import InputError
+from letstalk_core.picture.autoencoder import SMALL_DC_AE, build_autoencoder, load_autoencoder
 
 TINY_KL = {
     "_class_name": "AutoencoderKL",

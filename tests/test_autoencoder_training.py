@@ -12,7 +12,6 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from letstalk_core.autoencoder import build_autoencoder, load_autoencoder
 from letstalk_core.data import images
 from letstalk_core.data.images import (
     DrawnPictures,
@@ -23,13 +22,14 @@ from letstalk_core.data.images import (
     video_pictures,
 )
 from letstalk_core.errors import InputError
-from letstalk_core.training import autoencoder as training
-from letstalk_core.training.autoencoder import ReconstructionLoss, Reconstructor, reconstruction_loss
+from letstalk_core.picture.autoencoder import build_autoencoder, load_autoencoder
+from letstalk_core.training import train_autoencoder as training
 from letstalk_core.training.build import find_autoencoder
-from letstalk_core.training.config import load_config
 from letstalk_core.training.examples import collate
 from letstalk_core.training.train import train
-from letstalk_core.video_io import VideoWriter
+from letstalk_core.training.train_autoencoder import ReconstructionLoss, Reconstructor, reconstruction_loss
+from letstalk_core.training.training_config import load_config
+from letstalk_core.video.writer import VideoWriter
 
 from .tiny import AUTOENCODER
 
@@ -63,7 +63,7 @@ def write_video(path: Path, frames: int = 50, sound: bool = False, first: int = 
 
 def write_frames(path: Path) -> Path:
     """A shard of two stretches with frames, and nothing worth hearing."""
-    from letstalk_core.data.shards import Stretch, write_shard
+    from letstalk_core.data.footage.shards import Stretch, write_shard
 
     frames = [np.stack([picture(number, SIZE, SIZE)] * 30) for number in range(2)]
     about = dict(fps=25, features=np.zeros((34, 1, 1), np.float16), context=2, audio_encoder="mel")
@@ -341,7 +341,7 @@ def test_every_kind_of_data_is_trained_on(tmp_path, tiny, kind):
 
 def test_frames_of_shards(tmp_path):
     pytest.importorskip("webdataset")
-    from letstalk_core.data.shards import Stretch, write_shard
+    from letstalk_core.data.footage.shards import Stretch, write_shard
 
     path = write_frames(tmp_path / "a.tar")
     source = ShardPictures(path, SIZE)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from letstalk_core.data.avatars import Avatar
-from letstalk_core.data.motion import COLUMN, CONTROLS, blink_track, control_track, rest_controls
-from letstalk_core.data.pictures import random_controls, render_pictures
+from letstalk_core.data.drawn.avatars import Avatar
+from letstalk_core.data.drawn.motion import COLUMN, CONTROLS, blink_track, control_track, rest_controls
+from letstalk_core.data.drawn.stills import random_controls, render_pictures
 
 
 def controls(**values) -> np.ndarray:

@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 
+from letstalk_core.audio.recording import read_audio
 from letstalk_core.cli import main
-from letstalk_core.data.motion import COLUMN
+from letstalk_core.data.drawn.motion import COLUMN
 from letstalk_core.evaluation import measures
 from letstalk_core.evaluation.meter import READINGS, load_meter
 from letstalk_core.evaluation.report import METER, generate_frames, to_pictures
-from letstalk_core.long_video import SamplingSettings
+from letstalk_core.picture.portrait import read_image
 from letstalk_core.pipeline import BUNDLED_MODEL, LetsTalkPipeline
-from letstalk_core.portrait import read_image
-from letstalk_core.recording import read_audio
-from letstalk_core.training.autoencoder import to_images
-from letstalk_core.video_io import probe, read_video_frames
+from letstalk_core.training.train_autoencoder import to_images
+from letstalk_core.video.clips import SamplingSettings
+from letstalk_core.video.writer import probe, read_video_frames
 
 pytestmark = pytest.mark.skipif(not BUNDLED_MODEL.exists(), reason="no bundled model in this repository yet")
 
@@ -59,8 +59,8 @@ def test_the_demo_speaks(meter, tmp_path, repository, monkeypatch):
 
 
 def test_the_demo_opens_its_mouth_as_the_voice_did(meter, pipeline, repository, monkeypatch):
-    from letstalk_core.data.speech import Voice, available_engines, synthesize
-    from letstalk_core.data.visemes import mouth_track
+    from letstalk_core.data.speech.synthesis import Voice, available_engines, synthesize
+    from letstalk_core.data.speech.visemes import mouth_track
 
     if "flite" not in available_engines():
         pytest.skip("flite, which spoke the example, is not installed")
@@ -75,8 +75,8 @@ def test_the_demo_opens_its_mouth_as_the_voice_did(meter, pipeline, repository, 
 
 
 def test_it_follows_the_words_of_people_it_never_met(meter, pipeline):
-    from letstalk_core.data.clips import talking_clip
-    from letstalk_core.data.speech import available_engines
+    from letstalk_core.data.drawn.talking_clips import talking_clip
+    from letstalk_core.data.speech.synthesis import available_engines
 
     if not available_engines():
         pytest.skip("espeak-ng and flite are not installed")

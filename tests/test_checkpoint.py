@@ -9,15 +9,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from letstalk_core.checkpoint import (
+from letstalk_core.config import PRESETS
+from letstalk_core.model.checkpoint import (
     CheckpointError,
     LetsTalkModel,
     describe_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
-from letstalk_core.config import PRESETS
-from letstalk_core.conversion import convert_checkpoint
+from letstalk_core.model.official import convert_checkpoint
 
 TINY = dataclasses.replace(PRESETS["tiny"], width=32, heads=2, audio_width=16)
 

@@ -11,9 +11,9 @@ import time
 import numpy as np
 import pytest
 
-from letstalk_core.recording import read_audio
-from letstalk_core.sampling import SAMPLERS
-from letstalk_core.video_io import probe, read_video_frames
+from letstalk_core.audio.recording import read_audio
+from letstalk_core.diffusion.samplers import SAMPLERS
+from letstalk_core.video.writer import probe, read_video_frames
 
 pytestmark = pytest.mark.comfyui
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from letstalk_core import cli
-from letstalk_core.diffusion import STEPS, Diffusion, Schedule, discretised_log_likelihood
-from letstalk_core.sampling import (
+from letstalk_core.diffusion.objective import STEPS, Diffusion, Schedule, discretised_log_likelihood
+from letstalk_core.diffusion.samplers import (
     SAMPLERS,
     clip_generator,
     clip_noise,

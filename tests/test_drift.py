@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from letstalk_core.cli import main
-from letstalk_core.data.avatars import Avatar
-from letstalk_core.data.pictures import HELD_OUT, random_controls
+from letstalk_core.data.drawn.avatars import Avatar
+from letstalk_core.data.drawn.stills import HELD_OUT, random_controls
 from letstalk_core.evaluation.drift import SERIES, measure_drift
 from letstalk_core.evaluation.identity import SIZE, load_identity
-from letstalk_core.video_io import VideoWriter
+from letstalk_core.video.writer import VideoWriter
 
 SECONDS = 6
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from letstalk_core.cli import main
-from letstalk_core.data.speech import available_engines
+from letstalk_core.data.speech.synthesis import available_engines
 
 from .tiny import write_tiny_checkpoint
 

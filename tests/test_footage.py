@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from letstalk_core.audio import MelEncoder
-from letstalk_core.autoencoder import build_autoencoder
-from letstalk_core.data import footage
-from letstalk_core.data.footage import prepare_videos
-from letstalk_core.data.footage_frames import resample
-from letstalk_core.data.shards import ShardSource
+from letstalk_core.audio.encoder import MelEncoder
+from letstalk_core.audio.recording import read_audio
+from letstalk_core.data.footage import prepare as footage
+from letstalk_core.data.footage.frames import resample
+from letstalk_core.data.footage.prepare import prepare_videos
+from letstalk_core.data.footage.shards import ShardSource
 from letstalk_core.data.source import Window
 from letstalk_core.errors import InputError
-from letstalk_core.recording import read_audio
-from letstalk_core.video_io import VideoWriter
+from letstalk_core.picture.autoencoder import build_autoencoder
+from letstalk_core.video.writer import VideoWriter
 from tests.media_files import tone, write_media
 from tests.tiny import AUTOENCODER
 

@@ -8,10 +8,10 @@ import av
 import numpy as np
 import pytest
 
-from letstalk_core.autoencoder import build_autoencoder
-from letstalk_core.data import footage
-from letstalk_core.data.footage_frames import cut_square
+from letstalk_core.data.footage import prepare as footage
+from letstalk_core.data.footage.frames import cut_square
 from letstalk_core.errors import InputError
+from letstalk_core.picture.autoencoder import build_autoencoder
 from tests.media_files import tone, write_media
 from tests.tiny import AUTOENCODER
 
@@ -137,7 +137,7 @@ def test_squares_that_reach_outside():
 
 @pytest.mark.parametrize("name", ["d11", "hdtf_WDA_KatieHill_000"])
 def test_real_clips(tmp_path, shared, name):
-    from letstalk_core.portrait import find_faces
+    from letstalk_core.picture.portrait import find_faces
 
     (tmp_path / "in").mkdir()
     clip = Path(shared / "media" / "clips" / f"{name}.mp4")

@@ -4,11 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-from letstalk_core import portrait
-from letstalk_core.data.avatars import Avatar
-from letstalk_core.data.motion import rest_controls
-from letstalk_core.framing import framing_net
-from letstalk_core.portrait import ALIGN_SHIFT, ALIGN_SIZE, align_square, crop_portrait
+from letstalk_core.data.drawn.avatars import Avatar
+from letstalk_core.data.drawn.motion import rest_controls
+from letstalk_core.picture import portrait
+from letstalk_core.picture.framing import framing_net
+from letstalk_core.picture.portrait import ALIGN_SHIFT, ALIGN_SIZE, align_square, crop_portrait
 
 SIDE = 256
 

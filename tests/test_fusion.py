@@ -6,9 +6,9 @@ import itertools
 import pytest
 import torch
 
-from letstalk_core.checkpoint import LetsTalkModel, load_checkpoint, save_checkpoint
 from letstalk_core.config import FUSIONS
-from letstalk_core.long_video import SamplingSettings, generate_clips
+from letstalk_core.model.checkpoint import LetsTalkModel, load_checkpoint, save_checkpoint
+from letstalk_core.video.clips import SamplingSettings, generate_clips
 
 from .test_transformer import LINEAR, SOFTMAX, inputs, random_model
 

@@ -6,9 +6,9 @@ from math import ceil
 import numpy as np
 import pytest
 
+from letstalk_core.audio.recording import read_audio
 from letstalk_core.cli import main
-from letstalk_core.recording import read_audio
-from letstalk_core.video_io import probe
+from letstalk_core.video.writer import probe
 
 from .media_files import tone, write_media
 from .tiny import write_tiny_checkpoint

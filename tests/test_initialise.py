@@ -7,9 +7,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from letstalk_core.checkpoint import CheckpointError, LetsTalkModel, load_checkpoint, save_checkpoint
 from letstalk_core.config import PRESETS
-from letstalk_core.conversion import read_official
+from letstalk_core.model.checkpoint import CheckpointError, LetsTalkModel, load_checkpoint, save_checkpoint
+from letstalk_core.model.official import read_official
 from letstalk_core.training.initialise import initialise_from
 
 TINY = dataclasses.replace(PRESETS["tiny"], width=32, heads=2, audio_width=16)

@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from letstalk_core.blinks import blink_schedule
-from letstalk_core.checkpoint import LetsTalkModel
 from letstalk_core.config import PRESETS
 from letstalk_core.errors import InputError
-from letstalk_core.long_video import SamplingSettings, generate_clips, smooth_border
-from letstalk_core.memory_bank import MemoryBank, from_model_space, to_model_space
+from letstalk_core.model.checkpoint import LetsTalkModel
+from letstalk_core.video.blinks import blink_schedule
+from letstalk_core.video.clips import SamplingSettings, generate_clips, smooth_border
+from letstalk_core.video.memory import MemoryBank, from_model_space, to_model_space
 
 FLOW = dict(objective="x0", learn_variance=False, default_sampler="euler", default_steps=2, blink_condition=True)
 

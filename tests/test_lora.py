@@ -10,10 +10,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from letstalk_core.checkpoint import LetsTalkModel, load_checkpoint, save_checkpoint
 from letstalk_core.errors import InputError
-from letstalk_core.fusion import AUDIO_FUSIONS, PORTRAIT_FUSIONS
-from letstalk_core.lora import (
+from letstalk_core.model.checkpoint import LetsTalkModel, load_checkpoint, save_checkpoint
+from letstalk_core.model.fusion import AUDIO_FUSIONS, PORTRAIT_FUSIONS
+from letstalk_core.model.lora import (
     A,
     B,
     add_lora,

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from letstalk_core.checkpoint import load_checkpoint
-from letstalk_core.conversion import convert_checkpoint
-from letstalk_core.diffusion import Diffusion
-from letstalk_core.sampling import sample
+from letstalk_core.diffusion.objective import Diffusion
+from letstalk_core.diffusion.samplers import sample
+from letstalk_core.model.checkpoint import load_checkpoint
+from letstalk_core.model.official import convert_checkpoint
 
 REFERENCE = Path(__file__).parent / "data/reference"
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from letstalk_core.errors import InputError
-from letstalk_core.long_video import SamplingSettings
-from letstalk_core.paste_back import PasteBack, feather_mask, portrait_mask
+from letstalk_core.picture.paste_back import PasteBack, feather_mask, portrait_mask
+from letstalk_core.picture.portrait import Portrait, crop_portrait, without_alpha
 from letstalk_core.pipeline import LetsTalkPipeline
-from letstalk_core.portrait import Portrait, crop_portrait, without_alpha
+from letstalk_core.video.clips import SamplingSettings
 from tests.tiny import write_tiny_checkpoint
 
 _CELLS = torch.rand(1, 3, 6, 8, generator=torch.Generator().manual_seed(0))

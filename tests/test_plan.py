@@ -11,15 +11,17 @@ import pytest
 import torch
 from torch.nn import functional
 
-from letstalk_core import attention
-from letstalk_core.checkpoint import LetsTalkModel
 from letstalk_core.config import PRESETS
 from letstalk_core.errors import InputError
-from letstalk_core.training import counting, measuring, plan
-from letstalk_core.training.config import TrainingConfig, load_config
-from letstalk_core.training.counting import Watch, count_parameters, count_step, denoiser_inputs
-from letstalk_core.training.plan import describe, estimate, flop, gib, millions
-from letstalk_core.training.transformer import Denoiser
+from letstalk_core.model import attention
+from letstalk_core.model.checkpoint import LetsTalkModel
+from letstalk_core.training.dry_run import counting
+from letstalk_core.training.dry_run import description as plan
+from letstalk_core.training.dry_run import speed as measuring
+from letstalk_core.training.dry_run.counting import Watch, count_parameters, count_step, denoiser_inputs
+from letstalk_core.training.dry_run.description import describe, estimate, flop, gib, millions
+from letstalk_core.training.training_config import TrainingConfig, load_config
+from letstalk_core.training.transformer_loss import Denoiser
 
 SIDE = 8  # of the latents
 BUNDLED = "weights/letstalk-avatar-128.safetensors"
@@ -100,7 +102,7 @@ def test_parameters_are_those_of_the_real_model(model):
 
 def test_parameters_of_a_frozen_model_and_of_a_lora():
     pytest.importorskip("peft")
-    from letstalk_core.lora import add_lora
+    from letstalk_core.model.lora import add_lora
 
     config = tiny(frozen="^audio_projection")
     counted = count_parameters(config, config.model_config())
@@ -213,7 +215,7 @@ def test_counting_changes_nothing():
 
 
 def test_encoding_is_counted_like_a_real_run():
-    from letstalk_core.autoencoder import build_autoencoder
+    from letstalk_core.picture.autoencoder import build_autoencoder
 
     torch.manual_seed(0)
     images, autoencoder = torch.zeros(3, 3, 64, 64), build_autoencoder(plan.SMALL_DC_AE).eval()
@@ -376,7 +378,7 @@ def test_the_document_has_every_key_with_its_default(repository):
 
 def test_the_tiny_configuration_trains(repository, tmp_path):
     from letstalk_core.cli import main
-    from letstalk_core.data.speech import available_engines
+    from letstalk_core.data.speech.synthesis import available_engines
 
     if "espeak" not in available_engines():
         pytest.skip("espeak-ng is not installed")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from letstalk_core import portrait
 from letstalk_core.errors import InputError
-from letstalk_core.portrait import crop_portrait, find_faces, read_image
+from letstalk_core.picture import portrait
+from letstalk_core.picture.portrait import crop_portrait, find_faces, read_image
 
 PORTRAITS = Path(__file__).resolve().parents[2] / "shared" / "media" / "portraits"
 

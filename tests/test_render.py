@@ -16,15 +16,16 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from letstalk_core import files, render, segments
+from letstalk_core import files
+from letstalk_core.audio.recording import read_audio
 from letstalk_core.errors import InputError
-from letstalk_core.paste_back import PasteBack
+from letstalk_core.picture.paste_back import PasteBack
+from letstalk_core.picture.portrait import Portrait
 from letstalk_core.pipeline import LetsTalkPipeline
-from letstalk_core.portrait import Portrait
-from letstalk_core.recording import read_audio
-from letstalk_core.render import Observer, render_video
-from letstalk_core.segments import work_folder_of
-from letstalk_core.video_io import probe, read_video_frames
+from letstalk_core.render import render, segments
+from letstalk_core.render.render import Observer, render_video
+from letstalk_core.render.segments import work_folder_of
+from letstalk_core.video.writer import probe, read_video_frames
 
 from .rendering import RATE, SECONDS, StopAt, make_job, stopped
 from .tiny import write_tiny_checkpoint
@@ -307,7 +308,7 @@ def test_the_second_process_says_who_holds_the_folder(pipeline, job, whole, tmp_
     work = work_folder_of(output, job.fingerprint)
     code = f"""
 from pathlib import Path
-from letstalk_core.segments import WorkFolder
+from letstalk_core.render.segments import WorkFolder
 try:
     WorkFolder(Path({str(work)!r}), "x", {{}}).__enter__()
 except Exception as error:

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from letstalk_core import audio, estimate, files, render, segments
+from letstalk_core import files
+from letstalk_core.audio import encoder as audio
+from letstalk_core.audio.recording import Recording
 from letstalk_core.cli import main
 from letstalk_core.errors import InputError
 from letstalk_core.pipeline import LetsTalkPipeline
-from letstalk_core.recording import Recording
-from letstalk_core.render import Observer, render_video
-from letstalk_core.segments import WorkFolder, find_leftovers
-from letstalk_core.video_io import probe, read_video_frames
+from letstalk_core.render import estimate, render, segments
+from letstalk_core.render.render import Observer, render_video
+from letstalk_core.render.segments import WorkFolder, find_leftovers
+from letstalk_core.video.writer import probe, read_video_frames
 
 from .media_files import tone, write_media
 from .rendering import RATE, StopAt, make_job, stopped

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from letstalk_core.data.shards import ShardSource, Stretch, write_shard
+from letstalk_core.audio.recording import exact_fps
+from letstalk_core.data.footage.shards import ShardSource, Stretch, write_shard
 from letstalk_core.data.source import Window
-from letstalk_core.recording import exact_fps
 
 pytest.importorskip("webdataset")
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from letstalk_core.data.shards import write_shard
+from letstalk_core.data.footage.shards import write_shard
 from letstalk_core.errors import InputError
-from letstalk_core.video_io import VideoWriter
+from letstalk_core.video.writer import VideoWriter
 
 from .test_shards import LATER, ROOT, grey, replace_member, source, stretch, window
 

@@ -9,10 +9,11 @@ import sys
 import numpy as np
 import pytest
 
-from letstalk_core.data import augment, espeak, sentences, speech, visemes
-from letstalk_core.data.speech import PAUSE, SAMPLE_RATE, Speech, Voice, available_engines, join, synthesize
-from letstalk_core.data.speech_clips import speech_clip
-from letstalk_core.data.visemes import MOUTH, mouth_track
+from letstalk_core.data.speech import augment, espeak, sentences, visemes
+from letstalk_core.data.speech import synthesis as speech
+from letstalk_core.data.speech.spoken_clips import speech_clip
+from letstalk_core.data.speech.synthesis import PAUSE, SAMPLE_RATE, Speech, Voice, available_engines, join, synthesize
+from letstalk_core.data.speech.visemes import MOUTH, mouth_track
 
 needs_espeak = pytest.mark.skipif("espeak" not in available_engines(), reason="espeak-ng is not installed")
 needs_flite = pytest.mark.skipif("flite" not in available_engines(), reason="flite is not installed")
@@ -229,7 +230,7 @@ def test_clips_have_their_length_and_ranges_and_repeat(split):
 
 @needs_espeak
 def test_silent_clips_keep_the_mouth_shut(monkeypatch):
-    monkeypatch.setattr("letstalk_core.data.speech_clips.SILENT_SHARE", 1.0)
+    monkeypatch.setattr("letstalk_core.data.speech.spoken_clips.SILENT_SHARE", 1.0)
     wave, mouth = speech_clip(np.random.default_rng(3), "train", 1.0)
     assert mouth[:, OPEN].max() <= 0.036 and not mouth[:, CLOSED].any()
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from letstalk_core.checkpoint import load_checkpoint
 from letstalk_core.cli import main
-from letstalk_core.data.speech import available_engines
-from letstalk_core.training.config import load_config
+from letstalk_core.data.speech.synthesis import available_engines
+from letstalk_core.model.checkpoint import load_checkpoint
 from letstalk_core.training.train import train
-from letstalk_core.video_io import VideoWriter
+from letstalk_core.training.training_config import load_config
+from letstalk_core.video.writer import VideoWriter
 
 from .tiny import write_tiny_checkpoint
 from .training_runs import changes, losses
@@ -61,7 +61,7 @@ def test_latents_and_pixels_give_the_same_loss(given, tmp_path):
     _, options = given
     plain = [*options, "memory_pixel_noise=false"]
     train(load_config(None, plain))
-    from letstalk_core.data.shards import ShardSource
+    from letstalk_core.data.footage.shards import ShardSource
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ShardSource, "_choose_form", lambda self, mark: False)

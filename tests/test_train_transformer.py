@@ -9,18 +9,18 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from letstalk_core.checkpoint import LetsTalkModel, load_checkpoint
 from letstalk_core.cli import main
 from letstalk_core.config import FUSIONS, OBJECTIVES
-from letstalk_core.data.shards import ShardSource
+from letstalk_core.data.footage.shards import ShardSource
 from letstalk_core.errors import InputError
+from letstalk_core.model.checkpoint import LetsTalkModel, load_checkpoint
 from letstalk_core.pipeline import LetsTalkPipeline
 from letstalk_core.training.build import build_model, find_autoencoder
-from letstalk_core.training.config import load_config
 from letstalk_core.training.examples import Plan, held_apart
 from letstalk_core.training.loop import make_accelerator
 from letstalk_core.training.train import train
-from letstalk_core.training.transformer import Denoiser, Draws, TransformerLoss
+from letstalk_core.training.training_config import load_config
+from letstalk_core.training.transformer_loss import Denoiser, Draws, TransformerLoss
 
 from .training_runs import changes, configured, losses, write_latents
 
@@ -75,7 +75,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, data):
     options = dict(steps=6, audio_dropout=0.3, portrait_dropout=0.3, memory_mask=0.5, schedule="linear")
     whole = train(configured(tmp_path / "whole", data, **options))
     part = configured(tmp_path / "part", data, workers=1, **options)
-    from letstalk_core.training import transformer
+    from letstalk_core.training import transformer_loss as transformer
 
     usual, calls = transformer.TransformerLoss.__call__, []
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from letstalk_core.errors import InputError
-from letstalk_core.training.config import LoopConfig
 from letstalk_core.training.loop import Loss, TrainingRun
+from letstalk_core.training.training_config import LoopConfig
 
 STATE = ("model.safetensors", "average.safetensors", "optimizer.bin", "custom_checkpoint_0.pkl")
 
@@ -264,11 +264,11 @@ def test_the_gradient_is_clipped_from_its_step_on(tmp_path):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The whole way from nothing to a checkpoint, with so few steps that nothing is learned."""
-    from letstalk_core.data.speech import available_engines
+    from letstalk_core.data.speech.synthesis import available_engines
 
     if "espeak" not in available_engines():
         pytest.skip("espeak-ng is not installed")
-    from letstalk_core.training.avatar import train_avatar
+    from letstalk_core.training.bundled.train_avatar import train_avatar
 
     work = tmp_path_factory.mktemp("avatar")
     options = dict(autoencoder_steps=2, transformer_steps=2, people=2, clips=2, speech_clips=2, audio_steps=2)
@@ -289,7 +289,7 @@ def test_the_bundled_training_gives_a_loadable_checkpoint(trained):
 @pytest.mark.slow
 def test_the_bundled_training_can_start_from_a_model(trained, tmp_path):
     """Its autoencoder stays as it is, its transformer learns on."""
-    from letstalk_core.training.avatar import train_avatar
+    from letstalk_core.training.bundled.train_avatar import train_avatar
 
     path, work = trained
     (tmp_path / "clips").symlink_to(work / "clips")

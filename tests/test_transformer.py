@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from letstalk_core.attention import linear_attention, softmax_attention
-from letstalk_core.audio_projection import AudioProjection, ResidualConvolution, window_features
 from letstalk_core.config import PRESETS, LetsTalkConfig
-from letstalk_core.transformer import LetsTalkTransformer
+from letstalk_core.model.attention import linear_attention, softmax_attention
+from letstalk_core.model.audio_projection import AudioProjection, ResidualConvolution, window_features
+from letstalk_core.model.transformer import LetsTalkTransformer
 
 TINY = PRESETS["tiny"]
 LINEAR = dataclasses.replace(TINY, width=32, heads=2, linear_head_width=16, audio_width=16)
@@ -65,7 +65,7 @@ def test_linear_attention_accumulates_in_float32():
 @pytest.mark.parametrize("keys", [5, 100])
 @pytest.mark.parametrize("batch", [4, 65535])
 def test_softmax_attention_is_the_same_on_every_path(keys, batch, monkeypatch):
-    monkeypatch.setattr("letstalk_core.attention.FUSED_BATCH", batch)
+    monkeypatch.setattr("letstalk_core.model.attention.FUSED_BATCH", batch)
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(2, 3, 4, 7, 8, generator=generator)
     k, v = torch.randn(2, 2, 3, 4, keys, 8, generator=generator)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from letstalk_core.audio.recording import frame_count, read_audio
 from letstalk_core.errors import InputError
-from letstalk_core.recording import frame_count, read_audio
-from letstalk_core.video_io import VideoWriter, iter_video_frames, probe, read_video_frames
+from letstalk_core.video.writer import VideoWriter, iter_video_frames, probe, read_video_frames
 from tests.media_files import bad_files, tone, write_media
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -166,7 +166,7 @@ import resource, signal, sys
 sys.path.insert(0, sys.argv[2])
 import torch
 from letstalk_core.errors import InputError
-from letstalk_core.video_io import VideoWriter
+from letstalk_core.video.writer import VideoWriter
 from pathlib import Path
 
 folder = Path(sys.argv[1])

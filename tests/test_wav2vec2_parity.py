@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from letstalk_core import audio as module
-from letstalk_core.audio import load_audio_encoder
+from letstalk_core.audio import encoder as module
+from letstalk_core.audio.encoder import load_audio_encoder
 from letstalk_core.errors import InputError
 
 pytest.importorskip("transformers")

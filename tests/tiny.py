@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from letstalk_core.autoencoder import SMALL_DC_AE, build_autoencoder
-from letstalk_core.checkpoint import LetsTalkModel, save_checkpoint
 from letstalk_core.config import PRESETS
+from letstalk_core.model.checkpoint import LetsTalkModel, save_checkpoint
+from letstalk_core.picture.autoencoder import SMALL_DC_AE, build_autoencoder
 
 CONFIG = dataclasses.replace(
     PRESETS["tiny"],

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from letstalk_core.checkpoint import load_checkpoint
-from letstalk_core.data.shards import Stretch, write_shard
+from letstalk_core.data.footage.shards import Stretch, write_shard
+from letstalk_core.model.checkpoint import load_checkpoint
 from letstalk_core.pipeline import bundled_autoencoder
-from letstalk_core.training.config import TrainingConfig, load_config
+from letstalk_core.training.training_config import TrainingConfig, load_config
 
 from .tiny import write_tiny_checkpoint
 

@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..files import cannot_write, check_file
-from ..portrait import MIN_SIDE, read_image
-from .footage import find_videos
-from .footage_frames import crop_stretch, cut_square, resample, timed_frames, to_rgb
-from .pictures import POSES, render_pictures
-from .shards import find_shards, index_shard
+from ..picture.portrait import MIN_SIDE, read_image
+from .drawn.stills import POSES, render_pictures
+from .footage.frames import crop_stretch, cut_square, resample, timed_frames, to_rgb
+from .footage.prepare import find_videos
+from .footage.shards import find_shards, index_shard
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 LEAST_CROP = 0.85  # of the centred square's side: crops are mild, the face shall stay in the picture

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..files import check_file, create_part, write_durably
-from ..portrait import crop_portrait, read_image
-from ..video_io import iter_video_frames, probe
+from ..picture.portrait import crop_portrait, read_image
+from ..video.writer import iter_video_frames, probe
 from .identity import SIZE, load_identity
 
 FROZEN_BELOW = 0.02  # mean change of a pixel, in levels of 255, below which a frame repeats the one before it

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.pictures import HELD_OUT_POSES, POSES, held_out_pictures, render_pictures
-from ..training.autoencoder import to_images
+from ..data.drawn.stills import HELD_OUT_POSES, POSES, held_out_pictures, render_pictures
 from ..training.loop import Loss, TrainingRun, small_config
+from ..training.train_autoencoder import to_images
 from .meter import FaceNet, disturb, load_net, save_net
 
 WEIGHTS = Path(__file__).resolve().parent / "identity.safetensors"

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data.motion import COLUMN
-from ..data.pictures import held_out_pictures, training_pictures
-from ..training.autoencoder import to_images
+from ..data.drawn.motion import COLUMN
+from ..data.drawn.stills import held_out_pictures, training_pictures
 from ..training.loop import Loss, TrainingRun, small_config
+from ..training.train_autoencoder import to_images
 
 READINGS = ("open", "width", "round", "blink")
 SIZE = 128

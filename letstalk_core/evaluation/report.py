@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..data.clips import TalkingClip, talking_clip
-from ..data.motion import COLUMN
+from ..audio.recording import read_audio
+from ..data.drawn.motion import COLUMN
+from ..data.drawn.talking_clips import TalkingClip, talking_clip
 from ..errors import InputError
-from ..long_video import SamplingSettings
+from ..picture.portrait import Portrait
 from ..pipeline import LetsTalkPipeline
-from ..portrait import Portrait
-from ..recording import read_audio
-from ..training.autoencoder import to_images
+from ..training.train_autoencoder import to_images
+from ..video.clips import SamplingSettings
 from . import measures
 from .meter import READINGS, FaceMeter, load_meter
 

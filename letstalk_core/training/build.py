@@ -8,14 +8,14 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from ..autoencoder import Autoencoder, load_autoencoder
-from ..checkpoint import CONFIG_KEY, LetsTalkModel, load_checkpoint
 from ..errors import InputError
 from ..files import check_file
-from ..lora import add_lora
+from ..model.checkpoint import CONFIG_KEY, LetsTalkModel, load_checkpoint
+from ..model.lora import add_lora
+from ..picture.autoencoder import Autoencoder, load_autoencoder
 from ..pipeline import bundled_autoencoder
-from .config import TrainingConfig
 from .initialise import initialise_from
+from .training_config import TrainingConfig
 
 
 def find_autoencoder(config: TrainingConfig) -> Autoencoder | None:

@@ -9,13 +9,13 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..autoencoder import Autoencoder
-from ..checkpoint import LetsTalkModel, save_checkpoint
 from ..errors import InputError
-from ..long_video import SamplingSettings
-from ..lora import plain_model, save_lora
+from ..model.checkpoint import LetsTalkModel, save_checkpoint
+from ..model.lora import plain_model, save_lora
+from ..picture.autoencoder import Autoencoder
 from ..pipeline import LetsTalkPipeline
-from .config import TrainingConfig
+from ..video.clips import SamplingSettings
+from .training_config import TrainingConfig
 
 BUNDLED_PARAMETERS = 50e6  # autoencoders up to this size go into the model's file
 STEPS = "trained_steps"  # in the metadata of what a training writes

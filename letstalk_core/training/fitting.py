@@ -9,10 +9,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..data.source import Source
-from .config import TrainingConfig
 from .examples import Plan, load_batches
 from .export import step_of_file
 from .loop import Loss, TrainingRun
+from .training_config import TrainingConfig
 
 
 def autocast(run: TrainingRun, loss_of_batch: Callable[[nn.Module, dict], Loss]) -> Callable[[dict], Loss]:

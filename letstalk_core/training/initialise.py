@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import CheckpointError, LetsTalkModel, load_checkpoint, some_of
-from ..conversion import read_official
+from ..model.checkpoint import CheckpointError, LetsTalkModel, load_checkpoint, some_of
+from ..model.official import read_official
 
 Mismatch = tuple[str, tuple[int, ...], tuple[int, ...]]  # name, shape in the model, shape in the file
 

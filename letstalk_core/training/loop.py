@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, NotFiniteError
 from .checkpoints import Checkpoints
-from .config import LoopConfig, identity
+from .training_config import LoopConfig, identity
 
 WAIT = timedelta(hours=12)  # of the other processes, while the main one prepares data or samples a video
 

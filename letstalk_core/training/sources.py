@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..audio import load_audio_encoder
-from ..autoencoder import Autoencoder
+from ..audio.encoder import load_audio_encoder
 from ..config import LetsTalkConfig
-from ..data.clips import AvatarSource, ClipStore, read_count, write_count
+from ..data.drawn.talking_clips import AvatarSource, ClipStore, read_count, write_count
 from ..data.source import Source, Window
 from ..errors import InputError
-from .config import TrainingConfig
+from ..picture.autoencoder import Autoencoder
+from .training_config import TrainingConfig
 
 DRAWN_FRAMES = 20  # of a drawn clip, at least: two of memory, sixteen of a clip, and two to shift the window
 
@@ -47,7 +47,7 @@ def _drawn(config: TrainingConfig, model: LetsTalkConfig, autoencoder: Autoencod
 def _recorded(
     config: TrainingConfig, model: LetsTalkConfig, autoencoder: Autoencoder | None, window: Window, accelerator
 ) -> Source:
-    from ..data.shards import ShardSource
+    from ..data.footage.shards import ShardSource
 
     mark, shards = autoencoder.mark if autoencoder else None, Path(config.data_path)
     if config.data == "videos":
@@ -74,7 +74,7 @@ def _prepared(
     config: TrainingConfig, model: LetsTalkConfig, autoencoder: Autoencoder | None, device: torch.device
 ) -> list[Path]:
     """The shards that a folder of videos is prepared to, in the run's folder."""
-    from ..data.footage import prepare_videos
+    from ..data.footage.prepare import prepare_videos
 
     if model.audio_encoder == "wav2vec2" and not config.audio_encoder:
         raise InputError("The model takes wav2vec2 features; set audio_encoder to its folder or file.")

@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..autoencoder import Autoencoder
-from ..checkpoint import LetsTalkModel
 from ..data.source import Source
+from ..model.checkpoint import LetsTalkModel
+from ..picture.autoencoder import Autoencoder
 from .build import build_model, find_autoencoder
-from .config import TrainingConfig
 from .examples import Plan, held_apart, load_batches
 from .export import Exporter
 from .fitting import autocast, fit_source
 from .loop import Loss, TrainingRun, make_accelerator
 from .sources import open_source
-from .transformer import Denoiser, TransformerLoss
+from .training_config import TrainingConfig
+from .transformer_loss import Denoiser, TransformerLoss
 
 HELD_OUT_EXAMPLES = 16  # that the held-out loss is of
 
@@ -31,7 +31,7 @@ HELD_OUT_EXAMPLES = 16  # that the held-out loss is of
 def train(config: TrainingConfig) -> Path | None:
     """Train as configured; returns the model's file, or None where it was asked to stop before the end."""
     if config.task == "autoencoder":
-        from .autoencoder import train_autoencoder_from
+        from .train_autoencoder import train_autoencoder_from
 
         return train_autoencoder_from(config)
     accelerator = make_accelerator(config, Path(config.run))

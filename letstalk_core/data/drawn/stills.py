@@ -1,0 +1,78 @@
+"""Still pictures of drawn portraits, for the autoencoder: rendered once into a file, read at random."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import InputError
+from .avatars import Avatar
+from .motion import COLUMN, control_track
+
+HELD_OUT = 1_000_000  # identities from here on are never trained on
+POSES = 12  # training pictures of each person
+HELD_OUT_PEOPLE, HELD_OUT_POSES = 48, 4
+
+
+def random_controls(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Unconnected poses [count, 15] that cover what speech does with a face, rare shapes and blinks included."""
+    mouth = np.stack(
+        [
+            rng.beta(0.7, 1.3, count) * (rng.random(count) > 0.2),
+            rng.uniform(-1, 1, count),
+            rng.beta(0.5, 1.2, count),
+            rng.beta(0.6, 1.0, count),
+            rng.beta(0.5, 1.5, count),
+        ],
+        axis=1,
+    )
+    controls = np.stack([control_track(rng, mouth[i : i + 1], head=3.0)[0] for i in range(count)])
+    controls[:, COLUMN["blink"]] = np.where(rng.random(count) < 0.3, rng.beta(0.8, 0.6, count), 0)
+    controls[:, COLUMN["gaze_x"] : COLUMN["gaze_y"] + 1] = np.clip(rng.normal(0, 0.4, (count, 2)), -1, 1)
+    return controls.astype(np.float32)
+
+
+def render_pictures(
+    folder: Path, identities: int, poses: int, size: int, first_identity: int = 0, name: str = "pictures"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures uint8 [identities * poses, size, size, 3] and their loss regions uint8 [identities, size, size].
+
+    A region is 1 in the mouth, 2 in the eyes, 0 elsewhere. Rendered on the first call, mapped from the file later.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures_path, regions_path = folder / f"{name}.npy", folder / f"{name}-regions.npy"
+    if not (pictures_path.exists() and regions_path.exists()):
+        aside = folder / f"{name}.part.npy"
+        shape = (identities * poses, size, size, 3)
+        pictures = np.lib.format.open_memmap(aside, mode="w+", dtype=np.uint8, shape=shape)
+        regions = np.zeros((identities, size, size), np.uint8)
+        for i in range(identities):
+            avatar = Avatar((first_identity + i, 0), size)
+            rng = np.random.default_rng((first_identity + i, 1))
+            pictures[i * poses : (i + 1) * poses] = avatar.render(random_controls(rng, poses))
+            regions[i] = avatar.regions()
+        pictures.flush()
+        np.save(regions_path, regions)
+        os.replace(aside, pictures_path)
+    pictures, regions = np.load(pictures_path, mmap_mode="r"), np.load(regions_path)
+    expected = (identities * poses, size, size, 3)
+    if pictures.shape != expected:
+        raise InputError(f"{pictures_path} holds {pictures.shape}, not {expected}; delete it or choose another folder.")
+    return pictures, regions
+
+
+def training_pictures(folder: Path, identities: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pictures and regions as render_pictures gives them, and the controls float32 [identities * POSES, 15]."""
+    controls = [random_controls(np.random.default_rng((i, 1)), POSES) for i in range(identities)]
+    return *render_pictures(folder, identities, POSES, size), np.concatenate(controls)
+
+
+def held_out_pictures(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same of people who are never trained on; regions are repeated for each picture."""
+    people = range(HELD_OUT, HELD_OUT + HELD_OUT_PEOPLE)
+    controls = [random_controls(np.random.default_rng((i, 1)), HELD_OUT_POSES) for i in people]
+    name = "pictures-heldout"
+    pictures, regions = render_pictures(folder, HELD_OUT_PEOPLE, HELD_OUT_POSES, size, HELD_OUT, name)
+    return pictures, regions.repeat(HELD_OUT_POSES, 0), np.concatenate(controls)

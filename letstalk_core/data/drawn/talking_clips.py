@@ -1,0 +1,180 @@
+"""Talking clips of drawn portraits: frames, the speech they speak, and every control that is known about them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...audio.encoder import mel_features
+from ...errors import InputError
+from ...model.audio_projection import window_features
+from ..source import Window
+from ..speech.spoken_clips import speech_clip
+from .avatars import Avatar
+from .motion import COLUMN, CONTROLS, control_track, rest_controls
+from .stills import HELD_OUT
+
+SPEECH_SECONDS = 2.4  # spoken for each clip; the clip is a part of it, so that it begins in mid-speech
+CONTEXT = 4  # frames of features and blinks kept before and after a clip, for the window of the audio tokens
+
+
+@dataclass(frozen=True)
+class TalkingClip:
+    """One person, one stretch of speech."""
+
+    avatar: Avatar
+    portrait: np.ndarray  # uint8 [size, size, 3]
+    controls: np.ndarray  # float32 [F, 15], columns motion.CONTROLS; the head begins where the portrait has it
+    closed: np.ndarray  # bool [F]: the frame's centre lies in an m, b or p
+    waveform: np.ndarray  # float32 [S], 16 kHz
+
+    def frames(self, start: int = 0, count: int | None = None) -> np.ndarray:
+        """uint8 [count, size, size, 3]."""
+        return self.avatar.render(self.controls[start : None if count is None else start + count])
+
+
+def talking_clip(seed: int, seconds: float = SPEECH_SECONDS, size: int = 128, split: str = "train") -> TalkingClip:
+    """Clip number `seed`: of a new person each time; "heldout" people, voices and sentences are never trained on."""
+    identity = seed + (HELD_OUT if split == "heldout" else 0)
+    avatar = Avatar((identity, 0), size)
+    rng = np.random.default_rng((identity, 2))
+    waveform, mouth = speech_clip(rng, split, seconds)
+    controls = control_track(rng, mouth)
+    rest = rest_controls(rng)
+    # The clip's head begins where the portrait has it, and the portrait keeps its own expression.
+    for name in ("yaw", "pitch", "roll", "shift_x", "shift_y"):
+        controls[:, COLUMN[name]] += rest[COLUMN[name]] - controls[0, COLUMN[name]]
+    rest[COLUMN["smile"]] = controls[0, COLUMN["smile"]]
+    return TalkingClip(avatar, avatar.render(rest)[0], controls, mouth[:, 5] > 0.5, waveform)
+
+
+def read_count(path: Path) -> int:
+    """How far something has come; 0 before it began."""
+    return int(path.read_text()) if path.exists() else 0
+
+
+def write_count(path: Path, count: int) -> None:
+    aside = path.with_suffix(".part")
+    aside.write_text(str(count))
+    os.replace(aside, path)
+
+
+class ClipStore:
+    """Many short clips in one folder, rendered once: memory-mapped arrays, one row a clip.
+
+    frames uint8 [n, T, size, size, 3]; portraits uint8 [n, size, size, 3]; features float16
+    [n, T + 2 * CONTEXT, 4, 80]; controls float32 [n, T + 2 * CONTEXT, 15]; regions uint8 [n, size, size] (1 mouth,
+    2 eyes); starts bool [n].
+    """
+
+    NAMES = ("frames", "portraits", "features", "controls", "regions", "starts")
+
+    def __init__(self, folder: Path, count: int, length: int, size: int = 128):
+        self.folder, self.count, self.length, self.size = folder, count, length, size
+        shapes = {
+            "frames": ((length, size, size, 3), np.uint8),
+            "portraits": ((size, size, 3), np.uint8),
+            "features": ((length + 2 * CONTEXT, 4, 80), np.float16),
+            "controls": ((length + 2 * CONTEXT, len(CONTROLS)), np.float32),
+            "regions": ((size, size), np.uint8),
+            "starts": ((), np.bool_),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, (shape, dtype) in shapes.items():
+            path = folder / f"{name}.npy"
+            if path.exists():
+                array = np.load(path, mmap_mode="r+")
+                if array.shape != (count, *shape):
+                    raise InputError(
+                        f"{path} holds {array.shape}, not {(count, *shape)}; delete its folder or choose another."
+                    )
+            else:
+                array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(count, *shape))
+            setattr(self, name, array)
+
+    @property
+    def done(self) -> int:
+        return read_count(self.folder / "done")
+
+    def render(self, report_every: int = 50) -> None:
+        """Render the clips that are missing; safe to stop and call again."""
+        for i in range(self.done, self.count):
+            self._render_one(i)
+            if (i + 1) % report_every == 0 or i + 1 == self.count:
+                self.frames.flush()
+                write_count(self.folder / "done", i + 1)
+
+    def _render_one(self, i: int) -> None:
+        clip = talking_clip(i, SPEECH_SECONDS, self.size)
+        total = len(clip.controls)
+        rng = np.random.default_rng((i, 3))
+        # Half of the clips begin where the speech begins, as a video does: they can follow the portrait itself.
+        start = 0 if rng.random() < 0.5 else int(rng.integers(1, total - self.length + 1))
+        around = np.clip(np.arange(start - CONTEXT, start + self.length + CONTEXT), 0, total - 1)
+        features = mel_features(torch.from_numpy(clip.waveform), total).numpy()
+        self.frames[i] = clip.frames(start, self.length)
+        self.portraits[i] = clip.portrait
+        self.features[i] = features[around]
+        self.controls[i] = clip.controls[around]
+        self.regions[i] = clip.avatar.regions()
+        self.starts[i] = start == 0
+
+
+class AvatarSource:
+    """The clips of a store as training examples (data/source.py).
+
+    latents: float16 of all frames [n,T,C,h,w] and of the portraits [n,C,h,w], or None to give pixels.
+    """
+
+    def __init__(self, store: ClipStore, window: Window, latents: tuple[np.ndarray, np.ndarray] | None):
+        if window.memory_frames + window.clip_frames > store.length:
+            raise InputError(
+                f"The drawn clips have {store.length} frames, fewer than {window.memory_frames} of memory and "
+                f"{window.clip_frames} of a clip."
+            )
+        if window.audio_window // 2 > CONTEXT:
+            raise InputError(f"audio_window is {window.audio_window}; drawn clips know {2 * CONTEXT + 1} at most.")
+        self.store, self.window, self.latents = store, window, latents
+
+    def __len__(self) -> int:
+        return self.store.count
+
+    def name(self, index: int) -> str:
+        return f"drawn clip {index}"
+
+    def read(self, index: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        store, memory, length = self.store, self.window.memory_frames, self.window.clip_frames
+        begin = int(rng.integers(memory, store.length - length + 1))
+        if store.starts[index] and rng.random() < self.window.first_clip_share:
+            begin = 0
+        before = slice(begin - memory, begin)
+        reach = self.window.audio_window // 2
+        around = slice(CONTEXT + begin - reach, CONTEXT + begin + length + reach)
+        blinks = store.controls[index, around, COLUMN["blink"]]
+        pixels = (store.frames[index].transpose(0, 3, 1, 2), store.portraits[index].transpose(2, 0, 1))
+        frames, portrait = pixels if self.latents is None else (part[index] for part in self.latents)
+        clip = frames[begin : begin + length]
+        if self.window.pixel_conditions:
+            frames, portrait = pixels
+        remembered = frames[before] if begin else np.repeat(portrait[None], memory, 0)
+        return {
+            "clip": _tensor(clip),
+            "memory": _tensor(remembered),
+            "portrait": _tensor(portrait),
+            "features": self._windows(store.features[index, around].astype(np.float32)),
+            "blinks": self._windows(blinks),
+            "regions": _tensor(store.regions[index]),
+        }
+
+    def _windows(self, values: np.ndarray) -> torch.Tensor:
+        reach = self.window.audio_window // 2
+        return window_features(_tensor(values), self.window.audio_window)[reach : len(values) - reach]
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    """A copy, float32 where it is of floats."""
+    return torch.from_numpy(np.array(values, np.uint8 if values.dtype == np.uint8 else np.float32))

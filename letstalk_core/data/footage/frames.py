@@ -1,0 +1,131 @@
+"""The pictures of a video: at another frame rate in time with the sound, and cut to one square around the face."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import warnings
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import TypeVar
+
+import av
+import cv2
+import numpy as np
+
+from ...errors import InputError
+from ...picture.framing import SIZE as FRAMING_SIZE
+from ...picture.portrait import Box, crop_portrait, find_faces
+
+LOOKS = (0, 5, 10)  # frames of a stretch on which a face is looked for
+
+Picture = tuple[av.VideoFrame, Fraction | None]  # as decoded, and the width of a pixel over its height
+T = TypeVar("T")
+
+
+# In time --------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _decoding(path: Path, kind: str) -> Iterator:
+    """The opened file and its first stream of a kind, "video" or "audio"; InputError where it fails."""
+    try:
+        with av.open(f"file:{path}") as container:  # a name with a colon is no protocol
+            streams = getattr(container.streams, kind)
+            if not streams:
+                raise InputError(f"{path} has no {'picture' if kind == 'video' else 'sound'}.")
+            yield container, streams[0]
+    except av.FFmpegError as error:
+        raise InputError(f"{path} cannot be decoded ({error.strerror or error}): it is damaged.") from error
+
+
+def audio_start(path: Path) -> Fraction:
+    """Seconds, on the file's clock, at which the first sample sounds that a Recording gives."""
+    with _decoding(path, "audio") as (container, stream):
+        first = next(container.decode(stream), None)
+        return Fraction(0) if first is None or first.pts is None else first.pts * first.time_base
+
+
+def timed_frames(path: Path) -> Iterator[tuple[Fraction, Picture]]:
+    """(seconds on the file's clock, picture), the seconds rising."""
+    with _decoding(path, "video") as (container, stream):
+        stream.thread_type = "AUTO"
+        period = 1 / (stream.average_rate or stream.guessed_rate or Fraction(25))
+        ratio, last = stream.sample_aspect_ratio, None
+        for frame in container.decode(stream):
+            expected = Fraction(0) if last is None else last + period
+            seconds = expected if frame.pts is None else frame.pts * frame.time_base
+            if last is None or seconds > last:
+                yield seconds, (frame, ratio)
+                last = seconds
+
+
+def resample(pictures: Iterator[tuple[Fraction, T]], rate: Fraction, origin: Fraction) -> Iterator[tuple[int, T]]:
+    """(f, the picture nearest in time to origin + f / rate) for every f >= 0 from the first picture to the last."""
+    last, before, number, gap = None, None, 0, Fraction(0)
+    for time, picture in pictures:
+        position = (time - origin) * rate  # in frames of the result
+        if last is None:
+            number = max(0, math.ceil(position - Fraction(1, 2)))
+        else:
+            gap = position - last
+            while number <= (last + position) / 2:
+                yield number, before
+                number += 1
+        last, before = position, picture
+    while last is not None and number <= last + max(gap, Fraction(1)) / 2:
+        yield number, before
+        number += 1
+
+
+def to_rgb(picture: Picture) -> np.ndarray:
+    """uint8 [H, W, 3], upright and with square pixels."""
+    frame, ratio = picture
+    width = round(frame.width * ratio) if ratio else frame.width
+    pixels = frame.reformat(width=width, format="rgb24").to_ndarray()
+    quarter_turns = round(getattr(frame, "rotation", 0) / 90)  # phones store turned pictures
+    return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
+
+
+# In space -------------------------------------------------------------------------------------------------------------
+
+
+def crop_stretch(pictures: Iterator[np.ndarray], size: int, face: int | None) -> tuple[np.ndarray, bool]:
+    """(uint8 [T, size, size, 3], was there a face?): one square for all pictures, so that the background keeps still.
+
+    The face (None: the centred square, nothing looked for) is looked for on a few pictures near the start.
+    """
+    box: Box | None = None
+    held: list[np.ndarray] = []  # until the square is known
+    for number, picture in enumerate(pictures):
+        held.append(picture)
+        if face is not None and number in LOOKS:
+            box = square_box(picture, face)
+        if face is None or box is not None or number == LOOKS[-1]:
+            break
+    found = face is None or box is not None
+    box = box or square_box(held[0], None)
+    return np.stack([cut_square(picture, box, size) for picture in itertools.chain(held, pictures)]), found
+
+
+def square_box(picture: np.ndarray, face: int | None) -> Box | None:
+    """Around a face as portraits are cropped; None where there are not so many. face None: the centred square."""
+    image = picture.astype(np.float32) / 255
+    if face is not None and len(find_faces(image)) <= face:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it says of a single picture
+        return crop_portrait(image, FRAMING_SIZE, "none" if face is None else face).box
+
+
+def cut_square(picture: np.ndarray, box: Box, size: int) -> np.ndarray:
+    """The box of a picture, reduced or enlarged to [size, size, 3]; outside the picture its edge is repeated."""
+    (left, top, right, bottom), (height, width) = box, picture.shape[:2]
+    inside = picture[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
+    margins = max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0)
+    if any(margins):
+        inside = cv2.copyMakeBorder(inside, *margins, cv2.BORDER_REPLICATE)
+    method = cv2.INTER_AREA if len(inside) >= size else cv2.INTER_CUBIC
+    return cv2.resize(inside, (size, size), interpolation=method)

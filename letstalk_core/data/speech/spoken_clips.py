@@ -1,0 +1,98 @@
+"""Clips to train on: a waveform as recorded, and the mouth that spoke it. One seed, one clip, in any process."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .augment import augment, change_speed_pitch
+from .sentences import random_sentence
+from .synthesis import HELDOUT_LANGUAGES, SAMPLE_RATE, VOICES, Speech, Voice, available_engines, join, synthesize
+from .visemes import MOUTH, Style, mouth_track
+
+FPS = 25
+SILENT_SHARE = 0.07  # clips of noise alone
+FLITE_SHARE = 0.06  # recorded voices: few, slow to make, and English only
+ENGLISH_SHARE = 0.4
+BABBLE_SHARE = 0.08
+MOST_SENTENCES = 40
+
+
+def pick_voice(rng: np.random.Generator, split: str) -> Voice:
+    """A voice of the split. Held out: a new language half of the time, else a new voice in a known language."""
+    own = [voice for voice in VOICES if voice.split == split and voice.engine in available_engines()]
+    flite = [voice for voice in own if voice.engine == "flite"]
+    espeak = [voice for voice in own if voice.engine == "espeak"]
+    if flite and (not espeak or rng.random() < FLITE_SHARE):
+        return flite[int(rng.integers(len(flite)))]
+    kind = rng.random()
+    if split == "heldout":
+        pool = [voice for voice in espeak if (voice.language in HELDOUT_LANGUAGES) == (kind < 0.5)]
+    else:
+        pool = [voice for voice in espeak if voice.language.startswith("en") == (kind < ENGLISH_SHARE)]
+    if not pool:
+        # synthesize() says what is missing and how to install it.
+        return Voice("espeak", "en-us", "m1")
+    return pool[int(rng.integers(len(pool)))]
+
+
+def random_speech(rng: np.random.Generator, split: str, start: float, seconds: float) -> Speech:
+    """`seconds` of one speaker's sentences with pauses between them, from `start` s on (before 0: silence first)."""
+    voice = pick_voice(rng, split)
+    factor = float(rng.uniform(0.9, 1.12)) if voice.engine == "espeak" else float(rng.uniform(0.85, 1.25))
+    rate, pitch, pitch_range = int(rng.integers(110, 231)), int(rng.integers(15, 86)), int(rng.integers(25, 86))
+    if voice.engine == "flite":
+        rate = int(rng.integers(130, 200))
+    parts: list[Speech] = []
+    gaps: list[float] = []
+    length = 0.0
+    while length < (start + seconds) * factor and len(parts) < MOST_SENTENCES:
+        text = random_sentence(rng, voice.language, split)
+        parts.append(synthesize(text, voice, rate, pitch, pitch_range))
+        gaps.append(float(rng.uniform(0.4, 1.5)) if rng.random() < 0.25 else float(rng.uniform(0.0, 0.3)))
+        length += parts[-1].duration + gaps[-1]
+    # Cut before changing the speed: only what is used is computed. The last crop rounds to the sample.
+    part = join(parts, gaps).crop(start * factor, seconds * factor)
+    return change_speed_pitch(part, factor).crop(0.0, seconds)
+
+
+def speech_clip(
+    rng: np.random.Generator, split: str = "train", seconds: float = 4.0, augmented: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """(waveform float32 [S] at 16 kHz, mouth float32 [F, 6], columns `visemes.MOUTH`), F = ceil(S / 16000 * 25).
+
+    Args:
+        rng: decides everything; the same state gives the same clip.
+        split: "train", or "heldout": languages, voices and sentences training never meets, and mild augmentation.
+        seconds: length; S = round(seconds * 16000).
+        augmented: False for the clean recording.
+
+    Raises:
+        ValueError: unknown split, or seconds not positive.
+        SpeechUnavailableError: espeak-ng or flite is not installed.
+    """
+    if split not in ("train", "heldout"):
+        raise ValueError(f'split must be "train" or "heldout", got {split!r}')
+    if seconds <= 0:
+        raise ValueError(f"seconds must be positive, got {seconds}")
+    count = round(seconds * SAMPLE_RATE)
+    frames = math.ceil(count * FPS / SAMPLE_RATE)
+    style = Style.draw(rng)
+    silent = rng.random() < SILENT_SHARE
+    if silent:
+        speech = Speech(np.zeros(count, np.float32), ())
+    else:
+        start = -float(rng.uniform(0.0, 1.0)) if rng.random() < 0.3 else float(rng.uniform(0.0, 1.2))
+        speech = random_speech(rng, split, start, seconds)
+    mouth = mouth_track(speech, frames, FPS, style)
+    waveform = speech.waveform
+    if augmented:
+        babble = None
+        if split == "train" and not silent and rng.random() < BABBLE_SHARE:
+            babble = random_speech(rng, split, 0.0, 2.0).waveform
+        waveform = augment(waveform, rng, babble, mild=split == "heldout")
+    return waveform, mouth
+
+
+__all__ = ["FPS", "MOUTH", "pick_voice", "random_speech", "speech_clip"]

@@ -1,0 +1,192 @@
+"""Denoising: from noise to latents through a callable predict(x, t).
+
+x is [B,F,C,h,w] and t the model's own timesteps [B]; the answer is what the model gives ([B,F,C or 2C,h,w]). Nothing
+here knows the model. Guidance is a wrapper around predict. Arithmetic is float32 whatever predict computes in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .objective import CHANNELS, FLOW_OBJECTIVES, STEPS, Diffusion, Schedule
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+Callback = Callable[[int, int, Tensor], None]
+
+
+def clip_generator(seed: int, clip_index: int, stream: str = "noise") -> torch.Generator:
+    """A CPU generator for one clip of one video: neighbouring seeds, clips and streams share nothing."""
+    digest = hashlib.blake2b(f"{seed}/{clip_index}/{stream}".encode(), digest_size=8).digest()
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def clip_noise(seed: int, clip_index: int, shape: tuple[int, ...]) -> Tensor:
+    """The starting noise of a clip, float32 on the CPU: the same on any device and after any resumption."""
+    return torch.randn(shape, generator=clip_generator(seed, clip_index))
+
+
+def guided(predict_conditional: Predict, predict_unconditional: Predict, scale: float) -> Predict:
+    """Classifier-free guidance: unconditional + scale * (conditional - unconditional).
+
+    A learned variance (channels beyond x's own) is the conditional's. scale 1 is predict_conditional itself, which
+    then costs one evaluation a step instead of two.
+    """
+    if scale == 1:
+        return predict_conditional
+
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        conditional, unconditional = predict_conditional(x, t), predict_unconditional(x, t)
+        channels = x.shape[CHANNELS]
+        own, rest = conditional.split((channels, conditional.shape[CHANNELS] - channels), dim=CHANNELS)
+        base = unconditional.narrow(CHANNELS, 0, channels)
+        return torch.cat([base + scale * (own - base), rest], dim=CHANNELS)
+
+    return predict
+
+
+def sample(
+    predict: Predict,
+    noise: Tensor,
+    diffusion: Diffusion,
+    steps: int,
+    sampler: str,
+    *,
+    generator: torch.Generator | None = None,
+    eta: float = 0.0,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Latents, float32 and of noise's shape and device, after `steps` evaluations of predict.
+
+    generator: a CPU generator, needed by samplers that draw noise ("ddpm", and "ddim" with eta > 0). eta: 0 (no noise)
+    to 1, "ddim" only. callback(step, steps, x0_prediction): after each step, step from 1; it cancels by raising.
+    Raises ValueError where steps is not in 1..1000, the sampler does not fit the objective, or a generator is missing.
+    """
+    check_sampler(sampler, diffusion.objective)
+    if not 1 <= steps <= STEPS:
+        raise ValueError(f"steps is {steps}, not between 1 and {STEPS}")
+    if generator is None and (sampler == "ddpm" or (sampler == "ddim" and eta > 0)):
+        raise ValueError(f"sampler {sampler!r} draws noise at every step and needs a generator")
+    options = {"eta": eta} if sampler == "ddim" else {}
+    report = callback or (lambda step, steps, x0: None)
+    return SAMPLERS[sampler][0](predict, noise.float(), diffusion, steps, generator, report, **options)
+
+
+def check_sampler(sampler: str, objective: str) -> None:
+    """Raises ValueError, naming the samplers that fit, unless this one goes with the objective."""
+    if sampler not in SAMPLERS or objective not in SAMPLERS[sampler][1]:
+        fitting = ", ".join(samplers_for(objective))
+        raise ValueError(f"sampler {sampler!r} does not go with a model trained on {objective!r}; choose {fitting}")
+
+
+def samplers_for(objective: str) -> list[str]:
+    """Names of the samplers that go with an objective."""
+    return [name for name, (_, objectives) in SAMPLERS.items() if objective in objectives]
+
+
+def spaced_timesteps(steps: int) -> Tensor:
+    """`steps` training timesteps from 0 to 999, ascending and evenly spread, both ends included (one step: 999).
+
+    The reference's spacing for "ddpm" and "ddim".
+    """
+    if steps == 1:
+        return torch.tensor([STEPS - 1])
+    return torch.linspace(0, STEPS - 1, steps, dtype=torch.float64).round().long()
+
+
+def spaced_by_snr(schedule: Schedule, steps: int) -> Tensor:
+    """`steps` timesteps of the full schedule from 0 to 999, ascending, as evenly spread in log-SNR as integers can be.
+
+    What a second-order solver needs: even timesteps end in a jump of log-SNR so long that it overshoots.
+    """
+    if steps == 1:
+        return spaced_timesteps(1)
+    log_snr = torch.special.logit(schedule.alphas_cumprod).flip(0)  # ascending
+    wanted = torch.linspace(float(log_snr[0]), float(log_snr[-1]), steps, dtype=torch.float64)
+    nearest = STEPS - 1 - torch.searchsorted((log_snr[1:] + log_snr[:-1]) / 2, wanted).flip(0)
+    order = torch.arange(steps)
+    room = (nearest - order).cummax(0).values.clamp(max=STEPS - steps)  # no timestep twice
+    return room + order
+
+
+def _denoise_ddpm(predict, x, diffusion, steps, generator, report) -> Tensor:
+    """Ancestral sampling on the respaced schedule, with the learned variance if there is one (the paper: 250 steps)."""
+    schedule = diffusion.schedule.respaced(spaced_timesteps(steps))
+    for index in reversed(range(steps)):
+        output, x0, _ = _evaluate(predict, x, diffusion, schedule.timesteps[index])
+        report(steps - index, steps, x0)
+        at = torch.full((x.shape[0],), index)
+        x = schedule.posterior_mean(x0, x, at)
+        if index > 0:
+            fraction = diffusion.split_variance(output)[1]
+            if fraction is None:
+                fraction = -torch.ones_like(x)
+            log_variance = schedule.learned_log_variance(fraction, at)
+            x = x + (0.5 * log_variance).exp() * torch.randn(x.shape, generator=generator).to(x.device)
+    return x
+
+
+def _denoise_ddim(predict, x, diffusion, steps, generator, report, eta: float) -> Tensor:
+    """DDIM (arXiv 2010.02502, eq. 12 and 16)."""
+    schedule = diffusion.schedule.respaced(spaced_timesteps(steps))
+    for index in reversed(range(steps)):
+        _, x0, noise = _evaluate(predict, x, diffusion, schedule.timesteps[index])
+        report(steps - index, steps, x0)
+        alpha, alpha_prev = float(schedule.alphas_cumprod[index]), float(schedule.alphas_cumprod_prev[index])
+        variance = eta**2 * (1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)
+        x = alpha_prev**0.5 * x0 + (1 - alpha_prev - variance) ** 0.5 * noise
+        if variance > 0:
+            x = x + variance**0.5 * torch.randn(x.shape, generator=generator).to(x.device)
+    return x
+
+
+def _denoise_dpm(predict, x, diffusion, steps, generator, report) -> Tensor:
+    """DPM-Solver++ 2M (arXiv 2211.01095, Algorithm 2); the first and the last step are of first order."""
+    schedule = diffusion.schedule.respaced(spaced_by_snr(diffusion.schedule, steps))
+    before_last: tuple[Tensor, float] | None = None  # the x0 of the step before and the log-SNR step that led here
+    for index in reversed(range(steps)):
+        _, x0, _ = _evaluate(predict, x, diffusion, schedule.timesteps[index])
+        report(steps - index, steps, x0)
+        if index == 0:
+            return x0  # no noise is left: the step to infinite log-SNR is x0 itself
+        alpha, alpha_prev = float(schedule.alphas_cumprod[index]), float(schedule.alphas_cumprod_prev[index])
+        step = 0.5 * math.log(alpha_prev / (1 - alpha_prev) * (1 - alpha) / alpha)  # of log(sqrt(alpha / (1 - alpha)))
+        towards = x0
+        if before_last is not None:
+            earlier, earlier_step = before_last
+            towards = x0 + 0.5 * step / earlier_step * (x0 - earlier)
+        x = ((1 - alpha_prev) / (1 - alpha)) ** 0.5 * x - alpha_prev**0.5 * math.expm1(-step) * towards
+        before_last = x0, step
+    raise AssertionError("steps is at least 1")
+
+
+def _denoise_euler(predict, x, diffusion, steps, generator, report) -> Tensor:
+    """Euler's method from t = 1 to 0, in equal steps but for the time shift: exact where the flow is straight."""
+    times = diffusion.shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64))
+    for step in range(steps):
+        _, x0, noise = _evaluate(predict, x, diffusion, times[step])
+        report(step + 1, steps, x0)
+        x = x + float(times[step + 1] - times[step]) * (noise - x0)
+    return x
+
+
+def _evaluate(predict: Predict, x: Tensor, diffusion: Diffusion, time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One evaluation at a scalar time: (output, x0, noise), float32."""
+    t = time.expand(x.shape[0])
+    timesteps = diffusion.model_timesteps(t)
+    timesteps = timesteps.to(x.device, torch.float32 if timesteps.is_floating_point() else torch.int64)
+    output = predict(diffusion.model_input(x, t), timesteps)
+    return output.float(), *diffusion.predictions(output.float(), x, t)
+
+
+# Each sampler and the objectives it can be used with.
+SAMPLERS: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
+    "dpm++": (_denoise_dpm, ("noise", "v")),
+    "ddim": (_denoise_ddim, ("noise", "v")),
+    "ddpm": (_denoise_ddpm, ("noise", "v")),
+    "euler": (_denoise_euler, FLOW_OBJECTIVES),
+}

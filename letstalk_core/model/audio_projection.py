@@ -1,0 +1,128 @@
+"""From windows of audio features to the audio tokens of a frame (paper, Section 3.3). Axis letters: config.py."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from ..config import LetsTalkConfig
+
+
+def window_features(features: Tensor, window: int) -> Tensor:
+    """The window of frames around each frame, clamped at the ends: [F,L,E] -> [F,W,L,E].
+
+    Works for any axes after the first (eyelid closures [F] -> [F,W]). Raises ValueError if the window is even.
+    """
+    if window % 2 == 0:
+        raise ValueError(f"the window of {window} frames has no centre: it must be odd")
+    frames = torch.arange(features.shape[0], device=features.device)
+    offsets = torch.arange(window, device=features.device) - window // 2
+    return features[(frames[:, None] + offsets).clamp(0, features.shape[0] - 1)]
+
+
+class WindowLinears(nn.Module):
+    """The paper's: Linear-ReLU-Linear-ReLU on a whole window at once."""
+
+    def __init__(self, config: LetsTalkConfig):
+        super().__init__()
+        hidden = config.audio_hidden
+        self.first = nn.Linear(config.audio_window * config.audio_blocks * config.audio_channels, hidden)
+        self.second = nn.Linear(hidden, hidden)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B,F,W,L,E] -> [B,F,hidden]."""
+        return functional.relu(self.second(functional.relu(self.first(features.flatten(2)))))
+
+
+class ResidualConvolution(nn.Module):
+    """A residual layer over time without padding: [n,hidden,T] -> [n,hidden,T - 2 * dilation]."""
+
+    def __init__(self, hidden: int, dilation: int):
+        super().__init__()
+        self.dilation = dilation
+        self.near = nn.Conv1d(hidden, hidden, 3, dilation=dilation)
+        self.mix = nn.Conv1d(hidden, hidden, 1)
+        nn.init.zeros_(self.mix.weight)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values[..., self.dilation : -self.dilation] + self.mix(functional.gelu(self.near(values)))
+
+
+class WindowConvolutions(nn.Module):
+    """Convolutions over the mel columns of a window, none padded: W frames of 4 columns become one vector.
+
+    A departure from the paper, for features that are columns in time: sounds are recognised alike wherever they lie in
+    the window, and training sees whole recordings at once (`along`). Config.audio_convolutions chooses it.
+    """
+
+    def __init__(self, config: LetsTalkConfig):
+        super().__init__()
+        hidden, columns = config.audio_hidden, config.audio_blocks
+        self.first = nn.Conv1d(config.audio_channels, hidden, 3)
+        # With `first` these use up 16 columns, which are 4 frames; the layers after `to_frames` use up the rest.
+        self.columns = nn.ModuleList(ResidualConvolution(hidden, dilation) for dilation in (1, 2, 4))
+        self.to_frames = nn.Conv1d(hidden, hidden, columns, stride=columns)
+        self.frames = nn.ModuleList(ResidualConvolution(hidden, 1) for _ in range((config.audio_window - 5) // 2))
+
+    def along(self, features: Tensor) -> Tensor:
+        """Recordings [n,T,L,E] -> [n,T-W+1,hidden]: one vector for each frame whose whole window is there."""
+        values = functional.gelu(self.first(features.flatten(1, 2).transpose(1, 2)))  # [n,hidden,T*L-2]
+        for layer in self.columns:
+            values = layer(values)
+        values = functional.gelu(self.to_frames(values))  # [n,hidden,T-4]
+        for layer in self.frames:
+            values = layer(values)
+        return values.transpose(1, 2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B,F,W,L,E] -> [B,F,hidden]."""
+        return self.along(features.flatten(0, 1)).reshape(*features.shape[:2], -1)
+
+
+class AudioProjection(nn.Module):
+    """From a window of features to K tokens of A: two layers, a Linear, and LayerNorm.
+
+    With config.blink_condition one more token carries the eyelid closure of the window, so that one can ask for blinks.
+    """
+
+    def __init__(self, config: LetsTalkConfig):
+        super().__init__()
+        self.config = config
+        hidden = config.audio_hidden
+        self.window = WindowConvolutions(config) if config.audio_convolutions else WindowLinears(config)
+        self.third = nn.Linear(hidden, config.audio_tokens * config.audio_width)
+        self.norm = nn.LayerNorm(config.audio_width)
+        self.blink = None
+        if config.blink_condition:
+            self.blink = nn.Sequential(
+                nn.Linear(config.audio_window, hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, config.audio_width),
+                nn.LayerNorm(config.audio_width),
+            )
+
+    def forward(self, features: Tensor, blinks: Tensor | None = None) -> Tensor:
+        """Tokens [B,F,K,A], or [B,F,K+1,A] with blink_condition, of features [B,F,W,L,E].
+
+        blinks [B,F,W]: eyelid closure, 0 open to 1 closed; None means open. Raises ValueError, naming both values,
+        where the features' shape is not the configuration's or blinks go to a model that has no blink condition.
+        """
+        config = self.config
+        expected = (config.audio_window, config.audio_blocks, config.audio_channels)
+        if features.ndim != 5 or tuple(features.shape[2:]) != expected:
+            raise ValueError(
+                f"audio features are {tuple(features.shape)}, not (B, F, W, L, E) with (W, L, E) = {expected}"
+            )
+        if blinks is not None and self.blink is None:
+            raise ValueError("blinks were given, but this model was made without blink_condition")
+        tokens = self.tokens(self.window(features.to(self.third.weight.dtype)))  # [B,F,K,A]
+        if self.blink is None:
+            return tokens
+        if blinks is None:
+            blinks = features.new_zeros(features.shape[:3])
+        return torch.cat([tokens, self.blink(blinks.to(tokens.dtype))[:, :, None]], dim=2)  # [B,F,K+1,A]
+
+    def tokens(self, hidden: Tensor) -> Tensor:
+        """[B,F,hidden] -> [B,F,K,A]."""
+        return self.norm(self.third(hidden).unflatten(-1, (self.config.audio_tokens, self.config.audio_width)))

@@ -1,0 +1,159 @@
+"""The layers that backbone and twins are made of (paper, Section 3.2 and Figure 2). Axis letters: config.py."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from ..config import LetsTalkConfig
+from .attention import (
+    linear_attention,
+    linear_attention_shared,
+    merge_heads,
+    softmax_attention,
+    softmax_attention_shared,
+    split_heads,
+)
+
+KeysValues = tuple[Tensor, Tensor]
+
+
+def sincos(positions: Tensor, width: int) -> Tensor:
+    """Fixed positions [n] -> [n,width]: all sines, then all cosines, base 10000."""
+    rates = 10000.0 ** (-torch.arange(width // 2, dtype=torch.float64) / (width // 2))
+    angles = positions.double()[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+@functools.lru_cache(maxsize=16)
+def grid_positions(rows: int, columns: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """2-D positions [rows*columns,width]: the first half of the channels from the column, the second from the row."""
+    with torch.inference_mode(False):  # cached: must also serve training
+        column = sincos(torch.arange(columns, device="cpu"), width // 2).repeat(rows, 1)
+        row = sincos(torch.arange(rows, device="cpu"), width // 2).repeat_interleave(columns, 0)
+        return torch.cat([column, row], dim=1).to(device, dtype)
+
+
+@functools.lru_cache(maxsize=16)
+def time_positions(frames: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """1-D positions [frames,1,width] of [memory; clip]."""
+    with torch.inference_mode(False):
+        return sincos(torch.arange(frames, device="cpu"), width)[:, None].to(device, dtype)
+
+
+def modulate(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return tokens * (1 + scale) + shift
+
+
+def plain_norm(width: int) -> nn.LayerNorm:
+    """LayerNorm without weights."""
+    return nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+
+
+class TemporalAttention(nn.Module):
+    """Residual softmax attention along time, at each position on its own."""
+
+    def __init__(self, config: LetsTalkConfig):
+        super().__init__()
+        self.heads = config.heads
+        self.norm = nn.LayerNorm(config.width, eps=1e-5)
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.mix = nn.Linear(config.width, config.width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens [B,M+F,N,D] -> [B,M+F,N,D]."""
+        qkv = self.qkv(self.norm(tokens)).transpose(1, 2).chunk(3, dim=-1)  # three [B,N,M+F,D]
+        attended = softmax_attention(*(split_heads(part, self.heads) for part in qkv))  # [B,N,H,M+F,d]
+        return tokens + self.mix(self.out(merge_heads(attended))).transpose(1, 2)
+
+
+class SpatialAttention(nn.Module):
+    """Self-attention over the tokens of a frame, linear or softmax, with tokens that all frames share or without."""
+
+    def __init__(self, config: LetsTalkConfig):
+        super().__init__()
+        linear = config.attention == "linear"
+        self.heads = config.width // config.linear_head_width if linear else config.heads
+        self.attend = linear_attention if linear else softmax_attention
+        self.attend_shared = linear_attention_shared if linear else softmax_attention_shared
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=not linear)
+        self.out = nn.Linear(config.width, config.width)
+
+    def _split(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        return tuple(split_heads(part, self.heads) for part in self.qkv(tokens).chunk(3, dim=-1))
+
+    def forward(self, tokens: Tensor, shared: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """tokens [B,F,S,D], shared [B,1,T,D] | None -> the same shapes."""
+        if shared is None:
+            return self.out(merge_heads(self.attend(*self._split(tokens)))), None
+        attended, attended_shared = self.attend_shared(self._split(tokens), self._split(shared))
+        return self.out(merge_heads(attended)), self.out(merge_heads(attended_shared))
+
+
+class GLUMBConv(nn.Module):
+    """The linear model's feed-forward: 1x1 to 2rD, SiLU, 3x3 depthwise, value * SiLU(gate), 1x1 back to D."""
+
+    takes_conditions = False  # a convolution has no place for tokens without a position in the frame
+
+    def __init__(self, config: LetsTalkConfig):
+        super().__init__()
+        hidden = round(config.width * config.mlp_ratio)
+        self.expand = nn.Linear(config.width, 2 * hidden)
+        self.depthwise = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden)
+        self.contract = nn.Linear(hidden, config.width, bias=False)
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """tokens [B,F,N,D] with N = rows * columns of grid -> [B,F,N,D]."""
+        hidden = functional.silu(self.expand(tokens))  # [B,F,N,2rD]
+        image = hidden.flatten(0, 1).unflatten(1, grid).permute(0, 3, 1, 2)  # [BF,2rD,rows,columns], channels last
+        value, gate = self.depthwise(image).permute(0, 2, 3, 1).chunk(2, dim=-1)  # [BF,rows,columns,rD]
+        return self.contract(value * functional.silu(gate)).reshape(tokens.shape)
+
+
+class FeedForward(nn.Module):
+    """The softmax model's feed-forward: Linear to rD, GELU (tanh), Linear back."""
+
+    takes_conditions = True
+
+    def __init__(self, config: LetsTalkConfig):
+        super().__init__()
+        hidden = round(config.width * config.mlp_ratio)
+        self.expand = nn.Linear(config.width, hidden)
+        self.contract = nn.Linear(hidden, config.width)
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """tokens [...,D] -> [...,D]."""
+        return self.contract(functional.gelu(self.expand(tokens), approximate="tanh"))
+
+
+def spatial_mixer(config: LetsTalkConfig) -> GLUMBConv | FeedForward:
+    """The feed-forward of tokens on a grid: the linear model's or the softmax model's."""
+    return GLUMBConv(config) if config.attention == "linear" else FeedForward(config)
+
+
+class CrossAttention(nn.Module):
+    """Residual softmax cross-attention from the tokens of a frame to the condition tokens of that frame."""
+
+    def __init__(self, config: LetsTalkConfig, condition_width: int):
+        super().__init__()
+        self.heads = config.heads
+        self.norm = plain_norm(config.width)
+        self.query = nn.Linear(config.width, config.width, bias=False)
+        self.key = nn.Linear(condition_width, config.width, bias=False)
+        self.value = nn.Linear(condition_width, config.width, bias=False)
+        self.out = nn.Linear(config.width, config.width)
+
+    def keys_values(self, tokens: Tensor) -> KeysValues:
+        """Keys and values, each [B,F,H,K,d], of condition tokens [B,F,K,A]; F is 1 where all frames share them."""
+        return split_heads(self.key(tokens), self.heads), split_heads(self.value(tokens), self.heads)
+
+    def forward(self, frames: Tensor, condition: Tensor | KeysValues) -> Tensor:
+        """frames [B,F,N,D] -> [B,F,N,D]; condition: tokens [B,F,K,A] or their keys and values."""
+        keys_values = self.keys_values(condition) if isinstance(condition, Tensor) else condition
+        q = split_heads(self.query(self.norm(frames)), self.heads)  # [B,F,H,N,d]
+        k, v = (part.expand(*q.shape[:2], -1, -1, -1) for part in keys_values)  # one set for all frames serves too
+        return frames + self.out(merge_heads(softmax_attention(q, k, v)))

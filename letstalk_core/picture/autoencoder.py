@@ -1,0 +1,232 @@
+"""Images to latents and back: one plain module around diffusers' AutoencoderDC (DC-AE) or AutoencoderKL (SD-VAE).
+
+The paper's linear model uses DC-AE f32c32 and its softmax model the SD-VAE f8c4; the bundled model uses SMALL_DC_AE.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ..errors import InputError
+
+# The bundled autoencoder: AutoencoderDC f16c32, so that 128 px gives 8x8x32 latents. Zero layers in the first stage put
+# conv_in and conv_out at half resolution, which is most of its speed; entry 0 of the channels is then unused.
+SMALL_DC_AE: dict = {
+    "_class_name": "AutoencoderDC",
+    "in_channels": 3,
+    "latent_channels": 32,
+    "encoder_block_types": "ResBlock",
+    "decoder_block_types": "ResBlock",
+    "encoder_block_out_channels": [8, 16, 64, 128, 256],
+    "decoder_block_out_channels": [8, 16, 64, 128, 256],
+    "encoder_layers_per_block": [0, 1, 1, 1, 1],
+    "decoder_layers_per_block": [0, 1, 2, 2, 1],
+    "encoder_qkv_multiscales": [[], [], [], [], []],
+    "decoder_qkv_multiscales": [[], [], [], [], []],
+    "downsample_block_type": "conv",
+    "upsample_block_type": "pixel_shuffle",
+    "scaling_factor": 1.0,
+}
+
+# What released single files are, where no config.json says so: the SD-VAE f8c4 and DC-AE f32c32 (sana-1.0).
+SD_VAE: dict = {
+    "_class_name": "AutoencoderKL",
+    "block_out_channels": [128, 256, 512, 512],
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "latent_channels": 4,
+    "layers_per_block": 2,
+    "sample_size": 512,
+    "scaling_factor": 0.18215,
+}
+DC_AE: dict = {
+    "_class_name": "AutoencoderDC",
+    "latent_channels": 32,
+    "encoder_block_types": ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3,
+    "decoder_block_types": ["ResBlock"] * 3 + ["EfficientViTBlock"] * 3,
+    "encoder_block_out_channels": [128, 256, 512, 512, 1024, 1024],
+    "decoder_block_out_channels": [128, 256, 512, 512, 1024, 1024],
+    "encoder_layers_per_block": [2, 2, 2, 3, 3, 3],
+    "decoder_layers_per_block": [3, 3, 3, 3, 3, 3],
+    "encoder_qkv_multiscales": [[], [], [], [5], [5], [5]],
+    "decoder_qkv_multiscales": [[], [], [], [5], [5], [5]],
+    "downsample_block_type": "conv",
+    "upsample_block_type": "interpolate",
+    "scaling_factor": 0.41407,
+}
+_NAMES = ("AutoencoderDC", "AutoencoderKL")
+
+
+class Autoencoder(nn.Module):
+    """encode and decode with scaled latents; the diffusers model is `.model`, its configuration a dict in `.config`.
+
+    latent_scale multiplies latents on the way in and divides them on the way out (about 1 / their standard deviation);
+    None takes the file's own scaling_factor. A plain module: no `device` property, no mixins, so that ComfyUI's
+    ModelPatcher can move it.
+    """
+
+    def __init__(self, model: nn.Module, config: dict, latent_scale: float | None = None):
+        super().__init__()
+        self.model = model
+        self.config = dict(config)
+        self.latent_scale = float(config.get("scaling_factor") or 1.0) if latent_scale is None else float(latent_scale)
+        if not self.latent_scale > 0:
+            raise InputError(f"The latent scale is {self.latent_scale}; it must be greater than 0.")
+        channels = config.get("encoder_block_out_channels") or config["block_out_channels"]
+        self.downscale = 2 ** (len(channels) - 1)  # pixels per latent position along each side
+        self.latent_channels = int(config["latent_channels"])
+
+    def encode(self, images: Tensor, chunk: int = 16) -> Tensor:
+        """images [n, 3, H, W] in -1..1 -> scaled latents [n, C, h, w], at most `chunk` images at a time.
+
+        Both ways fewer at a time are tried where the graphics card's memory does not hold them.
+
+        The KL autoencoder gives the mean of its posterior, so that the same image always gives the same latents.
+        Result in the dtype of `images`. InputError where H or W is not a multiple of `downscale`.
+        """
+        height, width = images.shape[-2:]
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise InputError(f"The autoencoder takes images of shape [n, 3, H, W], not {list(images.shape)}.")
+        if height % self.downscale or width % self.downscale:
+            raise InputError(
+                f"The image is {width}x{height}, but this autoencoder needs both sides to be multiples of "
+                f"{self.downscale}; choose a size that is."
+            )
+        return _in_chunks(lambda part: self._encode(part) * self.latent_scale, images, chunk, self._dtype())
+
+    def decode(self, latents: Tensor, chunk: int = 16) -> Tensor:
+        """Scaled latents [n, C, h, w] -> images [n, 3, H, W] clamped to -1..1, in the dtype of `latents`."""
+        if latents.ndim != 4 or latents.shape[1] != self.latent_channels:
+            raise InputError(
+                f"This autoencoder decodes latents of shape [n, {self.latent_channels}, h, w], not "
+                f"{list(latents.shape)}; the model and the autoencoder do not belong together."
+            )
+        return _in_chunks(
+            lambda part: self.model.decode(part / self.latent_scale).sample.clamp(-1, 1), latents, chunk, self._dtype()
+        )
+
+    @property
+    def mark(self) -> str:
+        """Short, and the same for encoders that give the same latents: what cached latents are known by."""
+        digest = hashlib.blake2b(repr(self.latent_scale).encode(), digest_size=6)
+        for value in self.model.encoder.state_dict().values():
+            digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def _encode(self, images: Tensor) -> Tensor:
+        encoded = self.model.encode(images)
+        return encoded.latent if hasattr(encoded, "latent") else encoded.latent_dist.mode()
+
+    def _dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+
+def _in_chunks(function: Callable[[Tensor], Tensor], inputs: Tensor, chunk: int, dtype: torch.dtype) -> Tensor:
+    if chunk < 1:
+        raise InputError(f"The chunk size is {chunk}; it must be at least 1.")
+    if len(inputs) == 0:
+        raise InputError("There are no frames to encode or decode; give at least one.")
+    try:
+        return torch.cat([function(part.to(dtype)).to(inputs.dtype) for part in inputs.split(chunk)])
+    except torch.cuda.OutOfMemoryError:
+        if chunk == 1:
+            raise
+    return _in_chunks(function, inputs, chunk // 2, dtype)  # outside of except, which keeps what failed alive
+
+
+def build_autoencoder(config: dict, latent_scale: float | None = None) -> Autoencoder:
+    """An untrained autoencoder from a diffusers configuration dict, whose `_class_name` says which."""
+    import diffusers
+
+    name = config.get("_class_name")
+    if name not in _NAMES:
+        raise InputError(
+            f"The autoencoder's configuration names the class {name!r}, not AutoencoderDC or AutoencoderKL."
+        )
+    arguments = {key: value for key, value in config.items() if not key.startswith("_")}
+    try:
+        model = getattr(diffusers, name).from_config(arguments)
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise InputError(f"The autoencoder's configuration does not make an {name}: {error}.") from error
+    kept = {"_class_name": name} | {key: value for key, value in model.config.items() if not key.startswith("_")}
+    return Autoencoder(model, json.loads(json.dumps(kept)), latent_scale)
+
+
+def load_autoencoder(path: str | Path, latent_scale: float | None = None, config: dict | None = None) -> Autoencoder:
+    """An autoencoder from a diffusers folder, or from one .safetensors file.
+
+    The configuration is `config` if given, else the file's metadata ("config", as JSON), else a config.json beside it,
+    else that of the released SD-VAE or DC-AE, told apart by the names of the weights (diffusers' layout, or the
+    original layouts that ComfyUI's vae folder usually holds). float32, in evaluation mode, without gradients.
+    InputError where the path is not an autoencoder; the names of missing and extra weights are in the sentence.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"There is no autoencoder at {path}; give a diffusers folder or a .safetensors file.")
+    file = path / "diffusion_pytorch_model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"The folder {path} has no {file.name}; download that file and its config.json into it.")
+    try:
+        with safe_open(file, "pt") as opened:
+            weights = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
+            metadata = opened.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file} is not a safetensors file ({error}); download it again.") from error
+    config = config or _find_config(file, metadata) or _known_config(file, weights)
+    autoencoder = build_autoencoder(config, latent_scale)
+    weights = _diffusers_names(weights, autoencoder.config)
+    own = autoencoder.model.state_dict()
+    missing, extra = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+    wrong = [key for key in own if key in weights and own[key].shape != weights[key].shape]
+    if missing or extra or wrong:
+        raise InputError(
+            f"{file} does not fit its configuration: {len(missing)} weights missing {missing[:3]}, {len(extra)} extra "
+            f"{extra[:3]}, {len(wrong)} of another shape {wrong[:3]}; use the file and config.json of one autoencoder."
+        )
+    autoencoder.model.load_state_dict(weights)
+    return autoencoder.eval().requires_grad_(False)
+
+
+def _find_config(file: Path, metadata: dict) -> dict | None:
+    beside = file.parent / "config.json"
+    text = metadata.get("config") or (beside.read_text(encoding="utf-8") if beside.is_file() else "")
+    try:
+        config = json.loads(text or "{}")
+    except ValueError as error:
+        raise InputError(f"The configuration of {file} is not readable JSON ({error}); download it again.") from error
+    # a config.json of something else may lie in a folder of many models
+    return config if isinstance(config, dict) and config.get("_class_name") in _NAMES else None
+
+
+def _known_config(file: Path, weights: dict[str, Tensor]) -> dict:
+    if any("mid.block_1.norm1" in key or "mid_block.resnets.0.norm1" in key for key in weights):
+        return SD_VAE
+    if any(key.startswith(("encoder.stages.", "encoder.down_blocks.0.0.conv1")) for key in weights):
+        return DC_AE
+    raise InputError(
+        f"{file} is not an SD-VAE or DC-AE, and no config.json lies beside it; choose an autoencoder file."
+    )
+
+
+def _diffusers_names(weights: dict[str, Tensor], config: dict) -> dict[str, Tensor]:
+    """Weights under the names of today's diffusers, from those of the original repositories or of older diffusers."""
+    from diffusers.loaders import single_file_utils
+
+    if any("mid.block_1.norm1" in key for key in weights):
+        return single_file_utils.convert_ldm_vae_checkpoint(weights, config)
+    if any(key.startswith("encoder.stages.") for key in weights):
+        return single_file_utils.convert_autoencoder_dc_checkpoint_to_diffusers(dict(weights))
+    old = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+    renamed = {}
+    for key, value in weights.items():
+        for before, after in old.items():
+            key = key.replace(before, after)
+        renamed[key] = value
+    return renamed

@@ -1,0 +1,157 @@
+"""What a video will take, before its first frame: time, disk and memory, from a short measurement."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+from torch import Tensor
+
+from ..audio.encoder import WINDOW_SECONDS
+from ..errors import InputError
+from ..video.writer import AAC_BITS, VideoWriter, packet_sizes
+from .segments import WorkFolder, megabytes
+
+if TYPE_CHECKING:
+    from .render import VideoJob
+
+INDEX_BYTES = 60  # of memory for each frame and packet of sound while the segments are joined; 44 were measured
+MEASURED_STEPS = 4  # of denoising
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a rendering will take: `frames` in all, of which `done` are there from an earlier run, in clips of
+    `clip_frames`; seconds of time; bytes of disk (the segments and the video itself) and of memory, at its peak."""
+
+    frames: int
+    done: int
+    clip_frames: int
+    fps: float
+    seconds: float
+    disk: int
+    memory: int
+    work: Path
+
+    @property
+    def clips(self) -> int:
+        return math.ceil(self.frames / self.clip_frames)
+
+    def __str__(self) -> str:
+        length = f"{self.frames} frames ({self.frames / self.fps:.1f} s) in {self.clips} clips"
+        there = f", {self.done / self.fps:.1f} s of them there already" if self.done else ""
+        return (
+            f"{length}{there}: about {duration(self.seconds)}, {megabytes(self.disk)} on the disk and "
+            f"{megabytes(self.memory)} of memory"
+        )
+
+
+def duration(seconds: float) -> str:
+    """Such as "3 h 5 min", "12 min" or "40 s"."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+def measure(job: VideoJob, portrait: Tensor, folder: WorkFolder, output: Path, check: Callable[[], None]) -> Estimate:
+    """What the whole will take, from sampling one clip in few steps, decoding and encoding it.
+
+    portrait: latents [1,C,h,w]. check is called after every step and cancels by raising. InputError where the disk or
+    the memory cannot hold the video.
+    """
+    config, at = job.pipeline.config, []
+    own = job.settings.steps or config.default_steps
+
+    def stepped(step: int, steps: int, x0: Tensor) -> None:
+        check()
+        x0.flatten()[0].item()  # waits for a graphics card
+        at.append(time.monotonic())
+
+    few = dataclasses.replace(job.settings, steps=min(max(own, 2), MEASURED_STEPS))
+    last = min(folder.frames + config.clip_frames, job.frames)
+    trial = folder.path / "trial.mp4"
+    with PeakMemory() as peak, VideoWriter(trial, *job.size, config.fps) as writer:
+        began = time.monotonic()
+        _ = job.features[folder.frames : last]
+        heard = time.monotonic() - began
+        for chunk in job.pipeline.render(portrait, job.features, few, folder.frames, last, folder.memory, stepped):
+            for frame in chunk.frames.split(1):
+                writer.write(job.pictures(frame))
+        drawn = time.monotonic() - at[-1]
+    sizes = packet_sizes(trial)
+    trial.unlink()
+
+    left, rest = job.frames - folder.frames, sizes[1:] or sizes
+    per_clip = (at[-1] - at[0]) / (len(at) - 1) * own + drawn
+    windows = math.ceil(left / config.fps / WINDOW_SECONDS)
+    sound = AAC_BITS / 8 * min(job.recording.channels, 8) / config.fps
+    picture = sizes[0] / job.segment_frames + sum(rest) / len(rest)  # bytes of a frame
+    if folder.segments:  # better known from what is there
+        picture, sound = sum(path.stat().st_size for path in folder.segments) / folder.frames, 0
+    joined = int((picture + sound) * job.frames)
+    estimate = Estimate(
+        frames=job.frames,
+        done=folder.frames,
+        clip_frames=config.clip_frames,
+        fps=config.fps,
+        seconds=per_clip * math.ceil(left / config.clip_frames) + heard * windows,
+        disk=joined + int((picture + sound) * left),
+        memory=peak.bytes + int(INDEX_BYTES * job.frames * (1 + job.recording.rate / 1024 / config.fps)),
+        work=folder.path,
+    )
+    check_disk(folder, estimate.disk, output, joined)
+    _check_memory(estimate.memory)
+    return estimate
+
+
+class PeakMemory:
+    """The most that this process held in memory inside the block, in `bytes`."""
+
+    def __enter__(self) -> PeakMemory:
+        self._process, self._done = psutil.Process(), threading.Event()
+        self.bytes = self._process.memory_info().rss
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.01):
+            self.bytes = max(self.bytes, self._process.memory_info().rss)
+
+    def __exit__(self, *_) -> None:
+        self._done.set()
+        self._watcher.join()
+
+
+def check_disk(folder: WorkFolder, need: int, output: Path, joined: int) -> None:
+    """InputError where less than `need` bytes are free for the work folder, or, if the output lies on another file
+    system, less than `joined` bytes there."""
+    needs = {folder.path: need}
+    if os.stat(output.parent).st_dev != os.stat(folder.path).st_dev:
+        needs[output.parent] = joined
+    for place, need in needs.items():
+        free = shutil.disk_usage(place).free
+        if need > free:
+            raise InputError(
+                f"The video needs about {megabytes(need)} on the disk of {place}, and {megabytes(free)} are free; free "
+                "some, or choose another place for the output."
+            )
+
+
+def _check_memory(need: int) -> None:
+    there = psutil.Process().memory_info().rss + psutil.virtual_memory().available
+    if need > there:
+        raise InputError(
+            f"The video needs about {megabytes(need)} of memory, and {megabytes(there)} are there; close other "
+            "programs, or make it in parts."
+        )

@@ -1,0 +1,117 @@
+"""The bundled model from nothing: pictures, autoencoder, clips, speech, transformer, one file. Stops and resumes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...config import LetsTalkConfig
+from ...data.drawn.talking_clips import AvatarSource, ClipStore
+from ...data.source import Window
+from ...data.speech.synthesis import available_engines
+from ...errors import InputError
+from ...model.audio_projection import AudioProjection
+from ...model.checkpoint import LetsTalkModel, load_checkpoint, save_checkpoint
+from ...picture.autoencoder import Autoencoder
+from ...pipeline import LetsTalkPipeline
+from ..build import freeze
+from ..sources import DRAWN_FRAMES, encode_clips
+from ..train import train_transformer
+from ..train_autoencoder import autoencoder_quality, train_autoencoder
+from ..training_config import TrainingConfig
+from .train_projection import train_audio_projection
+
+NOTES = {
+    "title": "LetsTalk avatar 128",
+    "licence": "Apache-2.0",
+    "trained_on": "drawn portraits and synthetic speech of this repository (train-avatar)",
+}
+PEAK = 1e-3  # learning rate
+
+BUNDLED = LetsTalkConfig(
+    depth=5, width=192, heads=6, attention="linear", mlp_ratio=2.0, latent_channels=32, patch_size=2,
+    clip_frames=16, memory_frames=2, portrait_each_frame=False, add_portrait=True,
+    audio_tokens=4, audio_width=192, audio_hidden=256, audio_window=9, audio_blocks=4, audio_channels=80,
+    audio_convolutions=True, blink_condition=True, objective="x0", learn_variance=False, time_shift=6.0,
+    relative_latents=True,
+    autoencoder="dc-ae", latent_scale=1.0, image_size=128, audio_encoder="mel", default_steps=4,
+    default_sampler="euler", default_guidance_scale=2.0, noise_scale=0.5, memory_scale=0.4,
+    border_smoothing=0.4,
+)  # fmt: skip
+
+
+def transformer_config(work: Path, steps: int, clips: int, peak: float) -> TrainingConfig:
+    """How the bundled transformer is trained."""
+    return TrainingConfig(
+        run=str(work / "transformer"), preset="tiny", data="avatar", data_path=str(work / "clips"), avatar_clips=clips,
+        steps=steps, batch_size=12, learning_rate=peak, schedule="cosine", warmup_steps=min(100, steps // 2),
+        beta2=0.98, gradient_clip=1.0, gradient_clip_start=0, ema_decay=0.998, device="cpu", workers=0, save_every=200,
+        keep_checkpoints=1,
+        frozen=r"^audio_projection\.window\.",  # it heard far more speech than the clips hold
+        memory_pixel_noise=False, memory_noise_steps=0, memory_shared_noise=0.5, memory_mask_share=0.5,
+        mouth_weight=8.0, eye_weight=3.0, blink_weight=3.0,
+        first_guess_share=0.35,  # where nothing is seen and the audio alone decides on the mouth
+    )  # fmt: skip
+
+
+def train_avatar(
+    work: Path,
+    output: Path,
+    *,
+    autoencoder_steps: int,
+    transformer_steps: int,
+    people: int,
+    clips: int,
+    speech_clips: int,
+    audio_steps: int,
+    start: Path | None = None,
+) -> Path | None:
+    """Train all parts in `work` and write the model to `output`. Every part goes on from its last saved state.
+
+    start: a model that bundles its autoencoder; that one and the audio projection are taken from it, and its
+    transformer learns on, instead of all beginning at random. None where it was asked to stop before the end.
+    """
+    if "espeak" not in available_engines():
+        raise InputError("train-avatar needs espeak-ng for its speech; run apt-get install espeak-ng flite.")
+    torch.set_flush_denormal(True)
+    if start is None:
+        autoencoder = train_autoencoder(work, autoencoder_steps, people)
+        print("autoencoder on held-out people:", autoencoder_quality(autoencoder, work))
+        projection = train_audio_projection(work, BUNDLED, speech_clips, audio_steps)
+    else:
+        pipeline = LetsTalkPipeline.load(start, "cpu")
+        autoencoder = pipeline.autoencoder
+    store = ClipStore(work / "clips", clips, DRAWN_FRAMES)
+    store.render()
+    encoded = encode_clips(store, autoencoder)
+    if start is None:
+        model, peak = new_model(autoencoder, projection, relative_scale(*encoded)), PEAK
+    else:
+        model, peak = pipeline.model, PEAK / 2
+    config = transformer_config(work, transformer_steps, clips, peak)
+    freeze(model, config.frozen)
+    window = Window(model.config.clip_frames, model.config.memory_frames, model.config.audio_window)
+    trained = train_transformer(config, model, autoencoder, AvatarSource(store, window, encoded))
+    if trained is None:
+        return None
+    save_checkpoint(output, load_checkpoint(trained), dtype=torch.float16, notes=NOTES)
+    return output
+
+
+def relative_scale(latents: np.ndarray, portraits: np.ndarray) -> float:
+    """1 / the deviation of frames' latents from their portraits'."""
+    some = slice(None, None, max(1, len(latents) // 200))
+    difference = latents[some].astype(np.float32) - portraits[some, None].astype(np.float32)
+    return float(1 / difference.std())
+
+
+def new_model(autoencoder: Autoencoder, projection: AudioProjection, scale: float) -> LetsTalkModel:
+    """An untrained transformer with a projection that knows mouths (training/audio.py)."""
+    config = dataclasses.replace(BUNDLED, latent_scale=autoencoder.latent_scale, relative_scale=scale)
+    torch.manual_seed(0)
+    model = LetsTalkModel(config)
+    model.audio_projection.load_state_dict(projection.state_dict())
+    return model

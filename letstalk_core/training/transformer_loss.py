@@ -1,0 +1,158 @@
+"""The loss of the transformer and its audio projection: what is seen, what is added to it, what is asked for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..config import LetsTalkConfig
+from ..diffusion.objective import FLOW_OBJECTIVES, Diffusion
+from ..model.checkpoint import LetsTalkModel
+from ..picture.autoencoder import Autoencoder
+from ..video.memory import to_model_space
+from .loop import Loss
+from .training_config import TrainingConfig
+
+PIXEL_SIGMA = (-3.0, 0.5)  # mean and deviation of the logarithm of the pixel noise (DESIGN: exp(N(-3, 0.5)))
+SHARED_NOISE = 0.8  # share of memory_shared_noise's variance that is the same in all memory frames
+
+
+class Denoiser(nn.Module):
+    """Audio projection and transformer in one forward pass, as distributed training needs it."""
+
+    _no_split_modules = ["Block"]  # what FSDP keeps whole
+
+    def __init__(self, model: LetsTalkModel):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        portrait: Tensor,
+        memory: Tensor | None,
+        features: Tensor,
+        blinks: Tensor | None,
+        audio_kept: Tensor,
+    ) -> Tensor:
+        """As LetsTalkTransformer.forward, with features [B,F,W,L,E]; audio_kept [B] is 0 where the audio is dropped."""
+        tokens = self.model.audio_projection(features, blinks) * audio_kept[:, None, None, None]
+        return self.model.transformer(latents, timesteps, portrait=portrait, audio_tokens=tokens, memory=memory)
+
+
+class TransformerLoss:
+    """Batches (training/examples.py) to losses; every random number follows from an example's own seed."""
+
+    def __init__(
+        self, config: TrainingConfig, model: LetsTalkConfig, autoencoder: Autoencoder | None, device: torch.device
+    ):
+        self.config, self.model_config, self.autoencoder, self.device = config, model, autoencoder, device
+        self.diffusion = Diffusion.from_config(model)
+
+    def __call__(self, denoiser: nn.Module, batch: dict) -> Loss:
+        """denoiser: a Denoiser, as accelerate prepared it."""
+        draws = Draws(batch["seed"], self.device)
+        batch = {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+        x0, memory, portrait = self._latents(batch, draws)
+        times = self._times(draws)
+        noise = draws.normal(x0.shape[1:])
+        noisy = self.diffusion.add_noise(x0, noise, times)
+        config = self.config
+        portrait_kept = draws.uniform() >= config.portrait_dropout
+        output = denoiser(
+            self.diffusion.model_input(noisy, times),
+            self.diffusion.model_timesteps(times),
+            portrait * portrait_kept[:, None, None, None],
+            memory,
+            batch["features"],
+            batch.get("blinks") if self.model_config.blink_condition else None,
+            (draws.uniform() >= config.audio_dropout).float(),
+        )
+        weight = self._weight(batch, x0)
+        losses = self.diffusion.losses(output, x0, noisy, noise, times, weight)
+        numbers = {name: value.detach().mean() for name, value in losses.items() if name != "total"}
+        if self.diffusion.objective != "noise":  # of which an error near pure noise would be magnified without bound
+            error = (self.diffusion.predictions(output.detach(), noisy, times)[0] - x0).square()
+            numbers["x0_error"] = error.mean()
+        return Loss(losses["total"], numbers, batch["name"])
+
+    @torch.no_grad()
+    def _latents(self, batch: dict, draws: Draws) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Clip and regularised memory in the model's space, and the portrait's latents."""
+        sigma = (PIXEL_SIGMA[0] + PIXEL_SIGMA[1] * draws.normal(())).exp() if self.config.memory_pixel_noise else None
+        portrait = self._encoded(batch["portrait"][:, None], draws, sigma)[:, 0]
+        x0 = to_model_space(self._encoded(batch["clip"], draws), portrait, self.model_config)
+        if not self.model_config.memory_frames:
+            return x0, None, portrait
+        memory = to_model_space(self._encoded(batch["memory"], draws, sigma), portrait, self.model_config)
+        return x0, self._regularised(memory, draws), portrait
+
+    def _encoded(self, frames: Tensor, draws: Draws, sigma: Tensor | None = None) -> Tensor:
+        """Latents float32 [B,n,C,h,w] of uint8 pixels [B,n,3,H,W] with noise of sigma [B], or latents as they are."""
+        if frames.dtype != torch.uint8:
+            if sigma is not None:
+                raise ValueError("pixel noise needs pixels of portrait and memory, and these are latents")
+            return frames.float()
+        images = frames.float() / 127.5 - 1
+        if sigma is not None:
+            images = images + sigma[:, None, None, None, None] * draws.normal(images.shape[1:])
+        return self.autoencoder.encode(images.flatten(0, 1)).float().unflatten(0, frames.shape[:2])
+
+    def _regularised(self, memory: Tensor, draws: Draws) -> Tensor:
+        """Memory [B,M,C,h,w] with noise and dropped positions, as sampling's own errors will be (paper, Section 3.4).
+
+        memory_shared_noise is our addition: noise that differs between the memory frames can be averaged away, so it
+        does not teach the model to take faces from the portrait rather than from a memory that has drifted.
+        """
+        config, shape = self.config, memory.shape[1:]
+        if config.memory_noise_steps:
+            steps = (draws.uniform() * config.memory_noise_steps).long()
+            kept = self.diffusion.schedule.alphas_cumprod.to(memory.device)[steps].float()[:, None, None, None, None]
+            memory = kept.sqrt() * memory + (1 - kept).sqrt() * draws.normal(shape)
+        if config.memory_shared_noise:
+            sigma = config.memory_shared_noise * draws.uniform()[:, None, None, None, None]
+            alike, own = draws.normal((1, *shape[1:])), draws.normal(shape)
+            memory = memory + sigma * (SHARED_NOISE**0.5 * alike + (1 - SHARED_NOISE) ** 0.5 * own)
+        if config.memory_mask:
+            masked = draws.uniform()[:, None, None, None, None] < config.memory_mask_share
+            masked = masked & (draws.uniform((shape[0], 1, *shape[2:])) < config.memory_mask)
+            memory = memory.masked_fill(masked, 0.0)
+        return memory
+
+    def _times(self, draws: Draws) -> Tensor:
+        times = torch.cat([self.diffusion.draw_times(1, generator) for generator in draws.generators]).to(self.device)
+        if self.diffusion.objective in FLOW_OBJECTIVES and self.config.first_guess_share:
+            times = times.masked_fill(draws.uniform() < self.config.first_guess_share, 1.0)
+        return times
+
+    def _weight(self, batch: dict, x0: Tensor) -> Tensor | None:
+        """Weights [B,F,1,h,w], of mean 1 in each example: more for mouth and eyes, and for eyes while they blink."""
+        config = self.config
+        if "regions" not in batch or not (config.mouth_weight or config.eye_weight):
+            return None
+        regions = batch["regions"]
+        pool = regions.shape[-1] // x0.shape[-1]
+        mouth = F.avg_pool2d((regions == 1).float()[:, None], pool)[:, :, None]  # [B,1,1,h,w]
+        eyes = F.avg_pool2d((regions == 2).float()[:, None], pool)[:, :, None]
+        closed = batch["blinks"][:, :, batch["blinks"].shape[2] // 2] > 0.2  # [B,F]
+        blinking = 1 + config.blink_weight * closed.float()[:, :, None, None, None]
+        weight = 1 + config.mouth_weight * mouth + config.eye_weight * eyes * blinking
+        return weight / weight.mean((1, 2, 3, 4), keepdim=True)
+
+
+class Draws:
+    """Random numbers of a batch: each example has a CPU generator of its own, so that its place does not matter."""
+
+    def __init__(self, seeds: list[int], device: torch.device):
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.device = device
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        """[B, *shape]."""
+        return torch.stack([torch.randn(shape, generator=g) for g in self.generators]).to(self.device)
+
+    def uniform(self, shape: tuple[int, ...] = ()) -> Tensor:
+        """[B, *shape] in [0, 1)."""
+        return torch.stack([torch.rand(shape, generator=g) for g in self.generators]).to(self.device)
