@@ -23,7 +23,7 @@ from letstalk_core.audio.recording import read_audio  # noqa: E402
 from letstalk_core.video.writer import VideoWriter  # noqa: E402
 from tests.comfyui import Server  # noqa: E402
 
-WORKFLOWS = REPOSITORY / "example_workflows" / "api"
+WORKFLOWS = REPOSITORY / "workflows" / "api"
 
 
 def timed(server: Server, graph: dict) -> tuple[float, int]:
@@ -48,7 +48,7 @@ def timed(server: Server, graph: dict) -> tuple[float, int]:
 
 def recording(path: Path, seconds: int) -> None:
     """The example's speech again and again, as the sound of a video of one grey dot."""
-    waveform, rate = read_audio(REPOSITORY / "examples" / "speech.wav")
+    waveform, rate = read_audio(REPOSITORY / "assets" / "speech.wav")
     sound = waveform.repeat(1, -(-seconds * rate // waveform.shape[1]))[:, : seconds * rate]
     with VideoWriter(path, 16, 16, 25, (sound, rate)) as writer:
         for _ in range(seconds):

@@ -20,7 +20,7 @@ import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
-SPEECH, PORTRAIT = REPOSITORY / "examples" / "speech.wav", REPOSITORY / "examples" / "portrait.png"
+SPEECH, PORTRAIT = REPOSITORY / "assets" / "speech.wav", REPOSITORY / "assets" / "portrait.png"
 RESULT = REPOSITORY / "docs" / "long_video.json"
 CLICK_AT = 0.61  # of the length: where the recording has one sample at full scale in half a second of silence
 FPS = 25

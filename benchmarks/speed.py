@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SPEECH = REPOSITORY / "examples" / "speech.wav"
+SPEECH = REPOSITORY / "assets" / "speech.wav"
 
 
 def repeated(path: Path, seconds: float) -> Path:
@@ -39,7 +39,7 @@ def measure(recording: Path, output: Path) -> dict:
         "letstalk_core",
         "generate",
         "--portrait",
-        REPOSITORY / "examples" / "portrait.png",
+        REPOSITORY / "assets" / "portrait.png",
     ]
     command += ["--audio", recording, "--output", output, "--device", "cpu"]
     began, peak = time.perf_counter(), 0

@@ -19,7 +19,7 @@ from letstalk_core.data.drawn.motion import rest_controls  # noqa: E402
 from letstalk_core.evaluation.report import contact_sheet, generate_frames  # noqa: E402
 from letstalk_core.picture.portrait import read_image  # noqa: E402
 
-EXAMPLES = HERE.parent / "examples"
+EXAMPLES = HERE.parent / "assets"
 
 
 def demo_frames() -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Writes example_workflows/*.json and api/*.json there from the graphs below: python docs/make_workflows.py [SERVER]
+"""Writes workflows/*.json and api/*.json there from the graphs below: python docs/make_workflows.py [SERVER]
 
 SERVER is a running ComfyUI that has the pack (default http://127.0.0.1:8188): it knows every node's inputs, their order
 and defaults. Titles of the files are what the Templates dialog shows. Each workflow is then run there, and some frames
@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-WORKFLOWS = REPOSITORY / "example_workflows"
+WORKFLOWS = REPOSITORY / "workflows"
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 COLUMN, LEFT, TOP = 360, 40, 60
 
@@ -162,7 +162,7 @@ if __name__ == "__main__":
             video = Path(folder) / "video.mp4"
             script = [
                 sys.executable,
-                REPOSITORY / "examples" / "queue_prompt.py",
+                REPOSITORY / "workflows" / "api" / "queue_prompt.py",
                 "--server",
                 server,
                 "--output",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .errors import InputError
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = Path(__file__).resolve().parent.parent / "assets"
 EXIT_INTERRUPTED = 130
 SAMPLERS = ("dpm++", "ddim", "ddpm", "euler")
 

@@ -16,7 +16,7 @@ from .load import CATEGORY
 from .runtime import on_device, tell
 from .types import AudioSocket, EncodedAudio, EncodedPortrait, LoadedModel, ModelSocket, PortraitSocket
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = Path(__file__).resolve().parent.parent / "assets"
 SOUNDS = ["audio", "video"]
 FACES = ("largest", "by index", "none")
 MISSING = {"centred crop": "crop", "stop with an error": "error"}

@@ -89,4 +89,4 @@ def comfyui(tmp_path_factory):
 @pytest.fixture(scope="session")
 def workflow(repository):
     """workflow(name): a new copy of one of the pack's graphs in the API format."""
-    return lambda name: json.loads((repository / "example_workflows" / "api" / f"{name}.json").read_text())
+    return lambda name: json.loads((repository / "workflows" / "api" / f"{name}.json").read_text())

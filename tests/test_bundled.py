@@ -42,7 +42,7 @@ def test_the_demo_speaks(meter, tmp_path, repository, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["demo"]) == 0
     output = tmp_path / "letstalk-demo.mp4"
-    waveform, rate = read_audio(repository / "examples" / "speech.wav")
+    waveform, rate = read_audio(repository / "assets" / "speech.wav")
     frames = read_video_frames(output)
     assert len(frames) == probe(output).frames == -(-waveform.shape[1] * 25 // rate)
     read = meter.read(frames)
@@ -52,7 +52,7 @@ def test_the_demo_speaks(meter, tmp_path, repository, monkeypatch):
     assert abs(measures.correlation(read[:, OPEN], loudness[::-1].copy())) < 0.15
     assert read[:, OPEN].max() > 0.3 and read[:, OPEN].min() < 0.1  # it opens, and it closes
     assert 6 <= measures.blinks_per_minute(read[:, BLINK], 25) <= 30
-    portrait = LetsTalkPipeline.load(device="cpu").crop(read_image(repository / "examples" / "portrait.png")).image
+    portrait = LetsTalkPipeline.load(device="cpu").crop(read_image(repository / "assets" / "portrait.png")).image
     alike = [measures.masked_psnr(frame[None], to_pictures(portrait[None]), EVERYWHERE) for frame in frames]
     assert min(alike) > 15  # the same portrait throughout, from a head that moves
     assert measures.border_jump(frames, 16) < 1.3
@@ -64,11 +64,11 @@ def test_the_demo_opens_its_mouth_as_the_voice_did(meter, pipeline, repository, 
 
     if "flite" not in available_engines():
         pytest.skip("flite, which spoke the example, is not installed")
-    monkeypatch.syspath_prepend(repository / "examples")
-    from make_examples import TEXT
+    monkeypatch.syspath_prepend(repository / "docs")
+    from make_assets import TEXT
 
-    waveform, rate = read_audio(repository / "examples" / "speech.wav")
-    portrait = pipeline.crop(read_image(repository / "examples" / "portrait.png")).image
+    waveform, rate = read_audio(repository / "assets" / "speech.wav")
+    portrait = pipeline.crop(read_image(repository / "assets" / "portrait.png")).image
     frames = generate_frames(pipeline, portrait, waveform.mean(0).numpy(), rate, SamplingSettings())
     truth = mouth_track(synthesize(TEXT, Voice("flite", "en-us", "slt")), len(frames))[:, 0]
     assert measures.correlation(meter.read(frames)[:, OPEN], truth) > 0.65
@@ -92,6 +92,6 @@ def test_it_follows_the_words_of_people_it_never_met(meter, pipeline):
 
 
 def test_silence_keeps_the_mouth_closed(meter, pipeline, repository):
-    portrait = pipeline.crop(read_image(repository / "examples" / "portrait.png")).image
+    portrait = pipeline.crop(read_image(repository / "assets" / "portrait.png")).image
     frames = generate_frames(pipeline, portrait, np.zeros(16000 * 2, np.float32), 16000, SamplingSettings())
     assert np.median(meter.read(frames)[:, OPEN]) < 0.12

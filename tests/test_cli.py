@@ -37,7 +37,7 @@ def inputs(tmp_path_factory, repository):
     return {
         "model": write_tiny_checkpoint(folder / "tiny.safetensors"),
         "audio": write_wav(folder / "speech.wav"),
-        "portrait": repository / "examples" / "portrait.png",
+        "portrait": repository / "assets" / "portrait.png",
     }
 
 

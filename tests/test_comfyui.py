@@ -96,9 +96,7 @@ def test_the_files_are_what_the_graphs_make(comfyui, repository, workflow):
     for title, graph in GRAPHS.items():
         name = title.replace(" ", "_")
         canvas, api = convert(graph, nodes)
-        assert json.loads((repository / "example_workflows" / f"{name}.json").read_text()) == json.loads(
-            json.dumps(canvas)
-        )
+        assert json.loads((repository / "workflows" / f"{name}.json").read_text()) == json.loads(json.dumps(canvas))
         assert workflow(name) == json.loads(json.dumps(api))
         for node in api.values():  # every value fits the schema
             given = nodes[node["class_type"]]["input"]
@@ -114,7 +112,7 @@ def test_the_files_are_what_the_graphs_make(comfyui, repository, workflow):
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_each_workflow_makes_the_whole_video(comfyui, workflow, repository, name):
-    waveform, rate = read_audio(repository / "examples" / "speech.wav")
+    waveform, rate = read_audio(repository / "assets" / "speech.wav")
     frames = -(-waveform.shape[1] * 25 // rate)
     ended = comfyui.run(workflow(name))
     assert ended.status == "success", ended.error
@@ -220,7 +218,7 @@ def test_a_cancelled_long_video_goes_on_where_it_was(comfyui, workflow):
 
 def test_a_recording_is_read_from_its_file(comfyui, workflow, repository):
     """The same frames as from Load Audio's samples."""
-    shutil.copy(repository / "examples" / "speech.wav", comfyui.input / "speech file.wav")
+    shutil.copy(repository / "assets" / "speech.wav", comfyui.input / "speech file.wav")
     graph = workflow("long_video")
     long = only(graph, "MemoryBankLongVideo")
     graph["file"] = {

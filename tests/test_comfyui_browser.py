@@ -49,7 +49,7 @@ def load(page, canvas: dict) -> None:
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_a_workflow_opens_runs_and_ends_with_a_video_on_the_page(comfyui, workflow, repository, page, tmp_path, name):
-    canvas = json.loads((repository / "example_workflows" / f"{name}.json").read_text())
+    canvas = json.loads((repository / "workflows" / f"{name}.json").read_text())
     load(page, canvas)
     broken = "window.app.graph._nodes.filter(n => n.has_errors || !n.constructor.nodeData).map(n => n.type)"
     assert page.evaluate(broken) == []

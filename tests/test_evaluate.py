@@ -16,7 +16,7 @@ def test_a_report_of_pairs_and_recordings(tmp_path, repository, capsys):
     model = write_tiny_checkpoint(tmp_path / "tiny.safetensors", image_size=128, default_steps=1, clip_frames=8)
     for name in ("one.wav", "two.wav"):
         (tmp_path / "speech").mkdir(exist_ok=True)
-        shutil.copy(repository / "examples" / "speech.wav", tmp_path / "speech" / name)
+        shutil.copy(repository / "assets" / "speech.wav", tmp_path / "speech" / name)
     options = [
         "--pairs",
         "2",

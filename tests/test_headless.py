@@ -1,4 +1,4 @@
-"""examples/queue_prompt.py: videos from running servers, and what happens when one of them is gone."""
+"""workflows/api/queue_prompt.py: videos from running servers, and what happens when one of them is gone."""
 
 import signal
 import subprocess
@@ -14,12 +14,12 @@ pytestmark = pytest.mark.comfyui
 
 
 def test_headless_with_files_of_ones_own(comfyui, repository, tmp_path):
-    script = repository / "examples" / "queue_prompt.py"
-    Image.open(repository / "examples" / "scene.png").save(tmp_path / "one.jpg")
+    script = repository / "workflows" / "api" / "queue_prompt.py"
+    Image.open(repository / "assets" / "scene.png").save(tmp_path / "one.jpg")
     for name in ("one", "two"):
-        (tmp_path / f"{name}.wav").write_bytes((repository / "examples" / "speech.wav").read_bytes())
-    (tmp_path / "two.png").write_bytes((repository / "examples" / "portrait.png").read_bytes())
-    workflow = repository / "example_workflows" / "api" / "long_video.json"
+        (tmp_path / f"{name}.wav").write_bytes((repository / "assets" / "speech.wav").read_bytes())
+    (tmp_path / "two.png").write_bytes((repository / "assets" / "portrait.png").read_bytes())
+    workflow = repository / "workflows" / "api" / "long_video.json"
     command = [sys.executable, script, "--workflow", workflow, "--batch", tmp_path, "--output", tmp_path / "out"]
     command += ["--server", "http://127.0.0.1:9", "--server", comfyui.url]  # nothing listens on the first
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
@@ -33,7 +33,7 @@ def test_headless_with_files_of_ones_own(comfyui, repository, tmp_path):
 
 
 def test_files_go_where_the_workflow_takes_them(repository, workflow):
-    sys.path.insert(0, str(repository / "examples"))
+    sys.path.insert(0, str(repository / "workflows" / "api"))
     try:
         from queue_prompt import PromptError, with_inputs
     finally:
@@ -56,11 +56,11 @@ def test_a_pair_goes_to_another_server_when_one_dies_in_the_middle(comfyui, repo
 
     doomed = Server(tmp_path / "doomed").start()
     for name in ("one", "two"):
-        (tmp_path / f"{name}.png").write_bytes((repository / "examples" / "portrait.png").read_bytes())
-        (tmp_path / f"{name}.wav").write_bytes((repository / "examples" / "speech.wav").read_bytes())
-    command = [sys.executable, repository / "examples" / "queue_prompt.py", "--server", doomed.url]
+        (tmp_path / f"{name}.png").write_bytes((repository / "assets" / "portrait.png").read_bytes())
+        (tmp_path / f"{name}.wav").write_bytes((repository / "assets" / "speech.wav").read_bytes())
+    command = [sys.executable, repository / "workflows" / "api" / "queue_prompt.py", "--server", doomed.url]
     command += ["--server", comfyui.url, "--batch", tmp_path, "--output", tmp_path / "out"]
-    command += ["--workflow", repository / "example_workflows" / "api" / "long_video.json"]
+    command += ["--workflow", repository / "workflows" / "api" / "long_video.json"]
     running = subprocess.Popen(
         [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -19,7 +19,7 @@ from .training_config import TrainingConfig
 
 BUNDLED_PARAMETERS = 50e6  # autoencoders up to this size go into the model's file
 STEPS = "trained_steps"  # in the metadata of what a training writes
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "assets"
 
 
 def step_of_file(path: Path) -> int | None:

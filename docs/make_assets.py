@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+REPOSITORY = Path(__file__).resolve().parent.parent
+ASSETS = REPOSITORY / "assets"
+sys.path.insert(0, str(REPOSITORY))
 
 from letstalk_core.data.drawn.avatars import Avatar  # noqa: E402
 from letstalk_core.data.drawn.motion import COLUMN, CONTROLS  # noqa: E402
@@ -57,6 +58,6 @@ if __name__ == "__main__":
     controls = np.zeros(len(CONTROLS), np.float32)
     controls[COLUMN["smile"]] = 0.5
     frame = Image.fromarray(Avatar((PERSON, 0), 512).render(controls)[0])
-    frame.save(HERE / "portrait.png", optimize=True)
-    scene(frame).save(HERE / "scene.png", optimize=True)
-    subprocess.run(["flite", "-voice", "slt", "-t", TEXT, "-o", str(HERE / "speech.wav")], check=True)
+    frame.save(ASSETS / "portrait.png", optimize=True)
+    scene(frame).save(ASSETS / "scene.png", optimize=True)
+    subprocess.run(["flite", "-voice", "slt", "-t", TEXT, "-o", str(ASSETS / "speech.wav")], check=True)

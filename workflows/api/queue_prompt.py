@@ -1,8 +1,8 @@
 """Talking videos from running ComfyUI servers, without a browser. See docs/headless.md.
 
-    python examples/queue_prompt.py --workflow example_workflows/api/long_video.json \
+    python workflows/api/queue_prompt.py --workflow workflows/api/long_video.json \
         --portrait me.png --audio me.wav --output me.mp4
-    python examples/queue_prompt.py --workflow example_workflows/api/long_video.json \
+    python workflows/api/queue_prompt.py --workflow workflows/api/long_video.json \
         --batch pairs/ --output videos/ --server http://gpu1:8188 --server http://gpu2:8188
 
 Needs aiohttp and tqdm, which ComfyUI brings along.
