@@ -22,9 +22,9 @@ from letstalk_core.evaluation import report  # noqa: E402
 from letstalk_core.evaluation.identity import load_identity  # noqa: E402
 from letstalk_core.evaluation.meter import load_meter  # noqa: E402
 from letstalk_core.pipeline import BUNDLED_MODEL, LetsTalkPipeline  # noqa: E402
+from letstalk_core.pixels import pixels_to_images  # noqa: E402
 from letstalk_core.training.train import train  # noqa: E402
-from letstalk_core.training.train_autoencoder import to_images  # noqa: E402
-from letstalk_core.training.training_config import TrainingConfig  # noqa: E402
+from letstalk_core.training.training_config import TransformerTraining  # noqa: E402
 from letstalk_core.video.clips import SamplingSettings  # noqa: E402
 
 STEPS, SEEDS, PAIRS, SECONDS, CLIPS = 1000, 3, 24, 2.56, 3000
@@ -56,7 +56,7 @@ def trained(work: Path, name: str, seed: int, model: dict, memory: dict) -> Path
     run = work / "models" / f"{name}-{seed}"
     if (run / "done.safetensors").exists():
         return run / "done.safetensors"
-    config = TrainingConfig(
+    config = TransformerTraining(
         run=str(run), preset="tiny", model={**MODEL, **model}, autoencoder=str(BUNDLED_MODEL),
         init_from=str(BUNDLED_MODEL), frozen="^audio_projection",  # of the shapes here only that one fits
         data="avatar", data_path=str(work / "clips"), avatar_clips=CLIPS, seed=seed, steps=STEPS, batch_size=8,
@@ -88,7 +88,7 @@ class Judge:
     def features(self, frames: np.ndarray) -> torch.Tensor:
         """What the judges see in frames [F,H,W,3], before their last layers: [F,128 + 48]."""
         with torch.inference_mode():
-            images = to_images(frames)
+            images = pixels_to_images(frames)
             reading = self.meter.head[:-1](self.meter.layers(images))
             return torch.cat([reading, self.identity(images)], dim=1)
 
@@ -96,7 +96,7 @@ class Judge:
         pipeline = LetsTalkPipeline.load(path, "cpu")
         rows, made, true, distances = [], [], [], []
         for i, (clip, truth) in enumerate(zip(self.clips, self.truth, strict=True)):
-            portrait = to_images(clip.portrait[None])[0]
+            portrait = pixels_to_images(clip.portrait[None])[0]
             frames = report.generate_frames(pipeline, portrait, clip.waveform, 16000, SamplingSettings(seed=i))
             rows.append(report.score_pair(clip, frames, truth, self.meter, pipeline))
             made.append(self.features(frames))
@@ -120,7 +120,7 @@ class Judge:
         projection, between, within, jumps = pipeline.model.audio_projection, [], [], []
         hook = projection.register_forward_hook(lambda module, arguments, tokens: torch.zeros_like(tokens))
         for clip in self.clips[:PEOPLE]:
-            portrait, silence = to_images(clip.portrait[None])[0], np.zeros(16000 * 16 // 25, np.float32)
+            portrait, silence = pixels_to_images(clip.portrait[None])[0], np.zeros(16000 * 16 // 25, np.float32)
             videos = np.stack(
                 [
                     report.generate_frames(pipeline, portrait, silence, 16000, SamplingSettings(seed=100 + i))
@@ -139,7 +139,7 @@ class Judge:
         pipeline, rows = LetsTalkPipeline.load(path, "cpu"), []
         for i, clip in enumerate(self.clips[:ROLL_OUTS]):
             speech = np.resize(clip.waveform, 60 * 16000)
-            portrait = to_images(clip.portrait[None])[0]
+            portrait = pixels_to_images(clip.portrait[None])[0]
             frames = report.generate_frames(pipeline, portrait, speech, 16000, SamplingSettings(seed=i))
             away = self.distance(frames[::5], clip.portrait)
             outside = ~clip.avatar.region("mouth")
@@ -148,7 +148,7 @@ class Judge:
             row["psnr_to_portrait_first_10_s"] = report.measures.masked_psnr(frames[:250], still, outside)
             row["psnr_to_portrait_last_10_s"] = report.measures.masked_psnr(frames[-250:], still, outside)
             row["sharpness_last_over_first"] = sharpness(frames[-250:]) / sharpness(frames[:250])
-            row["border_jump"] = report.measures.border_jump(frames, pipeline.config.clip_frames)
+            row["border_jump"] = report.measures.border_jump(frames, pipeline.config.transformer.clip_frames)
             rows.append(row)
             report.contact_sheet(path.parent / f"roll-out-{i}.png", [frames])
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

@@ -23,7 +23,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
 from long_video import PORTRAIT, save, write_recording  # noqa: E402
 
-from letstalk_core.video.writer import iter_video_frames  # noqa: E402
+from letstalk_core.video.reader import iter_video_frames  # noqa: E402
 
 
 def start(recording: Path, output: Path) -> subprocess.Popen:

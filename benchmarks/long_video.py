@@ -7,7 +7,6 @@ Both write into docs/long_video.json; curve draws docs/long_video.png and drift 
 beside them. Needs requirements-dev.txt.
 """
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -56,9 +55,9 @@ def render(recording: Path, output: Path) -> None:
     """
     import psutil
 
-    from letstalk_core import LetsTalkPipeline, SamplingSettings
+    from letstalk_core import LetsTalkPipeline
     from letstalk_core.render.estimate import PeakMemory
-    from letstalk_core.render.render import Observer
+    from letstalk_core.render.render import Observer, write_video
 
     began, process = time.monotonic(), psutil.Process()
     joining = PeakMemory()
@@ -70,7 +69,7 @@ def render(recording: Path, output: Path) -> None:
 
     pipeline = LetsTalkPipeline.load(device="cpu")
     with PeakMemory() as peak, joining:
-        frames = pipeline.write_video(PORTRAIT, recording, output, SamplingSettings(), observer=Log())
+        frames = write_video(pipeline, PORTRAIT, recording, output, observer=Log())
     for most in (joining, peak):
         print(json.dumps([frames, time.monotonic() - began, most.bytes]), flush=True)
 
@@ -87,7 +86,7 @@ def measured(folder: Path, minutes: int) -> tuple[np.ndarray, Path, float]:
 def sound_and_picture(video: Path, click: float) -> dict:
     """Lengths of both tracks, and where the click is."""
     from letstalk_core.audio.recording import Recording
-    from letstalk_core.video.writer import probe
+    from letstalk_core.video.reader import probe
 
     found, position, loudest, at = probe(video), 0, 0.0, 0
     for block, rate in Recording(video).blocks():  # noqa: B007
@@ -174,7 +173,7 @@ CONDITIONS = {
 
 
 def drift(minutes: int) -> None:
-    from letstalk_core import LetsTalkPipeline, SamplingSettings
+    from letstalk_core import LetsTalkPipeline, SamplingSettings, write_video
     from letstalk_core.evaluation.drift import draw, measure_drift
 
     pipeline = LetsTalkPipeline.load(device="cpu")
@@ -183,9 +182,9 @@ def drift(minutes: int) -> None:
         recording, output = Path(folder) / "speech.wav", Path(folder) / "talk.mp4"
         write_recording(recording, minutes * 60)
         for name, (changes, noise) in CONDITIONS.items():
-            pipeline.model.config = dataclasses.replace(shipped, **changes)
-            pipeline.write_video(PORTRAIT, recording, output, SamplingSettings(memory_noise=noise), resume=False)
-            reports[name] = measure_drift(output, PORTRAIT, shipped.clip_frames)
+            pipeline.model.config = shipped.with_changes(**changes)
+            write_video(pipeline, PORTRAIT, recording, output, SamplingSettings(memory_noise=noise), resume=False)
+            reports[name] = measure_drift(output, PORTRAIT, shipped.transformer.clip_frames)
             print(name, {key: value for key, value in reports[name].items() if key != "series"}, flush=True)
     draw(reports, RESULT.with_name("drift.png"))
     save("drift", {"minutes": minutes, **{name: summary(report) for name, report in reports.items()}})

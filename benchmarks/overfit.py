@@ -18,14 +18,16 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from letstalk_core.data.footage.shards import ShardSource, index_shard  # noqa: E402
+from letstalk_core.data.footage.shard_index import index_shard  # noqa: E402
+from letstalk_core.data.footage.shards import ShardSource  # noqa: E402
 from letstalk_core.data.source import Window  # noqa: E402
 from letstalk_core.evaluation.measures import masked_psnr  # noqa: E402
-from letstalk_core.evaluation.report import contact_sheet, to_pictures  # noqa: E402
+from letstalk_core.evaluation.report import contact_sheet  # noqa: E402
 from letstalk_core.pipeline import BUNDLED_MODEL, LetsTalkPipeline  # noqa: E402
+from letstalk_core.pixels import images_to_pixels, normalise  # noqa: E402
 from letstalk_core.training.train import train  # noqa: E402
-from letstalk_core.training.training_config import TrainingConfig  # noqa: E402
-from letstalk_core.video.clips import SamplingSettings  # noqa: E402
+from letstalk_core.training.training_config import AutoencoderTraining, TransformerTraining  # noqa: E402
+from letstalk_core.video.clips import ClipSampler, SamplingSettings  # noqa: E402
 
 SIZE, AUTOENCODER_STEPS, STEPS = 128, 2000, 3000
 MODEL = dict(
@@ -51,14 +53,13 @@ def learn(clip: Path, work: Path) -> tuple[Path, list[Path]]:
     if not (videos / clip.name).exists():
         shutil.copyfile(clip, videos / clip.name)
     autoencoder = train(
-        TrainingConfig(
+        AutoencoderTraining(
             **common(work / "autoencoder", AUTOENCODER_STEPS, 5e-4, videos),
-            task="autoencoder",
             image_size=SIZE,
             init_from=str(BUNDLED_MODEL),
-        )  # fmt: skip
+        )
     )
-    config = TrainingConfig(
+    config = TransformerTraining(
         **common(work / "transformer", STEPS, 1e-3, videos), preset="tiny", model=MODEL, init_from=str(BUNDLED_MODEL),
         autoencoder=str(autoencoder), audio_dropout=0.0, first_guess_share=0.35, memory_pixel_noise=False,
         memory_shared_noise=0.5,
@@ -75,15 +76,15 @@ def judge(model: Path, shards: list[Path], work: Path) -> dict:
     pipeline = LetsTalkPipeline.load(model, "cpu")
     config = pipeline.config
     length = index_shard(shards[0])[0].frames
-    window = Window(length, 0, config.audio_window)
-    source = ShardSource(shards, window, autoencoder_mark=None, features_shape=(4, 80))
+    window = Window(length, 0, config.audio.window)
+    source = ShardSource(shards, window, latents_digest=None, features_shape=(4, 80))
     whole = source.read(0, np.random.default_rng(0))
     truth = whole["clip"].permute(0, 2, 3, 1).numpy()  # [T,H,W,3]
-    features = whole["features"][:, config.audio_window // 2]  # [T,L,E]
-    latents = pipeline.autoencoder.encode(whole["clip"].float() / 127.5 - 1)
-    decoded = to_pictures(pipeline.decode(latents))
-    chunks = pipeline.render(latents[:1], features, SamplingSettings())
-    made = np.concatenate([to_pictures(chunk.frames) for chunk in chunks])
+    features = whole["features"][:, config.audio.window // 2]  # [T,L,E]
+    latents = pipeline.autoencoder.encode(normalise(whole["clip"]))
+    decoded = images_to_pixels(pipeline.decode(latents)).numpy()
+    sampler = ClipSampler(pipeline.model, latents[:1], features, SamplingSettings())
+    made = np.concatenate([images_to_pixels(chunk.frames).numpy() for chunk in sampler.chunks(pipeline.decode)])
     contact_sheet(work / "sheet.png", [truth, decoded, made])
     log = [json.loads(line) for line in (work / "transformer" / "log.jsonl").read_text().splitlines()]
     draw(log, work / "loss.png")

@@ -17,9 +17,9 @@ from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from letstalk_core.audio import encoder as audio
-from letstalk_core.audio.encoder.wav2vec2 import Wav2Vec2Encoder
+from letstalk_core.audio import encoder as audio_encoder
 from letstalk_core.audio.recording import SAMPLE_RATE, Recording
+from letstalk_core.audio.wav2vec2 import Wav2Vec2Encoder
 
 SECONDS = 120
 
@@ -41,7 +41,7 @@ if __name__ == "__main__":
     sound = torch.cat([torch.cat(list(Recording(path).mono_16k())) for path in sys.argv[1:]])
     sound = sound.repeat(-(-SECONDS * SAMPLE_RATE // len(sound)))[: SECONDS * SAMPLE_RATE]
 
-    audio.ONE_PASS_SECONDS = SECONDS
+    audio_encoder.ONE_PASS_SECONDS = SECONDS
     whole = encoder.encode(sound, SAMPLE_RATE)
     normal = ((sound - sound.mean()) / (sound.var(unbiased=False) + 1e-7).sqrt())[None]
     with torch.inference_mode():
@@ -49,7 +49,7 @@ if __name__ == "__main__":
         convolved = F.interpolate(convolved, size=len(whole), mode="linear", align_corners=True)
         plain = encoder._transform(convolved.transpose(1, 2))
     result = {"one pass against transformers": errors(whole, plain)}
-    audio.ONE_PASS_SECONDS = 0
+    audio_encoder.ONE_PASS_SECONDS = 0
     for seconds in (0, 1, 2, 3, 5, 10, 20, 30, 60, SECONDS):
         encoder.context_seconds = seconds
         result[f"{seconds} s"] = errors(encoder.encode(sound, SAMPLE_RATE), whole)

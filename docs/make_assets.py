@@ -1,4 +1,4 @@
-"""Draws portrait.png and scene.png and speaks speech.wav: the inputs of the demo and of the example workflows.
+"""Draws portrait.png and scene.png and speaks speech.wav in assets/: the inputs of the demo and of the workflows.
 
 Needs flite (apt-get install flite).
 """
@@ -15,6 +15,7 @@ ASSETS = REPOSITORY / "assets"
 sys.path.insert(0, str(REPOSITORY))
 
 from letstalk_core.data.drawn.avatars import Avatar  # noqa: E402
+from letstalk_core.data.drawn.drawing import draw_frames  # noqa: E402
 from letstalk_core.data.drawn.motion import COLUMN, CONTROLS  # noqa: E402
 from letstalk_core.data.drawn.stills import HELD_OUT  # noqa: E402
 
@@ -57,7 +58,7 @@ def scene(portrait: Image.Image) -> Image.Image:
 if __name__ == "__main__":
     controls = np.zeros(len(CONTROLS), np.float32)
     controls[COLUMN["smile"]] = 0.5
-    frame = Image.fromarray(Avatar((PERSON, 0), 512).render(controls)[0])
+    frame = Image.fromarray(draw_frames(Avatar((PERSON, 0), 512), controls)[0])
     frame.save(ASSETS / "portrait.png", optimize=True)
     scene(frame).save(ASSETS / "scene.png", optimize=True)
     subprocess.run(["flite", "-voice", "slt", "-t", TEXT, "-o", str(ASSETS / "speech.wav")], check=True)

@@ -15,22 +15,23 @@ sys.path.insert(0, str(HERE.parent))
 from letstalk_core import LetsTalkPipeline, SamplingSettings  # noqa: E402
 from letstalk_core.audio.recording import read_audio  # noqa: E402
 from letstalk_core.data.drawn.avatars import Avatar  # noqa: E402
+from letstalk_core.data.drawn.drawing import draw_frames  # noqa: E402
 from letstalk_core.data.drawn.motion import rest_controls  # noqa: E402
 from letstalk_core.evaluation.report import contact_sheet, generate_frames  # noqa: E402
 from letstalk_core.picture.portrait import read_image  # noqa: E402
 
-EXAMPLES = HERE.parent / "assets"
+ASSETS = HERE.parent / "assets"
 
 
 def demo_frames() -> np.ndarray:
     pipeline = LetsTalkPipeline.load(device="cpu")
-    waveform, rate = read_audio(EXAMPLES / "speech.wav")
-    portrait = pipeline.crop(read_image(EXAMPLES / "portrait.png")).image
+    waveform, rate = read_audio(ASSETS / "speech.wav")
+    portrait = pipeline.crop(read_image(ASSETS / "portrait.png")).image
     return generate_frames(pipeline, portrait, waveform.mean(0).numpy(), rate, SamplingSettings())
 
 
 if __name__ == "__main__":
-    people = [Avatar((seed, 0), 128).render(rest_controls(np.random.default_rng(seed)))[0] for seed in range(30)]
+    people = [draw_frames(Avatar((seed, 0), 128), rest_controls(np.random.default_rng(seed)))[0] for seed in range(30)]
     contact_sheet(HERE / "people.png", [np.stack(people[i : i + 10]) for i in range(0, 30, 10)], columns=10)
     frames = demo_frames()  # from here on the bundled model is needed
     pictures = [Image.fromarray(frame).resize((256, 256), Image.Resampling.BICUBIC) for frame in frames]

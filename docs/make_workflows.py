@@ -142,7 +142,7 @@ def convert(graph: dict, nodes: dict) -> tuple[dict, dict]:
 def thumbnail(video: Path, frames: list[int]) -> Image.Image:
     """These frames side by side, 512 pixels wide."""
     sys.path.insert(0, str(REPOSITORY))
-    from letstalk_core.video.writer import read_video_frames
+    from letstalk_core.video.reader import read_video_frames
 
     strip = Image.fromarray(np.concatenate(list(read_video_frames(video)[frames]), axis=1))
     return strip.resize((512, round(512 * strip.height / strip.width)), Image.Resampling.LANCZOS)

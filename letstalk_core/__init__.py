@@ -7,12 +7,15 @@ they are first used, so that importing the package costs nothing.
 import importlib
 
 _HOMES = {
+    "ClipSampler": "video.clips",
     "LetsTalkConfig": "config",
     "LetsTalkModel": "model.checkpoint",
     "LetsTalkPipeline": "pipeline",
+    "Observer": "render.render",
     "SamplingSettings": "video.clips",
     "load_checkpoint": "model.checkpoint",
     "save_checkpoint": "model.checkpoint",
+    "write_video": "render.render",
     "InputError": "errors",
 }
 __all__ = sorted(_HOMES)

@@ -13,11 +13,11 @@ import time
 import warnings
 from pathlib import Path
 
+from .config import SAMPLERS
 from .errors import InputError
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "assets"
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
 EXIT_INTERRUPTED = 130
-SAMPLERS = ("dpm++", "ddim", "ddpm", "euler")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -31,7 +31,16 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m letstalk_core", description=__doc__.splitlines()[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser, metavar="COMMAND")
+    _add_video_commands(commands)
+    _add_model_commands(commands)
+    _add_training_commands(commands)
+    _add_evaluation_commands(commands)
+    for command in commands.choices.values():
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
 
+
+def _add_video_commands(commands) -> None:
     generate = commands.add_parser("generate", help="make a talking video from a portrait and a recording")
     generate.add_argument("--portrait", required=True, metavar="IMAGE")
     generate.add_argument("--audio", required=True, metavar="FILE", help="any audio file, or a video with sound")
@@ -42,13 +51,15 @@ def build_parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="the example portrait speaks the example recording")
     demo.add_argument("--output", default="letstalk-demo.mp4", metavar="FILE.mp4")
     _add_sampling_options(demo)
-    demo.set_defaults(run=_generate, portrait=EXAMPLES / "portrait.png", audio=EXAMPLES / "speech.wav")
+    demo.set_defaults(run=_generate, portrait=ASSETS / "portrait.png", audio=ASSETS / "speech.wav")
 
     leftovers = commands.add_parser("leftovers", help="list what unfinished videos have left behind")
     leftovers.add_argument("folder", nargs="?", default=".", metavar="FOLDER", help="with all folders below it")
     leftovers.add_argument("--clean", action="store_true", help="remove them, but for those in use")
     leftovers.set_defaults(run=_leftovers)
 
+
+def _add_model_commands(commands) -> None:
     convert = commands.add_parser("convert", help="convert a checkpoint of the official layout")
     convert.add_argument("source", metavar="IN.ckpt")
     convert.add_argument("target", metavar="OUT.safetensors")
@@ -60,6 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_argument("file", metavar="FILE.safetensors")
     info.set_defaults(run=_info)
 
+
+def _add_training_commands(commands) -> None:
     train = commands.add_parser("train", help="train or fine-tune a model on footage, shards or drawn people")
     train.add_argument("changes", nargs="*", metavar="key=value", help="changes to the configuration: model.depth=4")
     train.add_argument("--config", metavar="FILE.yaml", help="configs/ has one for every variant of the paper")
@@ -80,6 +93,8 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--start", metavar="FILE", help="go on from this model: only its transformer learns")
     train.set_defaults(run=_train_avatar)
 
+
+def _add_evaluation_commands(commands) -> None:
     evaluate = commands.add_parser("evaluate", help="measure a model on held-out drawings and speech")
     evaluate.add_argument("--model", metavar="FILE.safetensors")
     evaluate.add_argument("--output", default="runs/evaluation", metavar="FOLDER")
@@ -95,10 +110,6 @@ def build_parser() -> argparse.ArgumentParser:
     drift.add_argument("--clip-frames", type=int, default=16, help="of the model that made it")
     drift.add_argument("--output", metavar="STEM", help="of STEM.json and STEM.png; default: VIDEO-drift")
     drift.set_defaults(run=_drift)
-
-    for command in commands.choices.values():
-        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
 
 
 def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +127,7 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--face", default="largest", metavar="largest|none|N", help="which face of the picture")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="denoising steps; default: the model's own")
-    parser.add_argument("--sampler", choices=SAMPLERS, help="default: the model's own")
+    parser.add_argument("--sampler", choices=tuple(SAMPLERS), help="default: the model's own")
     parser.add_argument("--cfg", type=float, help="guidance scale; default: the model's own, 1 is neutral and fastest")
     parser.add_argument("--memory-noise", type=float, default=0.0, help="noise on the memory between clips, 0 to 1")
     parser.add_argument("--device", default="auto")
@@ -143,6 +154,7 @@ def _file_and_strength(text: str) -> tuple[str, float]:
 def _generate(arguments) -> None:
     from .pipeline import BUNDLED_MODEL, LetsTalkPipeline
     from .render.progress import ProgressBar
+    from .render.render import write_video
     from .video.clips import SamplingSettings
 
     settings = SamplingSettings(
@@ -158,16 +170,17 @@ def _generate(arguments) -> None:
     )
     bar, began = ProgressBar(Path(arguments.output)), time.monotonic()
     try:
-        frames = pipeline.write_video(
+        frames = write_video(
+            pipeline,
             arguments.portrait,
             arguments.audio,
             arguments.output,
             settings,
-            arguments.face,
-            arguments.max_seconds,
-            bar,
-            arguments.resume,
-            arguments.keep_work,
+            face=arguments.face,
+            max_seconds=arguments.max_seconds,
+            observer=bar,
+            resume=arguments.resume,
+            keep_work=arguments.keep_work,
         )
     except BaseException as error:
         error.kept = bar.kept()  # main says it
@@ -207,14 +220,14 @@ def _info(arguments) -> None:
 
 
 def _train(arguments) -> None:
-    from .training.training_config import load_config
+    from .training.config_file import load_config
 
     changes = arguments.changes + ([f"init_from={arguments.init_from}"] if arguments.init_from else [])
     config = load_config(arguments.config, changes)
     if arguments.dry_run:
-        from .training.dry_run.description import describe
+        from .training.dry_run import describe_training
 
-        print(describe(config, arguments.devices))
+        print(describe_training(config, arguments.devices))
         return
     from .training.train import train
 

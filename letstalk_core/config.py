@@ -1,154 +1,310 @@
-"""The one configuration: everything that decides what a model is, checked where it is made.
+"""The one configuration: everything that decides what a model is, a small dataclass a part, checked where it is made.
 
 Letters used for axes throughout the package: B batch, F frames of a clip, M memory frames, N tokens of a frame,
 D width, C latent channels, h and w latent height and width, K audio tokens of a frame, A their width,
 W audio window, L audio feature blocks, E their channels.
+
+Users meet every field under one flat name: `depth`, `audio_width`, `default_steps` (see FLAT_NAMES). Files of version 1
+hold these; files of version 2 hold the parts.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
+from typing import Any
 
+VERSION = 2  # of the JSON in checkpoints; without a number it is 1
 FUSIONS = ("direct", "siamese", "symbiotic")
+# The objectives that each sampler goes with (diffusion/samplers.py).
+SAMPLERS = {"dpm++": ("noise", "v"), "ddim": ("noise", "v"), "ddpm": ("noise", "v"), "euler": ("flow", "x0")}
 OBJECTIVES = ("noise", "v", "flow", "x0")
+MOST_STEPS = 1000  # of denoising: as many as there are training timesteps
+MOST_GUIDANCE = 20.0
+
+
+def _need(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise ValueError(f"configuration: {sentence}")
+
+
+def _need_known(unknown: list[str]) -> None:
+    _need(not unknown, f"unknown keys {unknown}; the file may come from a newer version")
+
+
+def _need_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    _need(value in allowed, f"{name} is {value!r}, not one of {', '.join(map(repr, allowed))}")
+
+
+def _need_positive(part: Any, prefix: str, *names: str) -> None:
+    """Fields whose default is a whole number hold one; all are finite and above 0."""
+    for name in names:
+        value, whole = getattr(part, name), isinstance(getattr(type(part), name), int)
+        good = isinstance(value, int if whole else int | float) and math.isfinite(value) and value > 0
+        _need(good, f"{prefix}{name} is {value!r}, not a {'whole ' if whole else ''}number above 0")
 
 
 @dataclass(frozen=True)
-class LetsTalkConfig:
-    """A LetsTalk model, from the encoders it expects to the objective it was trained with.
+class TransformerConfig:
+    """The diffusion transformer (paper, Section 3.2 and Figure 2); defaults are LetsTalk-S with linear attention."""
 
-    Defaults are those of the paper's linear model (arXiv 2411.16748). Raises ValueError, naming both values, where two
-    fields contradict each other.
-    """
-
-    # transformer
     depth: int = 12
-    width: int = 384
+    width: int = 384  # D
     heads: int = 6  # of softmax attention; linear attention has heads of linear_head_width channels
     linear_head_width: int = 32
     attention: str = "linear"  # "linear" (ReLU kernel, GLUMBConv) or "softmax" (GELU feed-forward)
     mlp_ratio: float = 4.0
-    latent_channels: int = 32
+    latent_channels: int = 32  # C
     patch_size: int = 1
-    clip_frames: int = 16
-    memory_frames: int = 2
-    portrait_fusion: str = "symbiotic"
+    clip_frames: int = 16  # F
+    memory_frames: int = 2  # M
+    portrait_fusion: str = "symbiotic"  # Tables 3 and 4: one of FUSIONS
     audio_fusion: str = "direct"
-    portrait_each_frame: bool = True  # False: one set of portrait tokens for the whole clip (faster)
-    add_portrait: bool = False  # also add the portrait's embedding to every frame's tokens (less drift)
 
-    # audio tokens
-    audio_tokens: int = 32
-    audio_width: int = 768
-    audio_hidden: int = 512
-    audio_window: int = 5
-    audio_blocks: int = 12
-    audio_channels: int = 768
-    audio_convolutions: bool = False  # over the columns of a mel window, instead of linear layers on all of it
-    blink_condition: bool = False  # one more audio token that carries the eyelid closure of the window
+    def __post_init__(self):
+        _need_positive(self, "", "depth", "width", "heads", "linear_head_width", "mlp_ratio")
+        _need_positive(self, "", "latent_channels", "patch_size", "clip_frames")
+        _need(self.memory_frames >= 0, f"memory_frames is {self.memory_frames}, less than 0")
+        _need_one_of("attention", self.attention, ("linear", "softmax"))
+        _need_one_of("portrait_fusion", self.portrait_fusion, FUSIONS)
+        _need_one_of("audio_fusion", self.audio_fusion, FUSIONS)
+        _need(self.width % self.heads == 0, f"width {self.width} is not a multiple of heads {self.heads}")
+        _need(self.width % 4 == 0, f"width {self.width} is not a multiple of 4, which the 2-D positions need")
+        _need(
+            self.attention == "softmax" or self.width % self.linear_head_width == 0,
+            f"width {self.width} is not a multiple of linear_head_width {self.linear_head_width}",
+        )
 
-    # diffusion
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """From audio features [F,L,E] to audio tokens [F,K,A] (paper, Section 3.3)."""
+
+    encoder: str = "wav2vec2"  # or "mel"
+    tokens: int = 32  # K
+    width: int = 768  # A
+    hidden: int = 512
+    window: int = 5  # W, frames, odd
+    blocks: int = 12  # L
+    channels: int = 768  # E
+
+    def __post_init__(self):
+        _need_one_of("audio_encoder", self.encoder, ("wav2vec2", "mel"))
+        _need_positive(self, "audio_", "tokens", "width", "hidden", "window", "blocks", "channels")
+        _need(self.window % 2 == 1, f"audio_window {self.window} is even, so it has no centre")
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """What the model is trained to answer (paper, Section 3.1; diffusion/objective.py)."""
+
     objective: str = "noise"  # "noise", "v", "flow" (rectified flow) or "x0" (the same flow, the model answers x0)
     learn_variance: bool = True  # only with "noise": 2C output channels
-    time_shift: float = 1.0  # of the times of "flow" and "x0" towards noise: at 6, t = 0.5 becomes 0.86
+
+    def __post_init__(self):
+        _need_one_of("objective", self.objective, OBJECTIVES)
+        _need(
+            self.objective == "noise" or not self.learn_variance,
+            f"learn_variance goes with objective 'noise', not with {self.objective!r}",
+        )
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """How clips are sampled where nobody says otherwise."""
+
+    steps: int = 25  # of denoising, 1 to MOST_STEPS
+    sampler: str = "dpm++"
+    guidance_scale: float = 1.0  # 1 is neutral
+
+    def __post_init__(self):
+        _need_one_of("default_sampler", self.sampler, tuple(SAMPLERS))
+        _need(1 <= self.steps <= MOST_STEPS, f"default_steps is {self.steps}, not in 1..{MOST_STEPS}")
+        scale = self.guidance_scale
+        _need(0 <= scale <= MOST_GUIDANCE, f"default_guidance_scale is {scale}, not in 0..{MOST_GUIDANCE:g}")
+
+
+@dataclass(frozen=True)
+class Departures:
+    """Everything in which our own models depart from the paper, and nothing else; the defaults are the paper's."""
+
+    # model
+    portrait_each_frame: bool = True  # False: one set of portrait tokens for the whole clip (faster)
+    add_portrait: bool = False  # also add the portrait's embedding to every frame's tokens (less drift)
+    audio_convolutions: bool = False  # over the columns of a mel window, instead of linear layers on all of it
+    blink_condition: bool = False  # one more audio token that carries the eyelid closure of the window
     relative_latents: bool = False  # the model works on (latents - portrait latents) * relative_scale
     relative_scale: float = 1.0
-
-    # what goes in and comes out
-    autoencoder: str = "dc-ae"  # "dc-ae" or "sd-vae"
-    latent_scale: float = 0.41407
-    image_size: int = 512
-    audio_encoder: str = "wav2vec2"  # "wav2vec2" or "mel"
-    fps: float = 25.0
-    default_steps: int = 25
-    default_sampler: str = "dpm++"
-    default_guidance_scale: float = 1.0
-
-    # sampling, where the bundled model departs from the paper
+    time_shift: float = 1.0  # of the times of "flow" and "x0" towards noise: at 6, t = 0.5 becomes 0.86
+    # sampling
     noise_scale: float = 1.0  # of the noise that a clip starts from: below 1 less flickers
     memory_scale: float = 1.0  # of what the memory differs from the portrait: below 1 a clip's errors die out
     border_smoothing: float = 0.0  # b: a clip's frame f is moved by b^(f+1) of what its first frame jumps
 
     def __post_init__(self):
-        def need(condition: bool, sentence: str):
-            if not condition:
-                raise ValueError(f"configuration: {sentence}")
-
-        sizes = ("depth", "width", "heads", "linear_head_width", "latent_channels", "patch_size", "clip_frames")
-        for name in (*sizes, "audio_tokens", "audio_width", "audio_hidden", "audio_blocks", "audio_channels"):
-            need(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, less than 1")
-        need(self.attention in ("linear", "softmax"), f"attention is {self.attention!r}, not 'linear' or 'softmax'")
-        need(self.objective in OBJECTIVES, f"objective is {self.objective!r}, not one of {OBJECTIVES}")
-        need(self.autoencoder in ("dc-ae", "sd-vae"), f"autoencoder is {self.autoencoder!r}, not 'dc-ae' or 'sd-vae'")
-        need(
-            self.audio_encoder in ("wav2vec2", "mel"),
-            f"audio_encoder {self.audio_encoder!r} is not 'wav2vec2' or 'mel'",
-        )
-        need(self.portrait_fusion in FUSIONS, f"portrait_fusion is {self.portrait_fusion!r}, not one of {FUSIONS}")
-        need(self.audio_fusion in FUSIONS, f"audio_fusion is {self.audio_fusion!r}, not one of {FUSIONS}")
-        need(self.width % self.heads == 0, f"width {self.width} is not a multiple of heads {self.heads}")
-        need(self.width % 4 == 0, f"width {self.width} is not a multiple of 4, which the 2-D positions need")
-        need(
-            self.attention == "softmax" or self.width % self.linear_head_width == 0,
-            f"width {self.width} is not a multiple of linear_head_width {self.linear_head_width}",
-        )
-        need(
-            self.objective == "noise" or not self.learn_variance,
-            f"learn_variance goes with objective 'noise', not with {self.objective!r}",
-        )
-        need(self.audio_window % 2 == 1, f"audio_window {self.audio_window} is even, so it has no centre")
-        need(
-            not self.audio_convolutions
-            or (self.audio_encoder == "mel" and self.audio_blocks == 4 and self.audio_window >= 5),
-            f"audio_convolutions needs mel features with 4 blocks in a window of 5 or more, not {self.audio_encoder} "
-            f"with {self.audio_blocks} in {self.audio_window}",
-        )
-        need(self.time_shift > 0, f"time_shift {self.time_shift} is not above 0")
-        need(0 < self.noise_scale <= 1, f"noise_scale {self.noise_scale} is not above 0 and at most 1")
-        need(
+        _need_positive(self, "", "relative_scale", "time_shift")
+        _need(0 < self.noise_scale <= 1, f"noise_scale {self.noise_scale} is not above 0 and at most 1")
+        _need(
             self.memory_scale == 1 or (self.relative_latents and 0 <= self.memory_scale < 1),
             f"memory_scale {self.memory_scale} is not in 0..1, or below 1 without relative_latents",
         )
-        need(0 <= self.border_smoothing < 1, f"border_smoothing {self.border_smoothing} is not in 0..1")
-        need(
-            self.memory_frames > 0 or self.border_smoothing == 0,
-            f"border_smoothing {self.border_smoothing} needs memory frames, and memory_frames is 0",
+        _need(0 <= self.border_smoothing < 1, f"border_smoothing {self.border_smoothing} is not in 0..1")
+
+
+@dataclass(frozen=True)
+class LetsTalkConfig:
+    """A LetsTalk model, from the encoders that it expects to the objective that it was trained with.
+
+    Defaults are those of the paper's linear model (arXiv 2411.16748). Raises ValueError, naming both values, where two
+    fields contradict each other.
+    """
+
+    transformer: TransformerConfig = TransformerConfig()
+    audio: AudioConfig = AudioConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    sampling: SamplingDefaults = SamplingDefaults()
+    departures: Departures = Departures()
+    autoencoder: str = "dc-ae"  # or "sd-vae"
+    latent_scale: float = 0.41407
+    image_size: int = 512  # pixels, the side of the square
+    fps: float = 25.0  # frames a second
+
+    def __post_init__(self):
+        _need_one_of("autoencoder", self.autoencoder, ("dc-ae", "sd-vae"))
+        _need_positive(self, "", "latent_scale", "image_size")
+        _need(1 <= self.fps <= 240, f"fps is {self.fps}, not in 1..240")
+        objective, sampler, audio = self.diffusion.objective, self.sampling.sampler, self.audio
+        fitting = ", ".join(name for name, objectives in SAMPLERS.items() if objective in objectives)
+        _need(
+            objective in SAMPLERS[sampler],
+            f"default_sampler {sampler!r} does not go with objective {objective!r}; choose {fitting}",
         )
-        need(self.memory_frames >= 0, f"memory_frames is {self.memory_frames}, less than 0")
+        _need(
+            not self.departures.audio_convolutions
+            or (audio.encoder == "mel" and audio.blocks == 4 and audio.window >= 5),
+            f"audio_convolutions needs mel features with 4 blocks in a window of 5 or more, not {audio.encoder} "
+            f"with {audio.blocks} in {audio.window}",
+        )
+        smoothing = self.departures.border_smoothing
+        _need(
+            self.transformer.memory_frames > 0 or smoothing == 0,
+            f"border_smoothing {smoothing} needs memory frames, and memory_frames is 0",
+        )
 
     @property
     def output_channels(self) -> int:
         """Channels of the model's output: 2C with a learned variance, else C."""
-        return self.latent_channels * (2 if self.learn_variance else 1)
+        return self.transformer.latent_channels * (2 if self.diffusion.learn_variance else 1)
+
+    def flat(self) -> dict[str, Any]:
+        """Every field's value by its flat name."""
+        values = dataclasses.asdict(self)
+        return {name: values[part][field] if part else values[field] for name, (part, field) in FLAT_NAMES.items()}
+
+    def with_changes(self, **changes: Any) -> LetsTalkConfig:
+        """The same model but for some fields, given by their flat names: with_changes(depth=4, audio_width=64).
+
+        ValueError for a name that no field has, and where the result contradicts itself.
+        """
+        _need_known(sorted(changes.keys() - FLAT_NAMES.keys()))
+        nested: dict[str, dict] = {}
+        for name, value in changes.items():
+            part, field = FLAT_NAMES[name]
+            nested.setdefault(part, {})[field] = value
+        parts = {name: dataclasses.replace(getattr(self, name), **fields) for name, fields in nested.items() if name}
+        return dataclasses.replace(self, **parts, **nested.get("", {}))
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return json.dumps({"version": VERSION, **dataclasses.asdict(self)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> LetsTalkConfig:
-        """The configuration written by to_json; an unknown key is an error."""
+        """The configuration in a file of any version up to this one's; ValueError for an unknown key or version."""
         values = json.loads(text)
-        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
-        if unknown:
-            raise ValueError(f"configuration: unknown keys {unknown}; the file may come from a newer version")
-        return cls(**values)
+        _need(isinstance(values, dict), f"{text[:40]!r} is not a mapping")
+        version = values.pop("version", 1)
+        if version == 1:
+            return cls().with_changes(**_with_fitting_sampler(values))
+        _need(version == VERSION, f"its version is {version!r}, and {VERSION} is the newest that is known here")
+        given = {("", name): value for name, value in values.items() if name not in PARTS}
+        for part in PARTS & values.keys():
+            _need(isinstance(values[part], dict), f"{part} is {values[part]!r}, not a mapping")
+            given |= {(part, name): value for name, value in values[part].items()}
+        flat = {place: name for name, place in FLAT_NAMES.items()}
+        _need_known(sorted(".".join(place).strip(".") for place in given if place not in flat))
+        return cls().with_changes(**{flat[place]: value for place, value in given.items()})
 
 
-def _variants(**common) -> dict[str, LetsTalkConfig]:
+def _with_fitting_sampler(values: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 took any default sampler; one that cannot sample becomes the first that can."""
+    objective = values.get("objective", DiffusionConfig.objective)
+    if objective in SAMPLERS.get(values.get("default_sampler", SamplingDefaults.sampler), OBJECTIVES):
+        return values
+    fitting = (name for name, objectives in SAMPLERS.items() if objective in objectives)
+    return {**values, "default_sampler": next(fitting, "")}
+
+
+# Each part with what its fields' flat names begin with.
+PARTS = {"transformer": "", "audio": "audio_", "diffusion": "", "sampling": "default_", "departures": ""}
+
+
+def _flat_name(part: str, field: str) -> str:
+    return f"{PARTS[part]}{field}"
+
+
+def _flat_names() -> dict[str, tuple[str, str]]:
+    names = {}
+    for field in dataclasses.fields(LetsTalkConfig):
+        if field.name in PARTS:
+            for inner in dataclasses.fields(field.default):
+                names[_flat_name(field.name, inner.name)] = (field.name, inner.name)
+        else:
+            names[field.name] = ("", field.name)
+    return names
+
+
+FLAT_NAMES = _flat_names()  # flat name: (part, or "" for the whole; name in it)
+
+
+def _variants(**changes: Any) -> dict[str, LetsTalkConfig]:
+    """The paper's S, B, L and XL."""
     shapes = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
-    return {name: LetsTalkConfig(depth=d, width=w, heads=h, **common) for name, (d, w, h) in shapes.items()}
+    return {
+        name: LetsTalkConfig().with_changes(depth=depth, width=width, heads=heads, **changes)
+        for name, (depth, width, heads) in shapes.items()
+    }
 
 
-_SD_VAE = dict(attention="softmax", latent_channels=4, patch_size=2, autoencoder="sd-vae", latent_scale=0.18215)
-
-# "tiny" is what tests and documentation use: every part of the model, a second on a laptop.
-PRESETS: dict[str, LetsTalkConfig] = {
-    "tiny": LetsTalkConfig(
-        depth=2, width=64, heads=4, latent_channels=4, clip_frames=4, audio_tokens=4, audio_width=32, audio_hidden=32,
-        audio_blocks=4, audio_channels=80, audio_encoder="mel", image_size=64,
-    ),
+PAPER: dict[str, LetsTalkConfig] = {
     **{f"linear-{name}": config for name, config in _variants().items()},
-    **{f"softmax-{name}": config for name, config in _variants(**_SD_VAE).items()},
+    **{
+        f"softmax-{name}": config
+        for name, config in _variants(
+            attention="softmax", latent_channels=4, patch_size=2, autoencoder="sd-vae", latent_scale=0.18215
+        ).items()
+    },
+}
+PRESETS: dict[str, LetsTalkConfig] = {
+    # What tests and documentation use: every part of the model, a second on a laptop.
+    "tiny": LetsTalkConfig(
+        TransformerConfig(depth=2, width=64, heads=4, latent_channels=4, clip_frames=4),
+        AudioConfig(encoder="mel", tokens=4, width=32, hidden=32, blocks=4, channels=80),
+        image_size=64,
+    ),
+    # What ships. Its autoencoder's latent_scale and relative_scale are measured while it is trained.
+    "bundled": LetsTalkConfig(
+        TransformerConfig(depth=5, width=192, heads=6, mlp_ratio=2.0, patch_size=2),
+        AudioConfig(encoder="mel", tokens=4, width=192, hidden=256, window=9, blocks=4, channels=80),
+        DiffusionConfig(objective="x0", learn_variance=False),
+        SamplingDefaults(steps=4, sampler="euler", guidance_scale=2.0),
+        Departures(
+            portrait_each_frame=False, add_portrait=True, audio_convolutions=True, blink_condition=True,
+            relative_latents=True, time_shift=6.0, noise_scale=0.5, memory_scale=0.4, border_smoothing=0.4,
+        ),
+        latent_scale=1.0,
+        image_size=128,
+    ),
+    **PAPER,
 }  # fmt: skip

@@ -12,3 +12,7 @@ class InputError(ValueError):
 
 class NotFiniteError(InputError, FloatingPointError):
     """A loss or its gradient is NaN or infinite."""
+
+
+class CheckpointError(InputError):
+    """A file of weights is not what it should be."""

@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import InputError
@@ -26,6 +27,24 @@ def check_file(path: str | Path, kind: str) -> Path:
     if empty:
         raise InputError(f"{path} is empty (0 bytes); choose another {kind} file.")
     return path
+
+
+def find_files(folder: str | Path, suffixes: Sequence[str], what: str) -> list[Path]:
+    """The files with these suffixes in a folder and below, by their names; hidden ones are passed over.
+
+    what: "pictures", "videos"... InputError where there is no such folder, or no such file in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; give the one that holds the {what} (a training's data_path).")
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    found = [path for path in files if path.suffix.lower() in suffixes]
+    if not found:
+        named = f"{', '.join(suffixes[:6])}{' or the like' if len(suffixes) > 6 else ''}"
+        raise InputError(
+            f"There are no {what} in {folder} ({len(files)} other files); put files into it that end in {named}."
+        )
+    return found
 
 
 def create_part(path: Path) -> Path:

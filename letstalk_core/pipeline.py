@@ -1,27 +1,27 @@
-"""The steps tied together: encode the audio, encode the portrait, draw noise, denoise, decode, write."""
+"""A model with its autoencoder and audio encoder, loaded together and moved together; each step can be used alone."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .audio.encoder import FeatureStream, load_audio_encoder
+from .audio.encoder import AudioEncoder, FeatureStream
+from .audio.load import load_audio_encoder
 from .audio.recording import Recording
-from .diffusion.samplers import Callback
+from .config import LetsTalkConfig
 from .errors import InputError
-from .model.checkpoint import LetsTalkModel, fill_strictly, load_checkpoint
+from .model.checkpoint import LetsTalkModel, load_bundled_autoencoder, load_checkpoint
 from .model.lora import apply_loras
-from .picture.autoencoder import Autoencoder, build_autoencoder, load_autoencoder
-from .picture.portrait import Portrait, crop_portrait, read_image
-from .render.render import Observer, VideoJob, render_video
-from .video.clips import Chunk, Clip, SamplingSettings, decoded_chunks, generate_clips
-from .video.memory import MemoryBank
+from .picture.autoencoder import Autoencoder, load_autoencoder, restore_autoencoder
+from .picture.portrait import Portrait, crop_portrait
+from .weights import add_to_digest
 
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "weights" / "letstalk-avatar-128.safetensors"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,10 +30,11 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class LetsTalkPipeline:
     """A model with its autoencoder and audio encoder, on one device.
 
-    Each step can be used alone: encode_audio, encode_portrait, generate (latents, clip by clip), decode.
+    From files to latents: crop and encode_portrait, encode_audio or stream_audio. From these to frames:
+    video.clips.ClipSampler, with decode. render.write_video does all of it.
     """
 
-    def __init__(self, model: LetsTalkModel, autoencoder: Autoencoder, audio_encoder: torch.nn.Module):
+    def __init__(self, model: LetsTalkModel, autoencoder: Autoencoder, audio_encoder: AudioEncoder):
         self.model, self.autoencoder, self.audio_encoder = model, autoencoder, audio_encoder
         self.config = model.config
         _check_parts(self.config, autoencoder, audio_encoder)
@@ -62,18 +63,14 @@ class LetsTalkPipeline:
             )
         model = load_checkpoint(path)
         apply_loras(model, loras)
-        chosen = choose_device(device)
-        if dtype == "auto":
-            dtype = "bf16" if chosen.type == "cuda" else "fp32"
-        if dtype not in DTYPES:
+        chosen, precision = choose_device(device), dtype
+        if precision == "auto":
+            precision = "bf16" if chosen.type == "cuda" else "fp32"
+        if precision not in DTYPES:
             raise InputError(f"The dtype is {dtype!r}; choose auto, {', '.join(DTYPES)}.")
-        images = _autoencoder_of(model, path, autoencoder)
-        if model.config.audio_encoder == "wav2vec2" and audio_encoder is None:
-            raise InputError(
-                f"{path} needs a wav2vec2 audio encoder; choose its file (on the command line with --audio-encoder)."
-            )
-        sounds = load_audio_encoder("mel" if model.config.audio_encoder == "mel" else audio_encoder)
-        return cls(model.to(chosen, DTYPES[dtype]), images.to(chosen, DTYPES[dtype]), sounds.to(chosen))
+        found = _find_autoencoder(model.config, path, autoencoder)
+        hearing = _find_audio_encoder(model.config, path, audio_encoder)
+        return cls(model.to(chosen, DTYPES[precision]), found.to(chosen, DTYPES[precision]), hearing.to(chosen))
 
     @property
     def device(self) -> torch.device:
@@ -88,78 +85,29 @@ class LetsTalkPipeline:
         """The features of a recording of any length, computed as they are needed."""
         return FeatureStream(self.audio_encoder, recording, self.config.fps)
 
+    def crop(self, picture: np.ndarray, face: str | int = "largest") -> Portrait:
+        """The square around a face of a picture [H,W,3] in 0..1, at the model's size."""
+        return crop_portrait(picture, self.config.image_size, face)
+
     @torch.inference_mode()
     def encode_portrait(self, portrait: Portrait) -> Tensor:
-        """Latents [1,C,h,w] of a square portrait."""
+        """Latents [1,C,h,w] of a square portrait, on the pipeline's device."""
         return self.autoencoder.encode(portrait.image[None].to(self.device)).float()
-
-    def crop(self, image: np.ndarray, face: str | int = "largest") -> Portrait:
-        """The square around a face of image [H,W,3] in 0..1, at the model's size."""
-        return crop_portrait(image, self.config.image_size, face)
-
-    def generate(
-        self,
-        portrait: Tensor,
-        features: Tensor,
-        settings: SamplingSettings,
-        memory: MemoryBank | None = None,
-        frames: int | None = None,
-        callback: Callback | None = None,
-    ) -> Iterator[Clip]:
-        """The clips of a video; see long_video.generate_clips."""
-        return generate_clips(self.model, portrait, features, settings, memory, frames, callback)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [n,C,h,w] -> frames float32 [n,3,H,W] in -1..1 on the CPU."""
         return self.autoencoder.decode(latents.float()).cpu()
 
-    def render(
-        self,
-        portrait: Tensor,
-        features: Tensor | FeatureStream,
-        settings: SamplingSettings,
-        first: int = 0,
-        last: int | None = None,
-        memory: MemoryBank | None = None,
-        callback: Callback | None = None,
-    ) -> Iterator[Chunk]:
-        """The frames of a stretch of video, a few at a time; see long_video.decoded_chunks."""
-        return decoded_chunks(self.model, self.decode, portrait, features, settings, first, last, memory, callback)
-
     @functools.cached_property
     def digest(self) -> str:
-        """Of all that the models add to a video: configuration, weights, and what they compute in and on."""
-        digest = hashlib.sha256(f"{self.config.to_json()} {self.device.type}".encode())
-        digest.update(f"{self.autoencoder.config} {self.autoencoder.latent_scale} {self.audio_encoder.digest}".encode())
+        """The digest of all that the models add to a video: configuration, weights, and what they compute in and on."""
+        digest = hashlib.sha256(f"{json.dumps(self.config.flat(), sort_keys=True)} {self.device.type}".encode())
+        digest.update(f"{self.autoencoder.config} {self.autoencoder.latent_scale}".encode())
+        digest.update(f" {self.audio_encoder.settings}".encode())
         for part in (self.model, self.autoencoder, self.audio_encoder):
-            for name, value in part.state_dict().items():
-                digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            add_to_digest(digest, part.state_dict())
         return digest.hexdigest()
-
-    def write_video(
-        self,
-        portrait_path: str | Path,
-        audio_path: str | Path,
-        output: str | Path,
-        settings: SamplingSettings,
-        face: str | int = "largest",
-        max_seconds: float | None = None,
-        observer: Observer | None = None,
-        resume: bool = True,
-        keep_work: bool = False,
-    ) -> int:
-        """A talking video of any length from two files; returns its number of frames. See render.render_video.
-
-        Raises InputError for anything wrong with the inputs or the output.
-        """
-        for source in (portrait_path, audio_path):
-            if Path(output).exists() and Path(source).exists() and Path(output).samefile(source):
-                raise InputError(f"The output {output} is one of the inputs; give it another name.")
-        recording = Recording(audio_path, max_seconds)
-        job = VideoJob(self, self.crop(read_image(portrait_path), face), recording, settings)
-        return render_video(job, output, observer, resume=resume, keep_work=keep_work)
 
 
 def choose_device(name: str) -> torch.device:
@@ -176,36 +124,44 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _autoencoder_of(model: LetsTalkModel, path: str | Path, given: str | Path | None) -> Autoencoder:
-    if given is not None:
-        model.autoencoder_state = None  # not needed beside the given one
-        return load_autoencoder(given, model.config.latent_scale)
-    if model.autoencoder_state is None:
+def bundled_autoencoder(path: str | Path) -> Autoencoder | None:
+    """The autoencoder in a model's file, float32 on the CPU with its model's latent scale; None where it has none."""
+    bundled = load_bundled_autoencoder(path)
+    if bundled is None:
+        return None
+    return restore_autoencoder(bundled.config, bundled.weights, bundled.latent_scale, f"{path}: autoencoder")
+
+
+def _find_autoencoder(config: LetsTalkConfig, path: str | Path, given: str | Path | None) -> Autoencoder:
+    """The given one, or the one in the model's file, with the model's latent scale."""
+    autoencoder = bundled_autoencoder(path) if given is None else load_autoencoder(given, config.latent_scale)
+    if autoencoder is None:
         raise InputError(
-            f"{path} does not bundle its autoencoder; choose a {model.config.autoencoder} (on the command line with "
+            f"{path} does not bundle its autoencoder; choose a {config.autoencoder} (on the command line with "
             "--autoencoder)."
         )
-    return bundled_autoencoder(model, path)
+    return autoencoder
 
 
-def bundled_autoencoder(model: LetsTalkModel, path: str | Path) -> Autoencoder | None:
-    """The autoencoder that came with a model of the file `path`; its weights move out of the model."""
-    if model.autoencoder_state is None:
-        return None
-    with torch.device("meta"):
-        autoencoder = build_autoencoder(model.autoencoder_config, model.config.latent_scale)
-    fill_strictly(autoencoder.model, model.autoencoder_state, f"{path}: autoencoder")
-    model.autoencoder_state = None
-    return autoencoder.eval().requires_grad_(False)
-
-
-def _check_parts(config, autoencoder: Autoencoder, audio_encoder) -> None:
-    if autoencoder.latent_channels != config.latent_channels:
+def _find_audio_encoder(config: LetsTalkConfig, path: str | Path, given: str | Path | None) -> AudioEncoder:
+    if config.audio.encoder == "mel":
+        return load_audio_encoder("mel")
+    if given is None:
         raise InputError(
-            f"The autoencoder has {autoencoder.latent_channels} latent channels, but the model needs "
-            f"{config.latent_channels}; choose a {config.autoencoder} that fits."
+            f"{path} needs a wav2vec2 audio encoder; choose its file (on the command line with --audio-encoder)."
         )
-    found, needed = (audio_encoder.blocks, audio_encoder.channels), (config.audio_blocks, config.audio_channels)
+    return load_audio_encoder(given)
+
+
+def _check_parts(config: LetsTalkConfig, autoencoder: Autoencoder, audio_encoder: AudioEncoder) -> None:
+    """Raises InputError where the parts do not belong together."""
+    channels, audio = config.transformer.latent_channels, config.audio
+    if autoencoder.latent_channels != channels:
+        raise InputError(
+            f"The autoencoder has {autoencoder.latent_channels} latent channels, but the model needs {channels}; "
+            f"choose a {config.autoencoder} that fits."
+        )
+    found, needed = (audio_encoder.blocks, audio_encoder.channels), (audio.blocks, audio.channels)
     if found != needed:
         raise InputError(
             f"The audio encoder gives {found[0]} blocks of {found[1]} channels, but the model needs {needed[0]} of "

@@ -16,7 +16,7 @@ from .load import CATEGORY
 from .runtime import on_device, tell
 from .types import AudioSocket, EncodedAudio, EncodedPortrait, LoadedModel, ModelSocket, PortraitSocket
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "assets"
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
 SOUNDS = ["audio", "video"]
 FACES = ("largest", "by index", "none")
 MISSING = {"centred crop": "crop", "stop with an error": "error"}
@@ -179,6 +179,7 @@ class EncodePortrait(io.ComfyNode):
     def execute(cls, letstalk_model, image, face: str, face_index: int, margin: float, no_face: str) -> io.NodeOutput:
         from ..letstalk_core.picture.paste_back import portrait_mask
         from ..letstalk_core.picture.portrait import crop_portrait, without_alpha
+        from ..letstalk_core.pixels import images_to_pictures
 
         picture = without_alpha(_one_picture(image))
         with warnings.catch_warnings(record=True) as told:
@@ -197,7 +198,7 @@ class EncodePortrait(io.ComfyNode):
             latents = pipeline.encode_portrait(portrait)
             reconstruction = pipeline.decode(latents)[0]
         encoded = EncodedPortrait(latents.cpu(), portrait, picture, reconstruction, letstalk_model.name)
-        crop = portrait.image.add(1).div(2).permute(1, 2, 0)[None]
+        crop = images_to_pictures(portrait.image[None])
         return io.NodeOutput(encoded, crop, portrait_mask(portrait)[None])
 
 
@@ -254,6 +255,6 @@ class LetsTalkExample(io.ComfyNode):
         from ..letstalk_core.audio.recording import read_audio
         from ..letstalk_core.picture.portrait import read_image
 
-        waveform, rate = read_audio(EXAMPLES / "speech.wav")
-        image = torch.from_numpy(read_image(EXAMPLES / f"{picture}.png"))[None]
+        waveform, rate = read_audio(ASSETS / "speech.wav")
+        image = torch.from_numpy(read_image(ASSETS / f"{picture}.png"))[None]
         return io.NodeOutput(image, {"waveform": waveform[None], "sample_rate": rate})

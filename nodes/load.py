@@ -103,16 +103,17 @@ class LoadLetsTalkModel(io.ComfyNode):
         lora_strength: float = 1.0,
     ) -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise("letstalk", model)
-        images, sounds, added = cls._parts(autoencoder, audio_encoder, lora)
-        loras = [(added, lora_strength)] if added else []
+        autoencoder_path, encoder_path, lora_path = cls._parts(autoencoder, audio_encoder, lora)
+        loras = [(lora_path, lora_strength)] if lora_path else []
         if precision == "auto":
             precision = "bf16" if management.should_use_bf16(management.get_torch_device()) else "fp32"
-        key = (_fingerprint(path, images, sounds, added), precision, *loras)
+        key = (_fingerprint(path, autoencoder_path, encoder_path, lora_path), precision, *loras)
         loaded = _loaded.get(key)
         if loaded is None:
             chosen = [part for part in (autoencoder, audio_encoder) if part not in (BUNDLED, NAMED)]
             with showing_warnings(cls.hidden.unique_id):
-                loaded = _load(" with ".join([model, *chosen]), path, images, sounds, precision, loras)
+                name = " with ".join([model, *chosen])
+                loaded = _load(name, path, autoencoder_path, encoder_path, precision, loras)
             _loaded[key] = loaded
         return io.NodeOutput(loaded)
 
@@ -133,11 +134,16 @@ class LoadLetsTalkModel(io.ComfyNode):
 
 
 def _load(
-    name: str, path: str, images: str | None, sounds: str | None, precision: str, loras: list[tuple[str, float]]
+    name: str,
+    path: str,
+    autoencoder: str | None,
+    audio_encoder: str | None,
+    precision: str,
+    loras: list[tuple[str, float]],
 ) -> LoadedModel:
     from ..letstalk_core.pipeline import LetsTalkPipeline
 
-    pipeline = LetsTalkPipeline.load(path, "cpu", precision, autoencoder=images, audio_encoder=sounds, loras=loras)
+    pipeline = LetsTalkPipeline.load(path, "cpu", precision, autoencoder, audio_encoder, loras)
     weights = nn.ModuleDict(
         {"model": pipeline.model, "autoencoder": pipeline.autoencoder, "audio_encoder": pipeline.audio_encoder}
     )

@@ -22,7 +22,7 @@ from .types import LoadedModel
 
 if TYPE_CHECKING:
     from ..letstalk_core.pipeline import LetsTalkPipeline
-    from ..letstalk_core.render.estimate import Estimate
+    from ..letstalk_core.render.estimate import RenderEstimate
     from ..letstalk_core.video.clips import SamplingSettings
 
 PREVIEW_SIDE = 512
@@ -36,7 +36,10 @@ class Progress:
     """
 
     def __init__(self, pipeline: LetsTalkPipeline, frames: int, settings: SamplingSettings, node: str | None = None):
-        self.length, self.steps = pipeline.config.clip_frames, settings.steps or pipeline.config.default_steps
+        self.length, self.steps = (
+            pipeline.config.transformer.clip_frames,
+            settings.steps or pipeline.config.sampling.steps,
+        )
         self.clip, self.node = 0, node
         self.bar = comfy.utils.ProgressBar(max(1, math.ceil(frames / self.length) * self.steps))
 
@@ -44,7 +47,7 @@ class Progress:
         """Raises when the user cancelled."""
         management.throw_exception_if_processing_interrupted()
 
-    def begin(self, estimate: Estimate) -> None:
+    def begin(self, estimate: RenderEstimate) -> None:
         self.clip = estimate.done // self.length
         kept = os.path.join("output", os.path.relpath(estimate.work, folder_paths.get_output_directory()))
         tell(self.node, f"{estimate}. Until it is whole, finished parts are kept in {kept}.")

@@ -85,11 +85,6 @@ def _settings(seed: int, steps: int, sampler: str, cfg: float, memory_noise: flo
     return SamplingSettings(seed, steps or None, named, cfg or None, memory_noise)
 
 
-def _to_image(frames: torch.Tensor) -> torch.Tensor:
-    """[n,3,H,W] in -1..1 -> ComfyUI's IMAGE [n,H,W,3] in 0..1."""
-    return frames.add(1).div(2).clamp(0, 1).permute(0, 2, 3, 1).contiguous()
-
-
 class LetsTalkSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -131,21 +126,22 @@ class LetsTalkSampler(io.ComfyNode):
         cls, letstalk_model, letstalk_portrait, letstalk_audio, start_frame: int, frames: int, seed: int, steps: int,
         sampler: str, cfg: float, memory_noise: float, letstalk_memory: Memory | None = None,
     ) -> io.NodeOutput:  # fmt: skip
+        from ..letstalk_core.pixels import images_to_pictures, pictures_to_pixels
+        from ..letstalk_core.video.clips import ClipSampler
+
         check_same_model(letstalk_model, portrait=letstalk_portrait, audio=letstalk_audio, memory=letstalk_memory)
         settings = _settings(seed, steps, sampler, cfg, memory_noise)
         made, first = [], letstalk_memory.next_frame if letstalk_memory else start_frame
         with on_device(letstalk_model) as pipeline:
-            features = pipeline.stream_audio(letstalk_audio.recording)
+            features, latents = pipeline.stream_audio(letstalk_audio.recording), letstalk_portrait.latents
             last = first + frames if frames else len(features)
-            before = first % pipeline.config.clip_frames  # made again, but not handed out
+            before = first % pipeline.config.transformer.clip_frames  # made again, but not handed out
             progress = Progress(pipeline, before + last - first, settings)
-            for chunk in pipeline.render(
-                letstalk_portrait.latents.to(pipeline.device), features, settings, first, last,
-                letstalk_memory and letstalk_memory.bank, progress.step,
-            ):  # fmt: skip
-                made.append(_to_image(chunk.frames))
+            sampler = ClipSampler(pipeline.model, latents.to(pipeline.device), features, settings, progress.step)
+            for chunk in sampler.chunks(pipeline.decode, first, last, letstalk_memory and letstalk_memory.bank):
+                made.append(images_to_pictures(chunk.frames).contiguous())
                 before += len(chunk.frames)
-                progress.advance(before, (made[-1][-1] * 255).round().byte())
+                progress.advance(before, pictures_to_pixels(made[-1][-1]))
         return io.NodeOutput(torch.cat(made), Memory(chunk.memory, last, letstalk_model.name))
 
 
@@ -178,7 +174,8 @@ class MemoryBankLongVideo(io.ComfyNode):
         cls, letstalk_model, letstalk_portrait, letstalk_audio, picture: str, seed: int, steps: int, sampler: str,
         cfg: float, memory_noise: float,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..letstalk_core.render.render import VideoJob, render_video
+        from ..letstalk_core.render.job import VideoJob
+        from ..letstalk_core.render.render import render_video
 
         check_same_model(letstalk_model, portrait=letstalk_portrait, audio=letstalk_audio)
         settings = _settings(seed, steps, sampler, cfg, memory_noise)
@@ -227,10 +224,12 @@ class LetsTalkPasteBack(io.ComfyNode):
             raise InputError(
                 f"The frames are {images.shape[2]}x{images.shape[1]}; connect the sampler's square frames."
             )
+        from ..letstalk_core.pixels import pictures_to_images
+
         paste = _paste_back(letstalk_portrait)
         pictures = torch.empty(len(images), *letstalk_portrait.picture.shape)
         for index, image in enumerate(images):
-            pictures[index] = paste(image[None, ..., :3].permute(0, 3, 1, 2) * 2 - 1)[0]
+            pictures[index] = paste(pictures_to_images(image[None, ..., :3]))[0]
             show_progress(index + 1, len(images))
         return io.NodeOutput(pictures)
 

@@ -51,7 +51,7 @@ class TestShortOfMemory:
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory")
         pipeline = copy.copy(letstalk_model.pipeline)
-        pipeline.render = fail
+        pipeline.decode = pipeline.stream_audio = fail
         return (dataclasses.replace(letstalk_model, pipeline=pipeline),)
 NODE_CLASS_MAPPINGS = {"TestSource": TestSource, "TestShortOfMemory": TestShortOfMemory}
 """
@@ -90,3 +90,31 @@ def comfyui(tmp_path_factory):
 def workflow(repository):
     """workflow(name): a new copy of one of the pack's graphs in the API format."""
     return lambda name: json.loads((repository / "workflows" / "api" / f"{name}.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory):
+    """A tiny model with its autoencoder and audio encoder, on the CPU."""
+    from letstalk_core.pipeline import LetsTalkPipeline
+
+    from .tiny import write_tiny_checkpoint
+
+    return LetsTalkPipeline.load(write_tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny.safetensors"), "cpu")
+
+
+@pytest.fixture
+def job(pipeline):
+    """A rendering of 38 frames."""
+    from .rendering import make_job
+
+    return make_job(pipeline)
+
+
+@pytest.fixture(scope="module")
+def short_segments():
+    """Segments of eight frames."""
+    from letstalk_core.render import job
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "SEGMENT_SECONDS", 8 / 25)
+        yield

@@ -7,7 +7,8 @@ import torch
 
 from letstalk_core.audio.recording import Recording
 from letstalk_core.picture.portrait import Portrait
-from letstalk_core.render.render import Observer, VideoJob, render_video
+from letstalk_core.render.job import VideoJob
+from letstalk_core.render.render import Observer, render_video
 from letstalk_core.render.segments import work_folder_of
 from letstalk_core.video.clips import SamplingSettings
 

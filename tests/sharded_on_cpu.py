@@ -27,12 +27,17 @@ def make_sharded(config, folder):
 
 
 class Sharded(loop.TrainingRun):
+    made = False
+
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
+        Sharded.made = True
         assert all(isinstance(parameter, DTensor) for parameter in self.module.parameters())
 
 
 if __name__ == "__main__":
     loop.make_accelerator = train.make_accelerator = make_sharded
     train.TrainingRun = Sharded
-    sys.exit(main())
+    status = main()
+    assert Sharded.made or status, "the training was not sharded"
+    sys.exit(status)

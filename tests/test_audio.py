@@ -14,8 +14,11 @@ import pytest
 import scipy.io.wavfile
 import torch
 
-from letstalk_core.audio import encoder as audio
-from letstalk_core.audio.encoder import MEL_REACH, FeatureStream, load_audio_encoder, mel_features
+from letstalk_core.audio import encoder as audio_encoder
+from letstalk_core.audio import mel
+from letstalk_core.audio.encoder import FeatureStream
+from letstalk_core.audio.load import load_audio_encoder
+from letstalk_core.audio.mel import MEL_REACH, mel_features
 from letstalk_core.audio.recording import Recording, SampleReader, audio_blocks, frame_count, read_audio
 from letstalk_core.errors import InputError
 from tests.media_files import CODECS, bad_files, tone, write_media
@@ -218,8 +221,8 @@ def test_windows_give_exactly_what_one_pass_gives(rate, fps, monkeypatch):
     recording, encoder = Recording((noise, rate)), load_audio_encoder("mel")
     mono = torch.cat(list(recording.mono_16k()))
     whole = mel_features(mono, recording.frames(fps), fps)
-    monkeypatch.setattr(audio, "WINDOW_SECONDS", 1)
-    monkeypatch.setattr(audio, "ONE_PASS_SECONDS", 0)
+    monkeypatch.setattr(audio_encoder, "WINDOW_SECONDS", 1)
+    monkeypatch.setattr(audio_encoder, "ONE_PASS_SECONDS", 0)
     assert torch.equal(encoder.encode(noise, rate, fps), whole)
     stream = FeatureStream(encoder, recording, fps)
     assert len(stream) == len(whole)
@@ -292,7 +295,7 @@ def test_a_file_that_cannot_be_decoded_once_can_be_read_again(tmp_path, monkeypa
     whole = stream[0:50]
     stream = FeatureStream(load_audio_encoder("mel"), Recording(path), 25)
     with monkeypatch.context() as patch:
-        patch.setattr(audio, "mel_features", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(mel, "mel_features", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             _ = stream[0:9]
     assert torch.equal(stream[0:50], whole)
@@ -303,7 +306,8 @@ def test_memory_does_not_grow_with_the_recording(tmp_path):
     code = """
 import re, sys, numpy, wave
 from pathlib import Path
-from letstalk_core.audio.encoder import FeatureStream, load_audio_encoder
+from letstalk_core.audio.encoder import FeatureStream
+from letstalk_core.audio.load import load_audio_encoder
 from letstalk_core.audio.recording import Recording
 def peak(minutes):
     with wave.open(sys.argv[1], "wb") as file:

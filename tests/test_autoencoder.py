@@ -7,8 +7,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from letstalk_core.errors import InputError
+from letstalk_core.errors import CheckpointError, InputError
+from letstalk_core.model.checkpoint import BundledAutoencoder, load_checkpoint, save_checkpoint
 from letstalk_core.picture.autoencoder import SMALL_DC_AE, build_autoencoder, load_autoencoder
+from letstalk_core.pipeline import bundled_autoencoder
+
+from .tiny import AUTOENCODER, write_tiny_checkpoint
 
 TINY_KL = {
     "_class_name": "AutoencoderKL",
@@ -94,6 +98,22 @@ def test_folder_single_file_and_metadata(tmp_path, config):
     ):
         assert torch.equal(loaded.encode(images), expected)
         assert not any(p.requires_grad for p in loaded.parameters())
+
+
+def test_the_autoencoder_in_a_models_file_has_the_models_scale(tmp_path):
+    path = write_tiny_checkpoint(tmp_path / "tiny.safetensors", latent_scale=0.5)
+    loaded, images = bundled_autoencoder(path), torch.rand(1, 3, 32, 32)
+    torch.manual_seed(0)
+    expected = build_autoencoder(AUTOENCODER, latent_scale=0.5).eval()
+    assert expected.config["scaling_factor"] == 1.0 and torch.equal(loaded.encode(images), expected.encode(images))
+    assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
+    save_checkpoint(path, load_checkpoint(path), BundledAutoencoder(TINY_DC, expected.model.state_dict()))
+    with pytest.raises(
+        CheckpointError, match=r"tiny\.safetensors: autoencoder: missing .*; unexpected .* in all"
+    ) as caught:
+        bundled_autoencoder(path)
+    assert "\n" not in str(caught.value)
+    assert bundled_autoencoder(write_tiny_checkpoint(path, bundle=False)) is None
 
 
 def _original_layout(weights: dict) -> dict:

@@ -8,12 +8,12 @@ from letstalk_core.cli import main
 from letstalk_core.data.drawn.motion import COLUMN
 from letstalk_core.evaluation import measures
 from letstalk_core.evaluation.meter import READINGS, load_meter
-from letstalk_core.evaluation.report import METER, generate_frames, to_pictures
+from letstalk_core.evaluation.report import METER, generate_frames
 from letstalk_core.picture.portrait import read_image
 from letstalk_core.pipeline import BUNDLED_MODEL, LetsTalkPipeline
-from letstalk_core.training.train_autoencoder import to_images
+from letstalk_core.pixels import images_to_pixels, pixels_to_images
 from letstalk_core.video.clips import SamplingSettings
-from letstalk_core.video.writer import probe, read_video_frames
+from letstalk_core.video.reader import probe, read_video_frames
 
 pytestmark = pytest.mark.skipif(not BUNDLED_MODEL.exists(), reason="no bundled model in this repository yet")
 
@@ -53,7 +53,9 @@ def test_the_demo_speaks(meter, tmp_path, repository, monkeypatch):
     assert read[:, OPEN].max() > 0.3 and read[:, OPEN].min() < 0.1  # it opens, and it closes
     assert 6 <= measures.blinks_per_minute(read[:, BLINK], 25) <= 30
     portrait = LetsTalkPipeline.load(device="cpu").crop(read_image(repository / "assets" / "portrait.png")).image
-    alike = [measures.masked_psnr(frame[None], to_pictures(portrait[None]), EVERYWHERE) for frame in frames]
+    alike = [
+        measures.masked_psnr(frame[None], images_to_pixels(portrait[None]).numpy(), EVERYWHERE) for frame in frames
+    ]
     assert min(alike) > 15  # the same portrait throughout, from a head that moves
     assert measures.border_jump(frames, 16) < 1.3
 
@@ -82,7 +84,7 @@ def test_it_follows_the_words_of_people_it_never_met(meter, pipeline):
         pytest.skip("espeak-ng and flite are not installed")
     read, truth = [], []
     for clip in (talking_clip(20_000 + seed, 3.0, split="heldout") for seed in (1, 2, 4, 5, 6)):  # 3 is silent
-        portrait = to_images(clip.portrait[None])[0]
+        portrait = pixels_to_images(clip.portrait[None])[0]
         frames = generate_frames(pipeline, portrait, clip.waveform, 16000, SamplingSettings())
         read.append(meter.read(frames)[:, OPEN])
         truth.append(clip.controls[:, COLUMN["open"]])

@@ -16,7 +16,7 @@ import scipy.io.wavfile
 from PIL import Image
 
 from letstalk_core.cli import main
-from letstalk_core.video.writer import probe, read_video_frames
+from letstalk_core.video.reader import probe, read_video_frames
 
 from .tiny import write_tiny_checkpoint
 

@@ -13,7 +13,7 @@ import pytest
 
 from letstalk_core.audio.recording import read_audio
 from letstalk_core.diffusion.samplers import SAMPLERS
-from letstalk_core.video.writer import probe, read_video_frames
+from letstalk_core.video.reader import probe, read_video_frames
 
 pytestmark = pytest.mark.comfyui
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from letstalk_core.video.writer import probe
+from letstalk_core.video.reader import probe
 
 from .test_comfyui import WORKFLOWS
 

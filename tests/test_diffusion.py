@@ -5,10 +5,16 @@ import math
 import pytest
 import torch
 
-from letstalk_core import cli
-from letstalk_core.diffusion.objective import STEPS, Diffusion, Schedule, discretised_log_likelihood
+from letstalk_core.config import OBJECTIVES, SAMPLERS
+from letstalk_core.diffusion.objective import (
+    FLOW_OBJECTIVES,
+    STEPS,
+    Diffusion,
+    Schedule,
+    discretised_log_likelihood,
+)
 from letstalk_core.diffusion.samplers import (
-    SAMPLERS,
+    DENOISERS,
     clip_generator,
     clip_noise,
     guided,
@@ -18,21 +24,22 @@ from letstalk_core.diffusion.samplers import (
     spaced_timesteps,
 )
 
-OBJECTIVES = {"noise": True, "v": False, "flow": False}
 PAIRS = [(objective, sampler) for objective in OBJECTIVES for sampler in samplers_for(objective)]
 POINT = torch.linspace(-2, 2, 24).reshape(1, 2, 3, 2, 2)
 
 
 def of(objective: str) -> Diffusion:
-    return Diffusion(objective, OBJECTIVES[objective])
+    return Diffusion(objective, learn_variance=objective == "noise")
 
 
 def perfect(diffusion: Diffusion, mean, variance: float):
     """The best possible model of data drawn from N(mean, variance)."""
 
     def predict(x, timesteps):
-        t = timesteps / STEPS if diffusion.objective == "flow" else timesteps
+        t = timesteps / STEPS if diffusion.objective in FLOW_OBJECTIVES else timesteps
         a, b = diffusion.alpha_sigma(t, x)
+        if diffusion.objective == "x0":  # back from the linear estimate to x_t; at t = 1 there is nothing in it
+            x = torch.where(a > 0, x * (a**2 + b**2) / a, a)
         x0 = mean + a * variance / (a**2 * variance + b**2) * (x - a * mean)
         answer = diffusion.target(x0, (x - a * x0) / b, t)
         return torch.cat([answer, -torch.ones_like(answer)], dim=2) if diffusion.learn_variance else answer
@@ -54,7 +61,7 @@ def test_every_sampler_finds_a_point(objective, sampler, steps):
 @pytest.mark.parametrize(
     ("objective", "sampler", "steps", "tolerance"),
     [("noise", "ddpm", 250, 0.03), ("v", "ddpm", 250, 0.03), ("noise", "ddim", 250, 0.03), ("v", "dpm++", 20, 0.03),
-     ("noise", "dpm++", 20, 0.03), ("flow", "euler", 250, 0.03)],
+     ("noise", "dpm++", 20, 0.03), ("flow", "euler", 250, 0.03), ("x0", "euler", 250, 0.03)],
 )  # fmt: skip
 def test_every_sampler_recovers_a_gaussian(objective, sampler, steps, tolerance):
     diffusion = of(objective)
@@ -64,16 +71,6 @@ def test_every_sampler_recovers_a_gaussian(objective, sampler, steps, tolerance)
     )
     assert abs(drawn.mean() - 1.5) < tolerance
     assert abs(drawn.std() - 0.5) < tolerance
-
-
-def test_ddim_with_eta_one_draws_noise_and_recovers_the_gaussian():
-    diffusion, noise = of("v"), clip_noise(1, 0, (5000, 1, 1, 2, 2))
-    drawn = sample(
-        perfect(diffusion, 1.5, 0.25), noise, diffusion, 250, "ddim", eta=1.0, generator=clip_generator(1, 0, "steps")
-    )
-    assert abs(drawn.std() - 0.5) < 0.03
-    with pytest.raises(ValueError, match="generator"):
-        sample(perfect(diffusion, 1.5, 0.25), noise, diffusion, 5, "ddim", eta=1.0)
 
 
 def test_dpm_needs_fewer_steps_than_ddim():
@@ -99,17 +96,19 @@ def test_same_seed_same_result(objective, sampler):
 
 def test_euler_is_exact_on_a_straight_flow():
     noise = clip_noise(0, 0, POINT.shape)
-    for steps in (1, 3, 20):
-        found = sample(lambda x, t: noise - POINT, noise, Diffusion("flow", False), steps, "euler")
-        torch.testing.assert_close(found, POINT, rtol=0, atol=1e-5)
+    for objective, answer in (("flow", noise - POINT), ("x0", POINT)):
+        for steps in (1, 3, 20):
+            found = sample(lambda x, t: answer, noise, of(objective), steps, "euler")  # noqa: B023
+            torch.testing.assert_close(found, POINT, rtol=0, atol=1e-5)
 
 
-def test_a_time_shift_moves_the_steps_towards_noise_and_keeps_both_ends():
-    diffusion, seen = Diffusion("flow", False, time_shift=6.0), []
+@pytest.mark.parametrize("objective", FLOW_OBJECTIVES)
+def test_a_time_shift_moves_the_steps_towards_noise_and_keeps_both_ends(objective):
+    diffusion, seen = Diffusion(objective, False, time_shift=6.0), []
 
     def predict(x, timesteps):
         seen.append(float(timesteps[0]) / STEPS)
-        return noise - POINT
+        return POINT if objective == "x0" else noise - POINT
 
     noise = torch.randn(POINT.shape, generator=torch.Generator().manual_seed(1))
     found = sample(predict, noise, diffusion, 4, "euler")
@@ -130,21 +129,30 @@ def test_a_model_that_answers_x0_is_given_the_linear_estimate_of_it():
         best = float((xt * x0).sum() / xt.square().sum())  # least squares
         torch.testing.assert_close(diffusion.model_input(xt, t), best * xt, rtol=0.02, atol=0.02)
     assert not diffusion.model_input(noise, torch.ones(60000)).any()  # pure noise says nothing
-    for objective in OBJECTIVES:
-        assert of(objective).model_input(noise, torch.ones(60000)) is noise
+    assert torch.equal(diffusion.model_input(x0, torch.zeros(60000)), x0)  # and without noise nothing is to estimate
 
 
-def test_callback_sees_every_step_and_can_cancel():
-    diffusion, seen = of("v"), []
+def test_other_models_are_given_what_is_noisy():
+    xt = torch.randn(POINT.shape)
+    for objective in ("noise", "v", "flow"):
+        assert of(objective).model_input(xt, torch.ones(1, dtype=torch.long)) is xt
+
+
+@pytest.mark.parametrize(("objective", "sampler"), PAIRS)
+def test_callback_sees_every_step_and_can_cancel(objective, sampler):
+    diffusion, seen = of(objective), []
 
     def callback(step, steps, x0):
         seen.append((step, steps))
-        assert x0.shape == POINT.shape
+        torch.testing.assert_close(x0, POINT, rtol=1e-3, atol=1e-3)
         if step == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sample(perfect(diffusion, POINT, 0.1), 0 * POINT, diffusion, 5, "dpm++", callback=callback)
+        sample(
+            perfect(diffusion, POINT, 0.0), clip_noise(0, 0, POINT.shape), diffusion, 5, sampler,
+            generator=clip_generator(0, 0, "steps"), callback=callback,
+        )  # fmt: skip
     assert seen == [(1, 5), (2, 5), (3, 5)]
 
 
@@ -156,9 +164,10 @@ def test_models_are_asked_at_their_own_timesteps():
         return torch.zeros_like(x)
 
     noise = torch.zeros(2, 1, 1, 1, 1)
-    sample(predict, noise, of("flow"), 2, "euler")
-    assert asked == [(torch.float32, [1000.0, 1000.0]), (torch.float32, [500.0, 500.0])]
-    asked.clear()
+    for objective in FLOW_OBJECTIVES:
+        sample(predict, noise, of(objective), 2, "euler")
+        assert asked == [(torch.float32, [1000.0, 1000.0]), (torch.float32, [500.0, 500.0])]
+        asked.clear()
     sample(predict, noise, of("v"), 2, "ddim")
     assert asked == [(torch.int64, [999, 999]), (torch.int64, [0, 0])]
 
@@ -170,17 +179,43 @@ def test_steps_out_of_range(steps):
 
 
 def test_a_wrong_sampler_names_those_that_fit():
-    with pytest.raises(ValueError, match="euler"):
-        sample(lambda x, t: x, POINT, of("flow"), 5, "ddim")
+    for objective in FLOW_OBJECTIVES:
+        with pytest.raises(ValueError, match="choose euler"):
+            sample(lambda x, t: x, POINT, of(objective), 5, "ddim")
     with pytest.raises(ValueError, match=r"dpm\+\+, ddim, ddpm"):
         sample(lambda x, t: x, POINT, of("noise"), 5, "euler")
     with pytest.raises(ValueError, match="'heun' does not go"):
         sample(lambda x, t: x, POINT, of("v"), 5, "heun")
-    assert set(SAMPLERS) == {"ddpm", "ddim", "dpm++", "euler"}
+    assert DENOISERS.keys() == SAMPLERS.keys()
+    assert all(samplers_for(objective) for objective in OBJECTIVES)
 
 
-def test_the_command_line_knows_every_sampler():
-    assert sorted(cli.SAMPLERS) == sorted(SAMPLERS)
+# Ascending; short and long steps of log-SNR take turns, as equal ones would hide a ratio the wrong way round.
+UNEVEN = torch.tensor([17, 19, 44, 50, 103, 116, 218, 239, 377, 401, 533, 554, 665, 682, 776, 792, 875, 888])
+
+
+def test_dpm_is_of_second_order_where_steps_differ_in_length(monkeypatch):
+    """Where x0 is l = log(alpha / sigma) itself, a second-order step of length h is exact but for alpha h^3 / 12.
+
+    As d(x / sigma) = e^l x0 dl (arXiv 2211.01095, Section 4), x / sigma grows by the difference of e^l (l - 1).
+    """
+    monkeypatch.setattr("letstalk_core.diffusion.samplers.spaced_by_snr", lambda schedule, steps: UNEVEN)
+    diffusion, visited = of("v"), []
+
+    def predict(x, timesteps):
+        squared = float(diffusion.schedule.alphas_cumprod[timesteps[0]])
+        alpha, sigma = squared**0.5, (1 - squared) ** 0.5
+        level = math.log(alpha / sigma)
+        visited.append((x.double(), alpha, sigma, level))
+        return (alpha * x - level) / sigma
+
+    sample(predict, clip_noise(0, 0, (1, 1, 1, 2, 2)), diffusion, len(UNEVEN), "dpm++")
+    lengths = torch.tensor([level for *_, level in visited]).diff()
+    assert (lengths[1:] / lengths[:-1]).log().abs().min() > math.log(3)
+    steps = list(zip(visited[:-1], visited[1:], strict=True))
+    for (x, _, sigma, level), (reached, alpha_next, sigma_next, next_level) in steps[1:]:  # the first is of first order
+        exact = sigma_next * (x / sigma + math.exp(next_level) * (next_level - 1) - math.exp(level) * (level - 1))
+        assert (reached - exact).abs().max() < alpha_next * (next_level - level) ** 3 / 12 + 2e-5
 
 
 @pytest.mark.parametrize("steps", [2, 3, 10, 25, 400, 999, 1000])
@@ -238,28 +273,43 @@ def test_a_perfect_answer_gives_back_what_was_mixed(objective):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_training_times(objective):
     diffusion = of(objective)
-    for logit_normal in (True, False):
-        t = diffusion.draw_times(4000, torch.Generator().manual_seed(3), logit_normal)
-        assert torch.equal(t, diffusion.draw_times(4000, torch.Generator().manual_seed(3), logit_normal))
-        span = diffusion.model_timesteps(t).float()
-        assert span.min() >= 0
-        assert span.max() <= STEPS
-        assert abs(span.mean() - 500) < 25
-    assert t.is_floating_point() == (objective == "flow")
+    t = diffusion.draw_times(4000, torch.Generator().manual_seed(3))
+    assert torch.equal(t, diffusion.draw_times(4000, torch.Generator().manual_seed(3)))
+    assert t.is_floating_point() == (objective in FLOW_OBJECTIVES)
+    span = diffusion.model_timesteps(t).float()
+    assert span.min() >= 0
+    assert span.max() <= STEPS
+    assert abs(span.mean() - 500) < 25
+    middle = ((span > 250) & (span < 750)).float().mean()
+    assert abs(middle - (0.728 if objective in FLOW_OBJECTIVES else 0.5)) < 0.03  # logit-normal or uniform
 
 
-def test_weights_scale_their_elements_and_one_is_neutral():
-    diffusion, generator = of("noise"), torch.Generator().manual_seed(0)
+def test_the_loss_of_x0_is_that_of_the_flow_but_for_late_times():
+    generator, t = torch.Generator().manual_seed(0), torch.tensor([0.1, 0.4, 0.5, 0.8, 1.0])
+    x0, noise, output = torch.randn(3, 5, 2, 3, 2, 2, generator=generator)
+    diffusion = of("x0")
+    xt = diffusion.add_noise(x0, noise, t)
+    velocity = (xt - output) / t[:, None, None, None, None]
+    expected = of("flow").losses(velocity, x0, xt, noise, t)["mse"]
+    expected = expected * (t / 0.5).clamp(max=1) ** 2  # below t = 0.5 the weight 1 / t^2 grows no more
+    losses = diffusion.losses(output, x0, xt, noise, t)
+    torch.testing.assert_close(losses["mse"], expected, rtol=1e-4, atol=0)
+    assert torch.equal(losses["total"], losses["mse"])
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_weights_scale_their_elements_and_one_is_neutral(objective):
+    diffusion, generator = of(objective), torch.Generator().manual_seed(0)
     x0, noise = torch.randn(2, 3, 2, 3, 2, 2, generator=generator)
-    output = torch.randn(3, 2, 6, 2, 2, generator=generator)
-    t = torch.tensor([0, 10, 900])
-    arguments = (output, x0, diffusion.add_noise(x0, noise, t), noise, t)
-    plain = diffusion.losses(*arguments)
+    output = torch.randn(3, 2, 6 if diffusion.learn_variance else 3, 2, 2, generator=generator)
+    t = torch.tensor([0.0, 0.3, 0.9]) if objective in FLOW_OBJECTIVES else torch.tensor([0, 10, 900])
+    arguments = (output, x0, diffusion.add_noise(x0, noise, t), noise)
+    plain = diffusion.losses(*arguments, t)
     weight = torch.zeros(1, 1, 1, 2, 2)
     weight[..., 0, 0] = 4
-    one_place = diffusion.losses(*arguments, weight=weight)
-    torch.testing.assert_close(one_place["mse"], ((output[:, :, :3] - noise) ** 2)[..., 0, 0].flatten(1).mean(1))
-    for name, value in diffusion.losses(*arguments, weight=torch.ones(1)).items():
+    of_one_place = diffusion.losses(*(value[..., :1, :1] for value in arguments), t)
+    torch.testing.assert_close(diffusion.losses(*arguments, t, weight=weight), of_one_place)
+    for name, value in diffusion.losses(*arguments, t, weight=torch.ones(1)).items():
         torch.testing.assert_close(value, plain[name])
         assert value.shape == (3,)
 
@@ -285,7 +335,8 @@ def test_the_likelihood_of_the_first_step_is_that_of_a_normal_bin():
 
 
 def test_contradictory_objectives():
-    with pytest.raises(ValueError, match="learn_variance"):
-        Diffusion("flow", learn_variance=True)
+    for objective in ("v", *FLOW_OBJECTIVES):
+        with pytest.raises(ValueError, match="learn_variance"):
+            Diffusion(objective, learn_variance=True)
     with pytest.raises(ValueError, match="'score'"):
         Diffusion("score", learn_variance=False)

@@ -7,6 +7,7 @@ import pytest
 
 from letstalk_core.cli import main
 from letstalk_core.data.drawn.avatars import Avatar
+from letstalk_core.data.drawn.drawing import draw_frames
 from letstalk_core.data.drawn.stills import HELD_OUT, random_controls
 from letstalk_core.evaluation.drift import SERIES, measure_drift
 from letstalk_core.evaluation.identity import SIZE, load_identity
@@ -23,7 +24,7 @@ def people():
         poses = random_controls(np.random.default_rng(5), 2)
         steps = np.sin(np.arange(25) / 25 * 2 * np.pi)[:, None] * 0.1 + 0.5
         found.append(
-            Avatar((identity, 0), SIZE).render((poses[:1] * (1 - steps) + poses[1:] * steps).astype(np.float32))
+            draw_frames(Avatar((identity, 0), SIZE), (poses[:1] * (1 - steps) + poses[1:] * steps).astype(np.float32))
         )
     return found
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from letstalk_core.audio.encoder import MelEncoder
+from letstalk_core.audio.mel import MelEncoder
 from letstalk_core.audio.recording import read_audio
 from letstalk_core.data.footage import prepare as footage
 from letstalk_core.data.footage.frames import resample
@@ -49,12 +49,12 @@ def prepare(folder, output, **changes):
     return prepare_videos(folder, output, **{**arguments, **changes})
 
 
-def read_all(shards, frames, mark=None, **window):
+def read_all(shards, frames, digest=None, **window):
     """The whole of every stretch that has so many frames: a clip of that length."""
     window = Window(**{"clip_frames": frames, "memory_frames": 0, "audio_window": 5, **window})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        data = ShardSource(shards, window, autoencoder_mark=mark, features_shape=(4, 80))
+        data = ShardSource(shards, window, latents_digest=digest, features_shape=(4, 80))
     return [data.read(index, np.random.default_rng(0)) for index in range(len(data))], data
 
 
@@ -190,16 +190,15 @@ def test_latents(tmp_path, keep_frames):
     torch.manual_seed(0)
     autoencoder = build_autoencoder(AUTOENCODER).eval().requires_grad_(False)
     make_video(tmp_path / "in" / "talk.mp4", 30)
-    changes = dict(autoencoder=autoencoder, autoencoder_mark="mark1", keep_frames=keep_frames)
-    shards = prepare(tmp_path / "in", tmp_path / "out", **changes)
-    (example,), data = read_all(shards, 30, "mark1")
+    shards = prepare(tmp_path / "in", tmp_path / "out", autoencoder=autoencoder, keep_frames=keep_frames)
+    (example,), data = read_all(shards, 30, autoencoder.encoder_digest)
     assert data.uses_latents and example["clip"].shape == (30, 4, 2, 2) and data.size == (32, 32)
     if keep_frames:
         (pixels,), _ = read_all(shards, 30)
         again = autoencoder.encode(pixels["clip"].float() / 127.5 - 1)
         assert torch.corrcoef(torch.stack([again.flatten(), example["clip"].flatten()]))[0, 1] > 0.99
     else:
-        with pytest.raises(InputError, match="mark1"):
+        with pytest.raises(InputError, match=autoencoder.encoder_digest):
             read_all(shards, 30)
 
 
@@ -272,6 +271,3 @@ def test_one_process_at_a_time(tmp_path, monkeypatch):
     footage_write = footage.write_shard
     monkeypatch.setattr(footage, "write_shard", write)
     prepare(tmp_path / "in", tmp_path / "out")
-
-
-# What cannot be used -------------------------------------------------------------------------------------------------

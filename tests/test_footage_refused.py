@@ -103,7 +103,6 @@ def test_folders_without_videos(tmp_path):
         ({"seconds": 0.5}, "1 to 60"),
         ({"seconds": 100}, "1 to 60"),
         ({"face": "left"}, "'largest'"),
-        ({"autoencoder_mark": "mark1"}, "give both"),
         ({"keep_frames": False}, "autoencoder"),
     ],
 )
@@ -115,8 +114,7 @@ def test_arguments_that_cannot_be_used(tmp_path, changes, words):
 def test_a_size_that_the_autoencoder_cannot_encode(tmp_path):
     make_video(tmp_path / "in" / "a.mp4", 10)
     autoencoder = build_autoencoder(AUTOENCODER)
-    changes = dict(autoencoder=autoencoder, autoencoder_mark="mark1", size=40)
-    refused(["40", "multiple of 16"], tmp_path / "in", tmp_path / "out", **changes)
+    refused(["40", "multiple of 16"], tmp_path / "in", tmp_path / "out", autoencoder=autoencoder, size=40)
 
 
 # Faces ---------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from letstalk_core.data.drawn.avatars import Avatar
+from letstalk_core.data.drawn.drawing import draw_frames
 from letstalk_core.data.drawn.motion import rest_controls
 from letstalk_core.picture import portrait
 from letstalk_core.picture.framing import framing_net
@@ -16,7 +17,7 @@ SIDE = 256
 def drawn(seed: int) -> np.ndarray:
     """A person never trained on, float [256,256,3] in 0..1, framed as in training."""
     controls = rest_controls(np.random.default_rng(seed))
-    return Avatar((3_000_000 + seed, 0), SIDE).render(controls)[0].astype(np.float32) / 255
+    return draw_frames(Avatar((3_000_000 + seed, 0), SIDE), controls)[0].astype(np.float32) / 255
 
 
 def on_a_wall(picture: np.ndarray, left: int, top: int, width: int, height: int) -> np.ndarray:
@@ -49,6 +50,15 @@ def test_a_face_that_the_detector_misses_is_aligned_too(monkeypatch):
         box = crop_portrait(on_a_wall(drawn(3), 40, 30, 330, 316), 128).box
     assert abs((box[0] + box[2]) / 2 - 168) < 14 and abs((box[1] + box[3]) / 2 - 158) < 14
     assert 0.85 < (box[2] - box[0]) / SIDE < 1.15
+
+
+@pytest.mark.filterwarnings("ignore:No face was found")
+def test_a_margin_widens_the_crop_where_no_face_is_found_too(monkeypatch):
+    monkeypatch.setattr(portrait, "find_faces", lambda image, yunet=None: [])
+    image = np.random.default_rng(0).random((200, 240, 3), np.float32)
+    near, far = (crop_portrait(image, 64, margin=m).box for m in (portrait.FACE_MARGIN, 1.5 * portrait.FACE_MARGIN))
+    assert far[2] - far[0] == pytest.approx(1.5 * (near[2] - near[0]), abs=1)
+    assert far[0] + far[2] == pytest.approx(near[0] + near[2], abs=2)  # about the same middle
 
 
 def test_a_margin_widens_the_aligned_crop(monkeypatch):

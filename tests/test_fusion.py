@@ -1,6 +1,5 @@
 """The nine combinations of fusion schemes, on random weights."""
 
-import dataclasses
 import itertools
 
 import pytest
@@ -8,13 +7,13 @@ import torch
 
 from letstalk_core.config import FUSIONS
 from letstalk_core.model.checkpoint import LetsTalkModel, load_checkpoint, save_checkpoint
-from letstalk_core.video.clips import SamplingSettings, generate_clips
+from letstalk_core.video.clips import ClipSampler, SamplingSettings
 
 from .test_transformer import LINEAR, SOFTMAX, inputs, random_model
 
 COMBINATIONS = [
     pytest.param(
-        dataclasses.replace(base, portrait_fusion=portrait, audio_fusion=audio, portrait_each_frame=each),
+        base.with_changes(portrait_fusion=portrait, audio_fusion=audio, portrait_each_frame=each),
         id=f"{name}-{portrait}-{audio}-{each}",
     )
     for name, base in (("linear", LINEAR), ("softmax", SOFTMAX))
@@ -53,7 +52,7 @@ def test_conditions_prepared_once_stand_for_portrait_and_audio_at_every_timestep
 @pytest.mark.parametrize("scheme", FUSIONS)
 def test_audio_acts_on_its_own_frame_alone_where_only_space_is_mixed(config, scheme):
     """But for a twin, whose temporal attention sees the whole clip."""
-    config = dataclasses.replace(config, audio_fusion=scheme, memory_frames=0)
+    config = config.with_changes(audio_fusion=scheme, memory_frames=0)
     model, given = random_model(config), inputs(config, memory=0)
     for block in model.blocks:
         torch.nn.init.zeros_(block.temporal.mix.weight)
@@ -68,8 +67,8 @@ def test_audio_acts_on_its_own_frame_alone_where_only_space_is_mixed(config, sch
 @pytest.mark.parametrize("portrait", FUSIONS)
 @pytest.mark.parametrize("audio", FUSIONS)
 def test_a_twin_runs_once_per_clip_whatever_the_steps(portrait, audio):
-    config = dataclasses.replace(
-        LINEAR, portrait_fusion=portrait, audio_fusion=audio, objective="flow", learn_variance=False,
+    config = LINEAR.with_changes(
+        portrait_fusion=portrait, audio_fusion=audio, objective="flow", learn_variance=False,
         default_sampler="euler", clip_frames=4,
     )  # fmt: skip
     model, calls = LetsTalkModel(config).eval(), {"portrait": 0, "audio": 0}
@@ -83,8 +82,8 @@ def test_a_twin_runs_once_per_clip_whatever_the_steps(portrait, audio):
     for name, fusion in model.transformer.fusions.items():
         if hasattr(fusion, "twin"):
             fusion.twin.register_forward_hook(count(name))
-    features = torch.randn(8, config.audio_blocks, config.audio_channels)
-    clips = list(generate_clips(model, torch.randn(1, 4, 4, 4), features, SamplingSettings(steps=5)))
+    features = torch.randn(8, config.audio.blocks, config.audio.channels)
+    clips = list(ClipSampler(model, torch.randn(1, 4, 4, 4), features, SamplingSettings(steps=5)).clips())
     assert len(clips) == 2
     assert calls == {"portrait": 2 * (portrait == "siamese"), "audio": 2 * (audio == "siamese")}
 
@@ -121,3 +120,6 @@ def test_portrait_or_conditions_not_both_and_not_neither():
         conditions = model.prepare(given["portrait"], given["audio_tokens"])
     with pytest.raises(ValueError, match="give the portrait"):
         model(latents, timesteps, portrait=given["portrait"], conditions=conditions)
+    for name in ("portrait", "audio_tokens"):
+        with pytest.raises(ValueError, match="give the portrait and audio_tokens"):
+            model(latents, timesteps, **{name: given[name]})

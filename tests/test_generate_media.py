@@ -8,7 +8,7 @@ import pytest
 
 from letstalk_core.audio.recording import read_audio
 from letstalk_core.cli import main
-from letstalk_core.video.writer import probe
+from letstalk_core.video.reader import probe
 
 from .media_files import tone, write_media
 from .tiny import write_tiny_checkpoint

@@ -8,7 +8,7 @@ import time
 import pytest
 from PIL import Image
 
-from letstalk_core.video.writer import probe
+from letstalk_core.video.reader import probe
 
 pytestmark = pytest.mark.comfyui
 

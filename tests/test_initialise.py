@@ -1,24 +1,23 @@
 """Beginning a training from another model: what fits is taken bit for bit, the rest stays as it was."""
 
-import dataclasses
-
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from letstalk_core.config import PRESETS
-from letstalk_core.model.checkpoint import CheckpointError, LetsTalkModel, load_checkpoint, save_checkpoint
+from letstalk_core.errors import CheckpointError
+from letstalk_core.model.checkpoint import BundledAutoencoder, LetsTalkModel, load_checkpoint, save_checkpoint
 from letstalk_core.model.official import read_official
 from letstalk_core.training.initialise import initialise_from
 
-TINY = dataclasses.replace(PRESETS["tiny"], width=32, heads=2, audio_width=16)
+TINY = PRESETS["tiny"].with_changes(width=32, heads=2, audio_width=16)
 OPTIONS = dict(num_heads=4, audio_blocks=3)
 
 
 def new_model(seed=1, **changes) -> LetsTalkModel:
     """An untrained model whose every number is drawn, also those that begin as zero."""
-    model, generator = LetsTalkModel(dataclasses.replace(TINY, **changes)), torch.Generator().manual_seed(seed)
+    model, generator = LetsTalkModel(TINY.with_changes(**changes)), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(generator=generator)
@@ -58,8 +57,8 @@ def test_a_full_match_takes_everything(path):
 
 def test_a_half_precision_file_and_a_bundled_autoencoder(path, tmp_path):
     first = load_checkpoint(path)
-    first.autoencoder_state, first.autoencoder_config = {"decoder.weight": torch.zeros(3)}, {"latent_channels": 4}
-    save_checkpoint(tmp_path / "half.safetensors", first, dtype=torch.float16)
+    bundled = BundledAutoencoder({"latent_channels": 4}, {"decoder.weight": torch.zeros(3)})
+    save_checkpoint(tmp_path / "half.safetensors", first, bundled, dtype=torch.float16)
     model = new_model()
     report = initialise_from(model, tmp_path / "half.safetensors")
     assert not report.missing and not report.unexpected
@@ -122,7 +121,7 @@ def test_an_official_checkpoint(repository, name):
 def test_an_official_checkpoint_of_another_depth(repository):
     path = repository / "tests/data/reference/softmax.ckpt"
     official = read_official(path, **OPTIONS)
-    model = LetsTalkModel(dataclasses.replace(official.config, depth=official.config.depth + 1))
+    model = LetsTalkModel(official.config.with_changes(depth=official.config.transformer.depth + 1))
     before = copied(model)
     report = initialise_from(model, path, **OPTIONS)
     check(model, before, official.state_dict(), report)

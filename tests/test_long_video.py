@@ -8,16 +8,17 @@ import torch
 from letstalk_core.config import PRESETS
 from letstalk_core.errors import InputError
 from letstalk_core.model.checkpoint import LetsTalkModel
+from letstalk_core.model.latents import from_model_space, to_model_space
 from letstalk_core.video.blinks import blink_schedule
-from letstalk_core.video.clips import SamplingSettings, generate_clips, smooth_border
-from letstalk_core.video.memory import MemoryBank, from_model_space, to_model_space
+from letstalk_core.video.clips import ClipSampler, SamplingSettings, smooth_border
+from letstalk_core.video.memory import MemoryBank
 
 FLOW = dict(objective="x0", learn_variance=False, default_sampler="euler", default_steps=2, blink_condition=True)
 
 
 def make_model(**changes) -> LetsTalkModel:
     torch.manual_seed(0)
-    model = LetsTalkModel(dataclasses.replace(PRESETS["tiny"], **{**FLOW, **changes}))
+    model = LetsTalkModel(PRESETS["tiny"].with_changes(**{**FLOW, **changes}))
     for parameter in model.parameters():  # the fresh model's gates are closed: open them, so that inputs matter
         if parameter.abs().sum() == 0:
             torch.nn.init.normal_(parameter, std=0.2)
@@ -36,13 +37,12 @@ def inputs():
 
 
 def latents_of(model, inputs, settings=None, **options):
-    return torch.cat(
-        [c.latents for c in generate_clips(model, *inputs, settings or SamplingSettings(seed=7), **options)]
-    )
+    sampler = ClipSampler(model, *inputs, settings or SamplingSettings(seed=7))
+    return torch.cat([clip.latents for clip in sampler.clips(**options)])
 
 
 def test_as_many_frames_as_features(model, inputs):
-    clips = list(generate_clips(model, *inputs, SamplingSettings()))
+    clips = list(ClipSampler(model, *inputs, SamplingSettings()).clips())
     assert [len(clip.latents) for clip in clips] == [4, 4, 2]
     assert clips[-1].memory.frames == 10
     assert torch.isfinite(torch.cat([clip.latents for clip in clips])).all()
@@ -55,7 +55,7 @@ def test_the_same_seed_gives_the_same_frames_and_another_seed_others(model, inpu
 
 
 def test_a_clip_alone_equals_the_same_clip_in_the_whole_video(model, inputs):
-    clips = list(generate_clips(model, *inputs, SamplingSettings(seed=7)))
+    clips = list(ClipSampler(model, *inputs, SamplingSettings(seed=7)).clips())
     alone = latents_of(model, inputs, memory=clips[0].memory, frames=4)
     assert torch.equal(alone, clips[1].latents)
     first = latents_of(model, inputs, frames=4)
@@ -63,7 +63,7 @@ def test_a_clip_alone_equals_the_same_clip_in_the_whole_video(model, inputs):
 
 
 def test_each_clip_follows_the_memory_of_the_one_before(model, inputs):
-    clips = list(generate_clips(model, *inputs, SamplingSettings(seed=7)))
+    clips = list(ClipSampler(model, *inputs, SamplingSettings(seed=7)).clips())
     portrait = inputs[0]
     remembered = from_model_space(clips[0].memory.latents, portrait, model.config)[0]
     assert torch.allclose(remembered, clips[0].latents[-2:], atol=1e-5)
@@ -73,9 +73,8 @@ def test_each_clip_follows_the_memory_of_the_one_before(model, inputs):
 
 def test_the_state_does_not_grow_with_the_video(model, inputs):
     portrait, features = inputs
-    sizes = {
-        c.memory.latents.shape for c in generate_clips(model, portrait, features.repeat(5, 1, 1), SamplingSettings())
-    }
+    sampler = ClipSampler(model, portrait, features.repeat(5, 1, 1), SamplingSettings())
+    sizes = {clip.memory.latents.shape for clip in sampler.clips()}
     assert sizes == {(1, 2, 4, 4, 4)}
 
 
@@ -111,13 +110,25 @@ def test_the_model_may_choose_its_guidance_scale_and_noise(model, inputs):
 
 def test_a_scaled_memory_is_nearer_to_the_portrait_and_the_bank_keeps_all_of_it(model, inputs):
     half = make_model(relative_latents=True, relative_scale=2.0, memory_scale=0.5)
-    whole = list(generate_clips(model, *inputs, SamplingSettings(seed=7)))
-    clips = list(generate_clips(half, *inputs, SamplingSettings(seed=7)))
+    whole = list(ClipSampler(model, *inputs, SamplingSettings(seed=7)).clips())
+    clips = list(ClipSampler(half, *inputs, SamplingSettings(seed=7)).clips())
     assert torch.equal(clips[0].latents, whole[0].latents)  # it remembers the portrait itself, which differs in nothing
     assert torch.equal(clips[0].memory.latents, whole[0].memory.latents)
     assert not torch.allclose(clips[1].latents, whole[1].latents, atol=1e-3)
     nearer = dataclasses.replace(whole[0].memory, latents=0.5 * whole[0].memory.latents)
     assert torch.equal(clips[1].latents, latents_of(model, inputs, memory=nearer, frames=4))
+
+
+def test_the_memory_is_seen_scaled_and_with_noise_of_its_own_for_each_clip():
+    bank = MemoryBank(torch.randn(1, 2, 4, 40, 40, generator=torch.Generator().manual_seed(0)), frames=4)
+    kept = bank.latents.clone()
+    assert torch.equal(bank.seen(0.5, 0, 1, 1), 0.5 * kept)
+    noise = bank.seen(1, 0.3, 1, 1) - kept
+    assert abs(noise.std() - 0.3) < 0.01 and abs(noise.mean()) < 0.01
+    torch.testing.assert_close(bank.seen(0.5, 0.3, 1, 1), 0.5 * kept + noise)  # the noise is not scaled
+    for seed, clip in ((1, 2), (2, 1)):
+        assert (bank.seen(1, 0.3, seed, clip) - kept - noise).abs().mean() > 0.1
+    assert torch.equal(bank.latents, kept)
 
 
 def test_a_smoothed_border_jumps_less_and_leaves_the_rest_of_the_clip(inputs):
@@ -143,7 +154,7 @@ def test_models_without_memory_or_relative_latents_work_too(inputs):
 
 
 def test_model_space_is_undone():
-    config = dataclasses.replace(PRESETS["tiny"], relative_latents=True, relative_scale=3.0)
+    config = PRESETS["tiny"].with_changes(relative_latents=True, relative_scale=3.0)
     latents, portrait = torch.randn(2, 5, 4, 8, 8), torch.randn(2, 4, 8, 8)
     there = to_model_space(latents, portrait, config)
     assert torch.allclose(from_model_space(there, portrait, config), latents, atol=1e-5)
@@ -194,4 +205,4 @@ def test_frames_beyond_the_recording_and_memory_inside_a_clip_are_refused(model,
 )
 def test_configurations_that_cannot_be_sampled_are_named(changes, words):
     with pytest.raises(ValueError, match=words):
-        dataclasses.replace(PRESETS["tiny"], **changes)
+        PRESETS["tiny"].with_changes(**changes)

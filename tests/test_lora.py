@@ -1,7 +1,6 @@
 """LoRA: adapters begin as nothing, what was trained is what is applied, and files that don't fit are refused."""
 
 import copy
-import dataclasses
 import sys
 import warnings
 
@@ -17,7 +16,6 @@ from letstalk_core.model.lora import (
     A,
     B,
     add_lora,
-    apply_lora,
     apply_loras,
     base_state_dict,
     lora_targets,
@@ -34,7 +32,7 @@ NAME = "transformer.blocks.0.temporal.qkv"
 def open_model(**changes) -> LetsTalkModel:
     """The tiny model with its zeroed gates opened, so that every layer matters."""
     torch.manual_seed(0)
-    model = LetsTalkModel(dataclasses.replace(CONFIG, **changes)).eval()
+    model = LetsTalkModel(CONFIG.with_changes(**changes)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.abs().sum() == 0:
@@ -56,7 +54,7 @@ def trained(model: LetsTalkModel, rank: int = 2, alpha: float = 3.0, seed: int =
 def answer(model: LetsTalkModel) -> torch.Tensor:
     """The model's output for fixed inputs of every kind."""
     generator, config = torch.Generator().manual_seed(1), model.config
-    features = (2, config.clip_frames, config.audio_window, config.audio_blocks, config.audio_channels)
+    features = (2, config.transformer.clip_frames, config.audio.window, config.audio.blocks, config.audio.channels)
     sizes = {"latents": (2, 4, 4, 2, 2), "portrait": (2, 4, 2, 2), "memory": (2, 2, 4, 2, 2), "features": features}
     given = {name: torch.randn(size, generator=generator) for name, size in sizes.items()}
     with torch.no_grad():
@@ -126,7 +124,7 @@ def test_saved_loaded_and_applied_it_is_the_trained_model(lora, tmp_path):
     applied = open_model()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        apply_lora(applied, lora)
+        apply_loras(applied, [(lora, 1.0)])
     torch.testing.assert_close(answer(applied), answer(model), rtol=0, atol=1e-5)
     assert all(parameter.requires_grad for parameter in applied.parameters())
     merged = plain_model(model, merged=True)
@@ -143,8 +141,8 @@ def test_a_copy_of_the_model_as_an_average_of_weights_is_saved_alike(lora, tmp_p
     copied, original = open_model(), open_model()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        apply_lora(copied, tmp_path / "copy.safetensors")
-        apply_lora(original, lora)
+        apply_loras(copied, [(tmp_path / "copy.safetensors", 1.0)])
+        apply_loras(original, [(lora, 1.0)])
     assert equal(copied, state(original))
 
 
@@ -162,19 +160,19 @@ def test_strength(lora):
     added = 1.5 * (pair[NAME + B] @ pair[NAME + A])
     for strength in (0.5, -1.0, 2):
         model = open_model()
-        apply_lora(model, lora, strength)
+        apply_loras(model, [(lora, strength)])
         torch.testing.assert_close(model.get_submodule(NAME).weight, weight + strength * added)
     for dtype in (torch.float32, torch.bfloat16):
         model = open_model().to(dtype)
         model.get_submodule(NAME).weight.data[0, 0] = -0.0
         before = state(model)
         with pytest.warns(UserWarning):
-            apply_lora(model, lora, 0.0)
+            apply_loras(model, [(lora, 0.0)])
         assert equal(model, before)
     for strength in (float("nan"), float("inf"), 10.5):
         model = open_model()
         with pytest.raises(InputError, match="strength of .*choose one from -10 to 10"):
-            apply_lora(model, lora, strength)
+            apply_loras(model, [(lora, strength)])
 
 
 def test_several_add_up_and_are_of_the_same_base(lora, tmp_path):
@@ -183,8 +181,8 @@ def test_several_add_up_and_are_of_the_same_base(lora, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         apply_loras(together, [(lora, 1.0), (tmp_path / "other.safetensors", 0.5)])
-        apply_lora(one, lora)
-        apply_lora(other, tmp_path / "other.safetensors", 0.5)
+        apply_loras(one, [(lora, 1.0)])
+        apply_loras(other, [(tmp_path / "other.safetensors", 0.5)])
     base = open_model().state_dict()
     sums = {name: one.state_dict()[name] + other.state_dict()[name] - value for name, value in base.items()}
     torch.testing.assert_close(together.state_dict(), sums)
@@ -199,7 +197,7 @@ def test_another_base_is_a_warning(lora):
     model.transformer.linear_out.bias.data += 1
     before = answer(model)
     with pytest.warns(UserWarning, match="anna.safetensors was trained on other weights"):
-        apply_lora(model, lora)
+        apply_loras(model, [(lora, 1.0)])
     assert not torch.equal(answer(model), before)
     half = open_model().half().float()
     kept = plain_model(half)
@@ -233,7 +231,7 @@ def test_files_that_contradict_themselves(lora, tmp_path, case):
     path, model = rewritten(lora, tmp_path / "changed.safetensors", change), open_model()
     before = state(model)
     with pytest.raises(InputError, match=sentence) as caught:
-        apply_lora(model, path)
+        apply_loras(model, [(path, 1.0)])
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert equal(model, before)
 
@@ -260,7 +258,7 @@ def test_files_that_are_something_else(lora, tmp_path):
         "model.safetensors": "a whole model, not a LoRA",
     }.items():
         with pytest.raises(InputError, match=sentence) as caught:
-            apply_lora(model, tmp_path / name)
+            apply_loras(model, [(tmp_path / name, 1.0)])
         assert name in str(caught.value) and "\n" not in str(caught.value)
     assert equal(model, before)
 
@@ -277,7 +275,7 @@ def test_a_model_of_other_shapes_names_the_first(lora, changes, sentence):
     model = open_model(**changes)
     before = state(model)
     with pytest.raises(InputError, match=sentence):
-        apply_lora(model, lora)
+        apply_loras(model, [(lora, 1.0)])
     assert equal(model, before)
 
 

@@ -8,7 +8,7 @@ from letstalk_core.cli import build_parser, main
 from letstalk_core.model.checkpoint import load_checkpoint
 from letstalk_core.model.lora import save_lora
 from letstalk_core.pipeline import LetsTalkPipeline
-from letstalk_core.video.writer import read_video_frames
+from letstalk_core.video.reader import read_video_frames
 
 from .test_lora import NAME, answer, trained
 from .tiny import write_tiny_checkpoint

@@ -10,8 +10,9 @@ from letstalk_core.errors import InputError
 from letstalk_core.picture.paste_back import PasteBack, feather_mask, portrait_mask
 from letstalk_core.picture.portrait import Portrait, crop_portrait, without_alpha
 from letstalk_core.pipeline import LetsTalkPipeline
-from letstalk_core.video.clips import SamplingSettings
-from tests.tiny import write_tiny_checkpoint
+from letstalk_core.video.clips import ClipSampler, SamplingSettings
+
+from .tiny import write_tiny_checkpoint
 
 _CELLS = torch.rand(1, 3, 6, 8, generator=torch.Generator().manual_seed(0))
 PICTURE = torch.nn.functional.interpolate(_CELLS, (90, 120), mode="bilinear")[0].permute(1, 2, 0).contiguous()
@@ -85,13 +86,20 @@ def inputs(pipeline):
     return pipeline.encode_portrait(pipeline.crop(image, "none")), torch.randn(23, 4, 80, generator=generator)
 
 
-def render(pipeline, inputs, *stretch, **options):
-    parts = list(pipeline.render(*inputs, SamplingSettings(seed=5), *stretch, **options))
+def render(pipeline, inputs, *stretch):
+    sampler = ClipSampler(pipeline.model, *inputs, SamplingSettings(seed=5))
+    parts = list(sampler.chunks(pipeline.decode, *stretch))
+    made = stretch[0] if stretch else 0
+    for part in parts:  # whoever stops after any of them goes on from the last border of clips
+        made += len(part.frames)
+        assert part.memory.frames == made - made % 4
     return torch.cat([part.frames for part in parts]), parts[-1].memory
 
 
-@pytest.mark.parametrize("cut", [4, 8, 1, 7, 22])  # clips have 4 frames
-def test_two_stretches_equal_one(pipeline, inputs, cut):
+@pytest.mark.parametrize("at_a_time", [256, 3])  # frames that are decoded at once; clips have 4
+@pytest.mark.parametrize("cut", [4, 8, 1, 7, 22])
+def test_two_stretches_equal_one(pipeline, inputs, cut, at_a_time, monkeypatch):
+    monkeypatch.setattr("letstalk_core.video.clips.DECODED_PIXELS", at_a_time * 64**2)
     whole, _ = render(pipeline, inputs)
     first, memory = render(pipeline, inputs, 0, cut)
     second, _ = render(pipeline, inputs, cut, None, memory)

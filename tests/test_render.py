@@ -22,30 +22,15 @@ from letstalk_core.errors import InputError
 from letstalk_core.picture.paste_back import PasteBack
 from letstalk_core.picture.portrait import Portrait
 from letstalk_core.pipeline import LetsTalkPipeline
-from letstalk_core.render import render, segments
+from letstalk_core.render import segments
 from letstalk_core.render.render import Observer, render_video
 from letstalk_core.render.segments import work_folder_of
-from letstalk_core.video.writer import probe, read_video_frames
+from letstalk_core.video.reader import probe, read_video_frames
 
 from .rendering import RATE, SECONDS, StopAt, make_job, stopped
 from .tiny import write_tiny_checkpoint
 
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    return LetsTalkPipeline.load(write_tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny.safetensors"), "cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def short_segments():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(render, "SEGMENT_SECONDS", 8 / 25)
-        yield
-
-
-@pytest.fixture
-def job(pipeline):
-    return make_job(pipeline)
+pytestmark = pytest.mark.usefixtures("short_segments")
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +77,8 @@ def test_segments_can_be_looked_at_and_join_to_the_whole(job, whole, tmp_path):
 
 def test_a_stretch_of_a_long_video_equals_the_same_frames_alone(job, whole, tmp_path):
     latents = job.pipeline.encode_portrait(job.portrait)
-    chunks = list(job.pipeline.render(latents, job.features, job.settings, 0, 38))
-    pixels = torch.cat([job.pictures(chunk.frames) for chunk in chunks])
+    chunks = list(job.sampler(latents, None).chunks(job.pipeline.decode, 0, 38))
+    pixels = torch.cat([job.pixels(chunk.frames) for chunk in chunks])
     work = tmp_path / "work"
     render_video(job, tmp_path / "a.mp4", work=work, keep_work=True)
     with safe_open(work / "00001.safetensors", "pt") as file:

@@ -12,36 +12,21 @@ import pytest
 import torch
 
 from letstalk_core import files
-from letstalk_core.audio import encoder as audio
+from letstalk_core.audio import encoder as audio_encoder
 from letstalk_core.audio.recording import Recording
 from letstalk_core.cli import main
 from letstalk_core.errors import InputError
 from letstalk_core.pipeline import LetsTalkPipeline
-from letstalk_core.render import estimate, render, segments
+from letstalk_core.render import estimate, segments
 from letstalk_core.render.render import Observer, render_video
 from letstalk_core.render.segments import WorkFolder, find_leftovers
-from letstalk_core.video.writer import probe, read_video_frames
+from letstalk_core.video.reader import probe, read_video_frames
 
 from .media_files import tone, write_media
 from .rendering import RATE, StopAt, make_job, stopped
 from .tiny import write_tiny_checkpoint
 
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory):
-    return LetsTalkPipeline.load(write_tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny.safetensors"), "cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def short_segments():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(render, "SEGMENT_SECONDS", 8 / 25)
-        yield
-
-
-@pytest.fixture
-def job(pipeline):
-    return make_job(pipeline)
+pytestmark = pytest.mark.usefixtures("short_segments")
 
 
 # The estimate --------------------------------------------------------------------------------------------------------
@@ -162,8 +147,8 @@ def test_a_model_with_wav2vec2_is_resumed_too(tmp_path, monkeypatch):
     sizes = {"audio_blocks": told["num_hidden_layers"], "audio_channels": told["hidden_size"]}
     path = write_tiny_checkpoint(tmp_path / "m.safetensors", audio_encoder="wav2vec2", **sizes)
     pipeline = LetsTalkPipeline.load(path, "cpu", audio_encoder=encoder)
-    monkeypatch.setattr(audio, "ONE_PASS_SECONDS", 0)
-    monkeypatch.setattr(audio, "WINDOW_SECONDS", 0.6)
+    monkeypatch.setattr(audio_encoder, "ONE_PASS_SECONDS", 0)
+    monkeypatch.setattr(audio_encoder, "WINDOW_SECONDS", 0.6)
     monkeypatch.setattr(pipeline.audio_encoder, "context_seconds", 0.2)
     job, folder = make_job(pipeline), tmp_path / "out"
     folder.mkdir()

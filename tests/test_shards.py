@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from letstalk_core.audio.recording import exact_fps
-from letstalk_core.data.footage.shards import ShardSource, Stretch, write_shard
+from letstalk_core.data.footage.shard_writer import Stretch, write_shard
+from letstalk_core.data.footage.shards import ShardSource
 from letstalk_core.data.source import Window
 
 pytest.importorskip("webdataset")
@@ -41,12 +42,12 @@ def stretch(count=70, context=3, with_latents=False, **changes):
     fields["frames"] = grey(count)
     if with_latents:
         fields["latents"] = torch.arange(count).float()[:, None, None, None].expand(count, 4, 2, 2)
-        fields["autoencoder"] = "mark1"
+        fields["autoencoder"] = "digest1"
     return Stretch(**{**fields, **changes})
 
 
-def source(path, window=WINDOW, mark=None, shape=SHAPE):
-    return ShardSource(path, window, autoencoder_mark=mark, features_shape=shape)
+def source(path, window=WINDOW, digest=None, shape=SHAPE):
+    return ShardSource(path, window, latents_digest=digest, features_shape=shape)
 
 
 def window(share, **changes):
@@ -84,7 +85,8 @@ def test_webdataset_reads_it(shard):
     assert [sample["json"]["frames"] for sample in samples] == [70, 30]
     assert samples[1]["features.npy"].shape == (36, *SHAPE) and samples[1]["features.npy"].dtype == np.float16
     assert samples[1]["latents.npy"].shape == (30, 4, 2, 2)
-    assert samples[0]["json"]["size"] == [32, 32] and samples[0]["json"]["name"] == "talk.mp4, 0.0 s"
+    about = dict(name="talk.mp4, 0.0 s", frames=30, fps=25.0, size=[32, 32], context=3, audio_encoder="mel")
+    assert samples[1]["json"] == {**about, "autoencoder": "digest1"}  # the keys of shards that are already there
     assert samples[0]["__key__"] != samples[1]["__key__"]
 
 
@@ -101,15 +103,15 @@ def test_the_same_stretches_give_the_same_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("share", [FIRST, LATER])
-@pytest.mark.parametrize("mark", [None, "mark1"])
+@pytest.mark.parametrize("digest", [None, "digest1"])
 @pytest.mark.parametrize("pixel_conditions", [False, True])
-def test_the_right_frames_and_windows(tmp_path, share, mark, pixel_conditions):
+def test_the_right_frames_and_windows(tmp_path, share, digest, pixel_conditions):
     path = write_shard(tmp_path / "a.tar", [stretch(with_latents=True)])
-    data = source(path, window(share, pixel_conditions=pixel_conditions), mark)
+    data = source(path, window(share, pixel_conditions=pixel_conditions), digest)
     starts = set()
     for seed in range(60):
         example = data.read(0, np.random.default_rng(seed))
-        in_latents = {"clip": mark is not None, "memory": mark is not None and not pixel_conditions}
+        in_latents = {"clip": digest is not None, "memory": digest is not None and not pixel_conditions}
         in_latents["portrait"] = in_latents["memory"]
         example["portrait"] = example["portrait"][None]
         found = {}
@@ -140,7 +142,7 @@ def test_windows_end_with_the_features(tmp_path, context, low, high):
 @pytest.mark.parametrize("share", [FIRST, LATER])
 def test_every_start_is_drawn_and_none_else(tmp_path, share):
     path = write_shard(tmp_path / "a.tar", [stretch(8, with_latents=True)])
-    data = source(path, window(share), "mark1")
+    data = source(path, window(share), "digest1")
     drawn = {int(data.read(0, np.random.default_rng(seed))["clip"][0, 0, 0, 0]) for seed in range(80)}
     assert drawn == set(range(0 if share == FIRST else 2, 5))
 
@@ -156,30 +158,30 @@ def test_the_generator_decides(shard):
 
 
 def test_no_memory(shard):
-    for mark, share in ((None, LATER), ("mark1", LATER), (None, FIRST)):
-        example = source(shard, window(share, memory_frames=0), mark).read(1, np.random.default_rng(0))
+    for digest, share in ((None, LATER), ("digest1", LATER), (None, FIRST)):
+        example = source(shard, window(share, memory_frames=0), digest).read(1, np.random.default_rng(0))
         assert example["memory"].shape == (0, 3, 32, 32)
 
 
-@pytest.mark.parametrize("mark", [None, "mark1"])
-def test_a_portrait_of_its_own(tmp_path, mark):
+@pytest.mark.parametrize("digest", [None, "digest1"])
+def test_a_portrait_of_its_own(tmp_path, digest):
     own = stretch(
         with_latents=True, portrait=np.full((32, 32, 3), 250, np.uint8), portrait_latents=torch.full((4, 2, 2), 9.5)
     )
     path = write_shard(tmp_path / "a.tar", [own])
     for share in (FIRST, LATER):
-        example = source(path, window(share), mark).read(0, np.random.default_rng(1))
-        assert example["portrait"].shape == ((4, 2, 2) if mark else (3, 32, 32))
-        assert (example["portrait"] == (9.5 if mark else 250)).all()
+        example = source(path, window(share), digest).read(0, np.random.default_rng(1))
+        assert example["portrait"].shape == ((4, 2, 2) if digest else (3, 32, 32))
+        assert (example["portrait"] == (9.5 if digest else 250)).all()
         assert (example["memory"] == example["portrait"]).all() == (share == FIRST)
 
 
 def test_latents_only_where_all_stretches_have_them(tmp_path, shard):
-    assert not source(shard, mark="mark1").uses_latents  # one of its two stretches has none
+    assert not source(shard, digest="digest1").uses_latents  # one of its two stretches has none
     path = write_shard(tmp_path / "b.tar", [stretch(with_latents=True)])
-    assert source(path, mark="mark1").uses_latents
-    assert not source(path, mark="other").uses_latents
-    assert not source(path, mark=None).uses_latents
+    assert source(path, digest="digest1").uses_latents
+    assert not source(path, digest="other").uses_latents
+    assert not source(path, digest=None).uses_latents
 
 
 @pytest.mark.parametrize("fps", [25.0, 29.97])
@@ -251,6 +253,3 @@ def test_a_folder_or_a_list_of_files(tmp_path):
     assert source(paths).name(0) == "talk b (b.tar)"
     data = source(paths[0])
     assert (len(data), data.fps, data.size, data.audio_encoder) == (1, 25.0, (32, 32), "mel")
-
-
-# What cannot be used -------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from letstalk_core.data.footage.shards import write_shard
+from letstalk_core.data.footage.shard_writer import write_shard
 from letstalk_core.errors import InputError
 from letstalk_core.video.writer import VideoWriter
 
@@ -58,10 +58,12 @@ def test_data_that_does_not_fit(tmp_path):
     latents = write_shard(tmp_path / "latents.tar", [stretch(with_latents=True, frames=None, size=(32, 32))])
     whole = write_shard(tmp_path / "whole.tar", [stretch()])
     refused(["(2, 3)", "(4, 80)"], whole, shape=(4, 80))
-    refused(["mark1", "other", "latents.tar"], latents, mark="other")
-    refused(["mark1", "pixels"], latents)
-    refused(["turn pixel noise off", "frames kept"], latents, mark="mark1", window=window(LATER, pixel_conditions=True))
-    refused(["latents.tar", "whole.tar"], [whole, latents], mark="mark1")
+    refused(["digest1", "other", "latents.tar"], latents, digest="other")
+    refused(["digest1", "pixels"], latents)
+    refused(
+        ["turn pixel noise off", "frames kept"], latents, digest="digest1", window=window(LATER, pixel_conditions=True)
+    )
+    refused(["latents.tar", "whole.tar"], [whole, latents], digest="digest1")
     for name, words, changes in (
         ("fps", ["25.0", "30.0"], {"fps": 30.0}),
         ("size", ["(32, 32)", "(48, 48)"], {"frames": grey(70, 48, 48)}),
@@ -146,7 +148,7 @@ def test_gone_while_training(shard):
         ({"frames": None}, "neither frames nor latents"),
         ({"frames": grey(69)}, "69 frames, but features for 70"),
         ({"frames": grey(70).astype(np.float32)}, "float32"),
-        ({"latents": torch.zeros(70, 4, 2, 2)}, "mark"),
+        ({"latents": torch.zeros(70, 4, 2, 2)}, "digest"),
         ({"frames": None, "latents": torch.zeros(70, 4, 2, 2), "autoencoder": "m"}, "size"),
         ({"latents": torch.zeros(70, 4, 2), "autoencoder": "m"}, "4 axes"),
         ({"latents": torch.full((70, 4, 2, 2), 1e5), "autoencoder": "m"}, "65504"),

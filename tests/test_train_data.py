@@ -1,6 +1,7 @@
-"""Trainings from every kind of data, pixels included: videos prepared on the fly, shards, drawn people."""
+"""Trainings from every kind of data, pixels included (videos, shards, drawn people), and which examples they see."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,10 +10,12 @@ import torch
 from letstalk_core.cli import main
 from letstalk_core.data.speech.synthesis import available_engines
 from letstalk_core.model.checkpoint import load_checkpoint
+from letstalk_core.training.config_file import load_config
+from letstalk_core.training.examples import BatchOrder, held_apart
 from letstalk_core.training.train import train
-from letstalk_core.training.training_config import load_config
 from letstalk_core.video.writer import VideoWriter
 
+from .test_shards import replace_member
 from .tiny import write_tiny_checkpoint
 from .training_runs import changes, losses
 
@@ -61,13 +64,12 @@ def test_latents_and_pixels_give_the_same_loss(given, tmp_path):
     _, options = given
     plain = [*options, "memory_pixel_noise=false"]
     train(load_config(None, plain))
-    from letstalk_core.data.footage.shards import ShardSource
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ShardSource, "_choose_form", lambda self, mark: False)
-        shards = next((tmp_path / "run" / "prepared").rglob("*.tar")).parent
-        train(load_config(None, [*plain, f"run={tmp_path / 'pixels'}", "data=shards", f"data_path={shards}"]))
+    (shard,) = (tmp_path / "run" / "prepared").rglob("*.tar")
+    pixels = shutil.copy(shard, tmp_path / "pixels.tar")
+    replace_member(pixels, "latents.npy", None)
+    train(load_config(None, [*plain, f"run={tmp_path / 'pixels'}", "data=shards", f"data_path={pixels}"]))
     assert losses(tmp_path / "pixels") == pytest.approx(losses(tmp_path / "run"), rel=0.02)
+    assert losses(tmp_path / "pixels") != losses(tmp_path / "run")  # they were encoded anew
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -96,5 +98,23 @@ def test_drawn_people_need_no_data(tmp_path):
     )  # fmt: skip
     assert main(["train", *options]) == 0
     path = tmp_path / "run" / "model.safetensors"
-    assert load_checkpoint(path).config.blink_condition
+    assert load_checkpoint(path).config.departures.blink_condition
     assert json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])["loss"] > 0
+
+
+def test_every_stretch_is_used_once_an_epoch_whatever_the_processes():
+    stretches = np.array([3, 5, 8, 9, 11, 12])
+    whole = iter(BatchOrder(stretches, 0, 4))
+    expected = [example for _ in range(6) for example in next(whole)]
+    for epoch in range(4):
+        assert sorted(stretch for stretch, _ in expected[6 * epoch : 6 * epoch + 6]) == stretches.tolist()
+    assert [stretch for stretch, _ in expected[:6]] != [stretch for stretch, _ in expected[6:12]]
+    pair = [iter(BatchOrder(stretches, 0, 2, rank, 2)) for rank in (0, 1)]
+    assert [example for _ in range(6) for order in pair for example in next(order)] == expected
+    assert next(iter(BatchOrder(stretches, 0, 4, first=3))) == expected[12:16]
+
+
+def test_stretches_are_held_out():
+    trained, held = held_apart(10, 0.3, 0)
+    assert len(held) == 3 and sorted([*trained, *held]) == list(range(10))
+    assert [len(part) for part in held_apart(1, 0.9, 0)] == [1, 0]

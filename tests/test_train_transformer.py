@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -16,11 +17,9 @@ from letstalk_core.errors import InputError
 from letstalk_core.model.checkpoint import LetsTalkModel, load_checkpoint
 from letstalk_core.pipeline import LetsTalkPipeline
 from letstalk_core.training.build import build_model, find_autoencoder
-from letstalk_core.training.examples import Plan, held_apart
 from letstalk_core.training.loop import make_accelerator
 from letstalk_core.training.train import train
-from letstalk_core.training.training_config import load_config
-from letstalk_core.training.transformer_loss import Denoiser, Draws, TransformerLoss
+from letstalk_core.training.transformer_loss import TransformerLoss
 
 from .training_runs import changes, configured, losses, write_latents
 
@@ -56,7 +55,7 @@ def test_every_objective_is_carried_by_its_checkpoint(tmp_path, data, objective)
         objective=objective, learn_variance=objective == "noise", default_sampler=sampler, default_steps=2, fps=25.0
     )
     path = train(configured(tmp_path, data, model=model))
-    assert load_checkpoint(path).config.objective == objective
+    assert load_checkpoint(path).config.diffusion.objective == objective
     assert main(["demo", "--model", str(path), "--output", str(tmp_path / "o.mp4"), "--max-seconds", "0.5"]) == 0
     numbers = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
     assert ("vlb" in numbers) == (objective == "noise")
@@ -64,7 +63,7 @@ def test_every_objective_is_carried_by_its_checkpoint(tmp_path, data, objective)
 
 def test_the_loss_falls_on_one_stretch(tmp_path):
     data = write_latents(tmp_path / "data", stretches=1)
-    model = dict(objective="x0", learn_variance=False, memory_frames=0)
+    model = dict(objective="x0", learn_variance=False, default_sampler="euler", memory_frames=0)
     train(configured(tmp_path / "run", data, steps=150, learning_rate=3e-3, save_every=150, model=model))
     found = losses(tmp_path / "run")
     assert np.mean(found[-20:]) < 0.7 * np.mean(found[:20])
@@ -75,9 +74,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, data):
     options = dict(steps=6, audio_dropout=0.3, portrait_dropout=0.3, memory_mask=0.5, schedule="linear")
     whole = train(configured(tmp_path / "whole", data, **options))
     part = configured(tmp_path / "part", data, workers=1, **options)
-    from letstalk_core.training import transformer_loss as transformer
-
-    usual, calls = transformer.TransformerLoss.__call__, []
+    usual, calls = TransformerLoss.__call__, []
 
     def crash_at_5(self, denoiser, batch):
         calls.append(batch["name"])
@@ -86,7 +83,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, data):
         return usual(self, denoiser, batch)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="crash"):
-        patch.setattr(transformer.TransformerLoss, "__call__", crash_at_5)
+        patch.setattr(TransformerLoss, "__call__", crash_at_5)
         train(part)
     resumed = train(part)
     assert losses(tmp_path / "whole") == losses(tmp_path / "part")
@@ -114,120 +111,6 @@ def test_compiled_blocks_give_the_same_losses(tmp_path, data):
     path = train(dataclasses.replace(plain, run=str(tmp_path / "compiled"), compile=True))
     assert losses(tmp_path / "plain") == pytest.approx(losses(tmp_path / "compiled"), abs=1e-5)
     assert load_checkpoint(path).state_dict().keys() == initial(plain).state_dict().keys()
-
-
-def loss_of(config):
-    model = initial(config)
-    for parameter in model.parameters():  # a fresh model's gates are closed
-        if parameter.abs().sum() == 0:
-            torch.nn.init.normal_(parameter, std=0.2)
-    return TransformerLoss(config, model.config, find_autoencoder(config), torch.device("cpu")), Denoiser(model)
-
-
-def batch(count=3, **more):
-    generator = torch.Generator().manual_seed(0)
-    latents = {name: torch.randn(count, *shape, generator=generator) for name, shape in
-               (("clip", (4, 4, 4, 4)), ("memory", (2, 4, 4, 4)), ("portrait", (4, 4, 4)))}  # fmt: skip
-    features = torch.randn(count, 4, 5, 4, 80, generator=generator)
-    return {**latents, "features": features, "seed": list(range(count)), "name": ["a", "b", "c"][:count], **more}
-
-
-@pytest.mark.parametrize(("key", "given"), [("audio_dropout", "features"), ("portrait_dropout", "portrait")])
-def test_a_dropped_condition_is_not_seen(tmp_path, data, key, given):
-    for dropped in (0.0, 1.0):
-        compute, denoiser = loss_of(configured(tmp_path, data, **{"audio_dropout": 0.0, key: dropped}))
-        usual = compute(denoiser, batch()).per_example
-        changed = compute(denoiser, batch(**{given: batch()[given] + 1})).per_example
-        assert torch.equal(usual, changed) == (dropped == 1.0)
-
-
-def test_an_example_has_the_same_loss_in_any_batch(tmp_path, data):
-    """So that batches may be spread over processes."""
-    config = configured(tmp_path, data, audio_dropout=0.5, portrait_dropout=0.5, mouth_weight=2.0)
-    compute, denoiser = loss_of(config)
-    regions = (torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(3)) < 0.1).to(torch.uint8)
-    whole = batch(regions=regions, blinks=torch.zeros(3, 4, 5))
-    together = compute(denoiser, whole).per_example
-    for i in range(3):
-        alone = {name: value[i : i + 1] for name, value in whole.items()}
-        torch.testing.assert_close(compute(denoiser, alone).per_example[0], together[i])
-
-
-PARTS = {
-    "memory_noise_steps": dict(memory_noise_steps=50),
-    "memory_mask": dict(memory_mask=0.25),
-    "memory_shared_noise": dict(memory_shared_noise=0.5),
-}
-OFF = dict(memory_pixel_noise=False, memory_noise_steps=0, memory_mask=0.0)
-
-
-def regularised(tmp_path, data, count=400, **parts) -> tuple[torch.Tensor, torch.Tensor]:
-    compute, _ = loss_of(configured(tmp_path, data, **{**OFF, **parts}))
-    memory = torch.randn(count, 2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
-    return memory, compute._regularised(memory, Draws(list(range(count)), torch.device("cpu")))
-
-
-def test_the_memory_is_left_alone_where_all_is_off(tmp_path, data):
-    before, after = regularised(tmp_path, data)
-    assert torch.equal(before, after)
-
-
-def test_the_mask_drops_a_quarter_of_the_positions(tmp_path, data):
-    before, after = regularised(tmp_path, data, **PARTS["memory_mask"])
-    dropped = (after == 0).all(2)  # [n,M,h,w]
-    assert torch.equal(after.movedim(2, -1)[~dropped], before.movedim(2, -1)[~dropped])
-    assert dropped.float().mean().item() == pytest.approx(0.25, abs=0.02)
-    _, half = regularised(tmp_path, data, memory_mask=0.25, memory_mask_share=0.5)
-    assert (half == 0).all(2).flatten(1).any(1).float().mean().item() == pytest.approx(0.5, abs=0.1)
-
-
-def test_the_latent_noise_is_that_of_the_first_timesteps(tmp_path, data):
-    before, after = regularised(tmp_path, data, **PARTS["memory_noise_steps"])
-    betas = torch.linspace(1e-4, 0.02, 1000)
-    kept = (1 - betas).cumprod(0)[:50]
-    noise = (1 - kept).mean() + (kept.sqrt() - 1).square().mean()  # of memory of variance 1
-    assert (after - before).square().mean().item() == pytest.approx(noise.item(), rel=0.1)
-    _, more = regularised(tmp_path, data, memory_noise_steps=500)
-    assert (more - before).square().mean() > 5 * (after - before).square().mean()
-
-
-def test_shared_noise_is_mostly_alike_in_all_memory_frames(tmp_path, data):
-    before, after = regularised(tmp_path, data, **PARTS["memory_shared_noise"])
-    first, second = (after - before).unbind(1)
-    assert torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1].item() == pytest.approx(0.8, abs=0.05)
-
-
-def test_pixel_noise_is_on_portrait_and_memory_before_encoding(tmp_path, data):
-    config = configured(tmp_path, data, **{**OFF, "memory_pixel_noise": True})
-    compute, _ = loss_of(config)
-    seen = []
-    compute.autoencoder.encode = lambda images: (seen.append(images), torch.zeros(len(images), 4, 4, 4))[1]
-    pixels = {name: torch.full((64, *n, 3, 64, 64), 127, dtype=torch.uint8) for name, n in
-              (("clip", (4,)), ("memory", (2,)), ("portrait", ()))}  # fmt: skip
-    compute._latents(pixels, Draws(list(range(64)), torch.device("cpu")))
-    portrait, clip, memory = (images.add(1 / 255).unflatten(0, (64, -1)).flatten(1).std(1) for images in seen)
-    assert clip.max() == 0
-    assert torch.allclose(portrait, memory, rtol=0.1)  # one sigma an example
-    assert memory.log().mean().item() == pytest.approx(-3, abs=0.25)
-    assert memory.log().std().item() == pytest.approx(0.5, abs=0.15)
-
-
-def test_a_plan_uses_every_stretch_once_an_epoch_whatever_the_processes():
-    stretches = np.array([3, 5, 8, 9, 11, 12])
-    whole = iter(Plan(stretches, 0, 4))
-    expected = [example for _ in range(6) for example in next(whole)]
-    for epoch in range(4):
-        assert sorted(stretch for stretch, _ in expected[6 * epoch : 6 * epoch + 6]) == stretches.tolist()
-    assert [stretch for stretch, _ in expected[:6]] != [stretch for stretch, _ in expected[6:12]]
-    pair = [iter(Plan(stretches, 0, 2, rank, 2)) for rank in (0, 1)]
-    assert [example for _ in range(6) for plan in pair for example in next(plan)] == expected
-    assert next(iter(Plan(stretches, 0, 4, first=3))) == expected[12:16]
-
-
-def test_stretches_are_held_out():
-    trained, held = held_apart(10, 0.3, 0)
-    assert len(held) == 3 and sorted([*trained, *held]) == list(range(10))
-    assert [len(part) for part in held_apart(1, 0.9, 0)] == [1, 0]
 
 
 def test_a_held_out_loss_is_logged(tmp_path, data):
@@ -343,25 +226,7 @@ def test_bad_input_is_one_sentence(tmp_path, data, capsys, change, sentence):
     assert status == 1
     said = [line for line in lines if line.startswith("letstalk: ")]
     assert len(said) == 1 and "Traceback" not in "".join(lines)
-    import re
-
     assert re.search(sentence, said[0]), said[0]
-
-
-def test_the_configuration_is_a_file_with_changes(tmp_path, data):
-    path = tmp_path / "c.yaml"
-    path.write_text("preset: tiny\ndata_path: x\nsteps: 7\nlearning_rate: 1e-3\nmodel:\n  depth: 3\n")
-    config = load_config(path, ["steps=9", "model.heads=2"])
-    assert (config.steps, config.learning_rate) == (9, 1e-3)
-    assert (config.model_config().depth, config.model_config().heads) == (3, 2)
-    path.write_text("- a\n")
-    with pytest.raises(InputError, match="not a mapping"):
-        load_config(path)
-    path.write_text("a: [")
-    with pytest.raises(InputError, match="not readable YAML"):
-        load_config(path)
-    with pytest.raises(InputError, match="no configuration file"):
-        load_config(tmp_path / "missing.yaml")
 
 
 def test_a_model_file_that_was_lost_is_written_again(tmp_path, data):

@@ -178,6 +178,15 @@ def test_another_configuration_is_refused_with_the_differences(tmp_path):
     assert new_run(tmp_path, steps=40, log_every=1).step == 20  # these change no step that was taken
 
 
+def test_what_an_earlier_version_had_to_set_is_not_compared(tmp_path):
+    run = new_run(tmp_path)
+    run.fit(quadratic(run))
+    file = newest(tmp_path) / "run.json"
+    kept = json.loads(file.read_text())
+    file.write_text(json.dumps({**kept, "identity": {**kept["identity"], "of_another_task": 7}}))
+    assert new_run(tmp_path).step == 20
+
+
 def test_the_end_may_not_move_where_the_learning_rate_depends_on_it(tmp_path):
     run = new_run(tmp_path, schedule="cosine")
     run.fit(quadratic(run))

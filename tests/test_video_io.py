@@ -11,7 +11,8 @@ import torch
 
 from letstalk_core.audio.recording import frame_count, read_audio
 from letstalk_core.errors import InputError
-from letstalk_core.video.writer import VideoWriter, iter_video_frames, probe, read_video_frames
+from letstalk_core.video.reader import iter_video_frames, probe, read_video_frames
+from letstalk_core.video.writer import VideoWriter
 from tests.media_files import bad_files, tone, write_media
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,16 +1,14 @@
 """A whole model in a file that runs in milliseconds: untrained, for tests of everything around the model."""
 
-import dataclasses
 from pathlib import Path
 
 import torch
 
 from letstalk_core.config import PRESETS
-from letstalk_core.model.checkpoint import LetsTalkModel, save_checkpoint
+from letstalk_core.model.checkpoint import BundledAutoencoder, LetsTalkModel, save_checkpoint
 from letstalk_core.picture.autoencoder import SMALL_DC_AE, build_autoencoder
 
-CONFIG = dataclasses.replace(
-    PRESETS["tiny"],
+CONFIG = PRESETS["tiny"].with_changes(
     objective="x0",
     learn_variance=False,
     default_sampler="euler",
@@ -32,10 +30,10 @@ def write_tiny_checkpoint(path: Path, bundle: bool = True, **changes) -> Path:
     """A checkpoint of the tiny preset; bundle: with an autoencoder of its own."""
     torch.manual_seed(0)
     autoencoder = build_autoencoder(AUTOENCODER)
-    state, config = (autoencoder.model.state_dict(), autoencoder.config) if bundle else (None, None)
-    model = LetsTalkModel(dataclasses.replace(CONFIG, **changes), state, config)
+    model = LetsTalkModel(CONFIG.with_changes(**changes))
     for parameter in model.parameters():  # a fresh model's gates are closed: open them, so that inputs matter
         if parameter.abs().sum() == 0:
             torch.nn.init.normal_(parameter, std=0.2)
-    save_checkpoint(path, model)
+    bundled = BundledAutoencoder(autoencoder.config, autoencoder.model.state_dict())
+    save_checkpoint(path, model, bundled if bundle else None)
     return path

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from letstalk_core.data.footage.shards import Stretch, write_shard
-from letstalk_core.model.checkpoint import load_checkpoint
+from letstalk_core.data.footage.shard_writer import Stretch, write_shard
 from letstalk_core.pipeline import bundled_autoencoder
-from letstalk_core.training.training_config import TrainingConfig, load_config
+from letstalk_core.training.config_file import load_config
+from letstalk_core.training.training_config import TransformerTraining
 
 from .tiny import write_tiny_checkpoint
 
@@ -19,7 +19,7 @@ def write_latents(folder: Path, stretches: int = 6) -> Path:
     """A shard of random latents and features, and the autoencoder whose they could be (in model.safetensors)."""
     folder.mkdir(parents=True, exist_ok=True)
     model = write_tiny_checkpoint(folder / "model.safetensors")
-    mark = bundled_autoencoder(load_checkpoint(model), model).mark
+    digest = bundled_autoencoder(model).encoder_digest
 
     def stretch(number: int) -> Stretch:
         rng = np.random.default_rng(number)
@@ -27,7 +27,7 @@ def write_latents(folder: Path, stretches: int = 6) -> Path:
         features = rng.standard_normal((FRAMES + 2 * CONTEXT, 4, 80)).astype(np.float16)
         return Stretch(
             name=f"stretch {number}", fps=25, features=features, context=CONTEXT, audio_encoder="mel",
-            latents=latents, autoencoder=mark, size=(64, 64),
+            latents=latents, autoencoder=digest, size=(64, 64),
         )  # fmt: skip
 
     write_shard(folder / "data.tar", (stretch(number) for number in range(stretches)))
@@ -46,7 +46,7 @@ def changes(run: Path, path: Path, **more) -> list[str]:
     ]
 
 
-def configured(run: Path, path: Path, **more) -> TrainingConfig:
+def configured(run: Path, path: Path, **more) -> TransformerTraining:
     return load_config(None, changes(run, path, **more))
 
 

@@ -1,39 +1,28 @@
-"""From a recording to audio features: log-mel features, the choice of the encoder, and features as they are needed.
+"""Audio features [F, L, E] of a recording: L blocks of E channels for each of F video frames (paper, Section 3.1).
 
-Every encoder gives features [F, L, E], L blocks of E channels for each of F video frames. The paper (section 3.1) uses
-wav2vec2 (wav2vec2.py beside this file); the bundled model uses the log-mel features here, which need no download.
+AudioEncoder is what mel.py and wav2vec2.py have in common; FeatureStream computes features as they are needed.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 
 import torch
-import torchaudio
 from torch import Tensor, nn
 
 from .recording import SAMPLE_RATE, Recording, SampleReader, exact_fps
 
-MEL_COLUMNS = 4  # L: columns a video frame, 10 ms apart at 25 fps
-MEL_BANDS = 80  # E
-MEL_WINDOW = 400  # samples: 25 ms
-MEL_FFT = 512
-MEL_REACH = MEL_FFT // 2  # samples on either side of a column's centre that it may depend on
-MEL_FLOOR = 1e-8  # power, where 1 is a full-scale sine: -80 dB
-MEL_MEAN, MEL_STD = -5.5, 1.5  # of log10 power over ordinary speech: fixed, so that features are local in time
-WINDOW_SECONDS = 30  # of a recording that are encoded at a time
-ONE_PASS_SECONDS = 60  # up to here a recording is one window
+WINDOW_SECONDS = 30  # seconds of a recording that are encoded at a time
+ONE_PASS_SECONDS = 60  # seconds; a recording up to this length is one window
 
 
 @dataclass(frozen=True)
 class WholeRecording:
-    """What windows have to know of the recording that they are of: its frames of video, its samples at 16 kHz, and
-    statistics that only some encoders take."""
+    """What encoding a window needs to know of the whole recording: its frames of video, the frame rate, its samples at
+    16 kHz, and statistics that only some encoders take (see their `measure`)."""
 
     frames: int
     fps: Fraction
@@ -42,7 +31,7 @@ class WholeRecording:
 
 
 class AudioEncoder(nn.Module):
-    """From recordings to features, window by window, so that memory does not grow with their length.
+    """Turns recordings into features, window by window, so that memory does not grow with their length.
 
     A recording of more than ONE_PASS_SECONDS has windows at multiples of WINDOW_SECONDS, wherever one begins to read: a
     frame's features are always the same numbers.
@@ -51,25 +40,26 @@ class AudioEncoder(nn.Module):
     name: str
     blocks: int  # L
     channels: int  # E
-    context_seconds = 0.0  # that a window sees on either side of what is kept of it
-    digest = ""  # of what decides its features beside the weights
+    context_seconds = 0.0  # seconds that a window sees on either side of what is kept of it
+    settings = ""  # what decides its features beside the weights, as text
 
     def measure(self, recording: Recording, fps: float) -> WholeRecording:
+        """What encoding needs to know of the whole recording. InputError for a frame rate outside 1 to 240."""
         rate = exact_fps(fps)
         return WholeRecording(
             recording.frames(fps), rate, math.ceil(Fraction(recording.samples * SAMPLE_RATE, recording.rate))
         )
 
     def reach(self, low: int, high: int, whole: WholeRecording) -> tuple[int, int]:
-        """The samples, from .. to, that encode_window needs for frames low .. high - 1."""
+        """(start, stop) of the samples at 16 kHz that encode_window needs for frames low .. high - 1."""
         raise NotImplementedError
 
     def encode_window(self, samples: Tensor, low: int, high: int, whole: WholeRecording) -> Tensor:
-        """Features [high - low, L, E] on the CPU of the samples [n] that `reach` named."""
+        """Features [high - low, L, E] on the CPU of frames low .. high - 1, from the samples [n] that `reach` names."""
         raise NotImplementedError
 
     def stream(self, recording: Recording, fps: float, first: int = 0) -> Iterator[tuple[int, Tensor]]:
-        """(first frame, features [n, L, E] on the CPU) of one window after the other, from that of frame `first` on."""
+        """Yield (first frame, features [n, L, E] on the CPU) of each window, from the one with frame `first` on."""
         whole, samples = self.measure(recording, fps), Samples(recording.mono_16k())
         part = whole.frames if whole.frames <= ONE_PASS_SECONDS * whole.fps else round(WINDOW_SECONDS * whole.fps)
         context = math.ceil(self.context_seconds * whole.fps)
@@ -87,14 +77,14 @@ class AudioEncoder(nn.Module):
 
 
 class Samples:
-    """Samples of a stream by their place in it, forward only."""
+    """Mono samples of a 16 kHz stream, taken by their place in it, forward only."""
 
     def __init__(self, stream: Iterator[Tensor]):
         self._reader = SampleReader((block[None], SAMPLE_RATE) for block in stream)
         self._held, self._first = torch.zeros(1, 0), 0
 
     def take(self, start: int, stop: int) -> Tensor:
-        """Samples start .. stop - 1, silence outside the recording. Nothing before `start` can be taken later."""
+        """Samples start .. stop - 1 [stop - start], silence outside. Nothing before `start` can be taken later."""
         begin = max(0, start)
         self._reader.skip(begin - self._reader.position)
         kept = self._held[:, max(0, begin - self._first) :]
@@ -137,75 +127,3 @@ class FeatureStream:
 def _end(window: tuple[int, Tensor]) -> int:
     """The frame after a window's last."""
     return window[0] + len(window[1])
-
-
-@functools.lru_cache(maxsize=4)
-def _mel_constants(device: torch.device) -> tuple[Tensor, Tensor]:
-    """(window [512], scaled so that a full-scale sine has power 1; filters [257, 80], each with a peak of 1)."""
-    window = torch.hann_window(MEL_WINDOW, periodic=True, dtype=torch.float64)
-    side = (MEL_FFT - MEL_WINDOW) // 2
-    window = nn.functional.pad(window * 2 / window.sum(), (side, side)).float()
-    filters = torchaudio.functional.melscale_fbanks(
-        MEL_FFT // 2 + 1, 0.0, SAMPLE_RATE / 2, MEL_BANDS, SAMPLE_RATE, norm=None, mel_scale="slaney"
-    )
-    return window.to(device), filters.to(device)
-
-
-def _starts(first: int, frames: int, fps: float) -> list[int]:
-    """Where the samples of each column of these frames begin."""
-    hop = Fraction(SAMPLE_RATE) / exact_fps(fps) / MEL_COLUMNS
-    columns = range(first * MEL_COLUMNS, (first + frames) * MEL_COLUMNS)
-    return [math.floor((column + Fraction(1, 2)) * hop) - MEL_REACH for column in columns]
-
-
-def mel_reach(first_frame: int, frames: int, fps: float) -> tuple[int, int]:
-    """The samples, from .. to, that these frames depend on."""
-    return _starts(first_frame, 1, fps)[0], _starts(first_frame + frames - 1, 1, fps)[-1] + MEL_FFT
-
-
-def mel_features(
-    waveform: Tensor, frames: int, fps: float = 25.0, first_frame: int = 0, first_sample: int = 0
-) -> Tensor:
-    """Log-mel features of video frames first_frame .. first_frame + frames - 1.
-
-    waveform [S] or [B, S], float, 16 kHz, which begins at sample first_sample (frame 0 begins at sample 0) ->
-    [frames, 4, 80] or [B, frames, 4, 80], about zero mean and unit variance for speech. Column k of frame f is centred
-    at (f + (k + 0.5) / 4) / fps seconds (10 ms apart at 25 fps; other frame rates space the four columns evenly). It
-    depends on at most MEL_REACH samples on either side of its centre and on nothing else; samples outside the waveform
-    count as silence.
-    """
-    starts = torch.tensor(_starts(first_frame, frames, fps)) - first_sample
-    low, high = int(starts[0]), int(starts[-1]) + MEL_FFT
-    inside = waveform[..., max(low, 0) : max(high, 0)].float()
-    padded = nn.functional.pad(inside, (max(-low, 0), max(high, 0) - max(low, 0) - inside.shape[-1]))
-    window, filters = _mel_constants(waveform.device)
-    segments = padded.unfold(-1, MEL_FFT, 1)[..., (starts - low).to(waveform.device), :]  # [.., 4F, 512]
-    power = torch.fft.rfft(segments * window).abs().square()  # [.., 4F, 257]
-    logs = (power @ filters).clamp_min(MEL_FLOOR).log10()
-    return ((logs - MEL_MEAN) / MEL_STD).unflatten(-2, (frames, MEL_COLUMNS))
-
-
-class MelEncoder(AudioEncoder):
-    """The audio encoder of the bundled model: mel_features of a recording. Has no weights."""
-
-    name, blocks, channels = "mel", MEL_COLUMNS, MEL_BANDS
-
-    def reach(self, low: int, high: int, whole: WholeRecording) -> tuple[int, int]:
-        return mel_reach(low, high - low, whole.fps)
-
-    def encode_window(self, samples: Tensor, low: int, high: int, whole: WholeRecording) -> Tensor:
-        return mel_features(samples, high - low, whole.fps, low, first_sample=self.reach(low, high, whole)[0])
-
-
-def load_audio_encoder(name_or_path: str | Path) -> AudioEncoder:
-    """An encoder by its name or file.
-
-    "mel" gives MelEncoder (L 4, E 80); anything else is the path of a wav2vec2 file or folder (L 12, E 768 for the
-    base model). Its attributes .name, .blocks and .channels match LetsTalkConfig's audio_* fields. InputError where the
-    path holds no wav2vec2 model.
-    """
-    if str(name_or_path) == MelEncoder.name:
-        return MelEncoder()
-    from .wav2vec2 import load_wav2vec2
-
-    return load_wav2vec2(name_or_path)

@@ -17,13 +17,16 @@ from torch import Tensor
 from ..errors import InputError
 from ..files import check_file
 
-SAMPLE_RATE = 16000  # of every encoder's input
+SAMPLE_RATE = 16000  # Hz, of every encoder's input
 _LONGEST_PADDING = 8192  # samples that an encoder may append to fill its last packet
 _BLOCK = 65536  # samples that are handed on at a time
 
 
 def frame_count(samples: int, sample_rate: int, fps: float = 25.0) -> int:
-    """Exactly ceil(samples / sample_rate * fps), in rational arithmetic; InputError unless the rate is at least 1."""
+    """How many frames of video `samples` last: ceil(samples / sample_rate * fps), in rational arithmetic.
+
+    InputError for a sample rate below 1 or a frame rate outside 1 to 240.
+    """
     if sample_rate < 1:
         raise InputError(f"The sample rate is {sample_rate}; it must be greater than 0.")
     return math.ceil(Fraction(samples) * exact_fps(fps) / sample_rate)
@@ -56,9 +59,9 @@ class Recording:
         self._duration = duration
 
     def blocks(self) -> Iterator[tuple[Tensor, int]]:
-        """Blocks float32 [channels, n >= 1] from the start to the end, each with the sample rate.
+        """Yield blocks float32 [channels, n >= 1] from the start to the end, each with the sample rate.
 
-        InputError at the end where a file does not hold the samples any more that it was found to hold.
+        InputError at the end where a file no longer holds the samples that it was found to hold.
         """
         known = self.__dict__.get("_scanned")
         digest = hashlib.sha256()
@@ -110,28 +113,32 @@ class Recording:
         return frame_count(self.samples, self.rate, fps)
 
     def sample_of(self, frame: int, fps: float) -> int:
-        """The first sample of a frame; of the frame after the last, the number of samples."""
+        """The first sample of frame `frame`; for the frame after the last, the number of samples."""
         return min(math.ceil(frame * self.rate / exact_fps(fps)), self.samples)
 
     @property
     def rate(self) -> int:
+        """Samples a second."""
         return self._form[0]
 
     @property
     def channels(self) -> int:
+        """Number of channels."""
         return self._form[1]
 
     @property
     def samples(self) -> int:
+        """Samples of each channel."""
         return self._form[2]
 
     @property
     def digest(self) -> str:
+        """The digest of the samples: SHA-256 in hexadecimal."""
         return self._scanned[1]
 
     @functools.cached_property
     def _form(self) -> tuple[int, int, int]:
-        """Rate, channels and samples; those in memory need not be read for that."""
+        """(rate, channels, samples); a recording in memory need not be read for that."""
         if self.path:
             return self._scanned[0]
         waveform, rate = self._samples
@@ -140,7 +147,7 @@ class Recording:
 
     @functools.cached_property
     def _scanned(self) -> tuple[tuple[int, int, int], str]:
-        """(form, digest), from one pass."""
+        """(`_form`, digest), from one pass over the recording."""
         digest, samples = hashlib.sha256(), 0
         for block, rate in self._blocks():  # noqa: B007 (the last one's are used below)
             samples += block.shape[1]
@@ -149,7 +156,7 @@ class Recording:
 
 
 def _bytes(block: Tensor):
-    """The samples one after the other, so that a digest does not depend on how blocks are cut."""
+    """The samples of a block in the order of time, so that a digest does not depend on how blocks are cut."""
     return block.t().contiguous().numpy()
 
 
@@ -170,7 +177,10 @@ def _pieces(waveform: Tensor, rate: int) -> Iterator[tuple[Tensor, int]]:
 
 
 class SampleReader:
-    """Blocks of samples, taken in any number, forward only. The first is decoded at once, so that errors come early."""
+    """Samples of a stream of blocks, taken in any number, forward only.
+
+    The first block is decoded at once, so that errors come early.
+    """
 
     def __init__(self, blocks: Iterator[tuple[Tensor, int]]):
         self._blocks = blocks
@@ -193,7 +203,7 @@ class SampleReader:
         return torch.cat(parts, dim=1) if parts else torch.zeros(self.channels, 0)
 
     def skip(self, count: int) -> None:
-        """Go on without the next `count` samples."""
+        """Leave out the next `count` samples."""
         end = self.position + count
         while self.position < end and self.read(min(_BLOCK, end - self.position)).shape[1]:
             pass
@@ -233,9 +243,9 @@ def read_audio(path: str | Path, start: float = 0.0, duration: float | None = No
 
 
 def audio_blocks(path: str | Path) -> Iterator[tuple[Tensor, int]]:
-    """What read_audio reads, as it is decoded: blocks float32 [channels, n >= 1], each with the sample rate.
+    """Yield the sound that read_audio reads as it is decoded: blocks float32 [channels, n >= 1] and the sample rate.
 
-    Memory does not grow with the length. Raises what read_audio raises, while it is iterated.
+    Memory does not grow with the length. Raises InputError, while it is iterated, for files that read_audio refuses.
     """
     path = check_file(path, "audio")
     rate = position = 0
@@ -304,7 +314,7 @@ def _check_finite(path: Path, block: Tensor, position: int, rate: int) -> None:
 
 
 def _check_whole(path: Path, container, stream, samples: int, rate: int, limits: list[int]) -> None:
-    """A file that is shorter than its header says is an error (a download cut short), not quietly less sound."""
+    """Raises InputError where a file is shorter than its header says (a download cut short): not quietly less sound."""
     slack = 0.02  # seconds
     declared = float(stream.duration * stream.time_base) if stream.duration and rate else 0.0
     if container.format.name == "wav":  # libavformat takes the length from the file's size

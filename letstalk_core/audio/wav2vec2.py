@@ -1,4 +1,4 @@
-"""wav2vec2 features at the video's frame rate, the paper's audio encoder (section 3.1).
+"""wav2vec2 (arXiv 2006.11477) features at the video's frame rate, the paper's audio encoder (Section 3.1).
 
 The convolutional features are interpolated to one per video frame before the transformer layers, and the outputs of all
 layers are kept. (ComfyUI's own wav2vec2 node resamples after the transformer, which gives other features.)
@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..weights import fill_strictly
 from .encoder import AudioEncoder, Samples, WholeRecording
 from .recording import Recording
 
-_STATISTICS_SAMPLES = 80000  # of a recording that are measured at a time
+_STATISTICS_SAMPLES = 80000  # samples that are measured at a time
 
 
 class Wav2Vec2Encoder(AudioEncoder):
@@ -38,17 +39,18 @@ class Wav2Vec2Encoder(AudioEncoder):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.normalize = normalize  # the preprocessor's do_normalize: zero mean, unit variance over the recording
-        self.digest = f"{normalize} {model.config.to_json_string(use_diff=False)}"
+        self.settings = f"{normalize} {model.config.to_json_string(use_diff=False)}"
         self.blocks, self.channels = model.config.num_hidden_layers, model.config.hidden_size
         self.stride = math.prod(model.config.conv_stride)  # samples between two convolutional features: 320
         strides = [math.prod(model.config.conv_stride[:layer]) for layer in range(len(model.config.conv_stride))]
         self.field = 1 + sum(
             (k - 1) * step for k, step in zip(model.config.conv_kernel, strides)
-        )  # samples of one: 400
+        )  # samples that one of them is computed from: 400
 
     @torch.no_grad()
     def measure(self, recording: Recording, fps: float) -> WholeRecording:
-        """With the statistics (mean, deviation) of the waveform and (mean, deviation) [C] of the first convolution."""
+        """AudioEncoder.measure with four statistics: mean and deviation [] of the waveform (0 and 1 where it is not to
+        be normalised), and those [C] of the first convolution's output for the normalised waveform."""
         whole, samples = super().measure(recording, fps), Samples(recording.mono_16k())
         first = self.model.feature_extractor.conv_layers[0]
         weight, (kernel,), (step,) = first.conv.weight.float(), first.conv.kernel_size, first.conv.stride
@@ -74,7 +76,7 @@ class Wav2Vec2Encoder(AudioEncoder):
         return self.model.config.feat_extract_norm == "group"  # over time, in the first layer
 
     def _positions(self, low: int, high: int, whole: WholeRecording) -> Tensor:
-        """Where frames low .. high - 1 lie among the convolutional features, float64 (align_corners interpolation)."""
+        """The places of frames low .. high - 1 among the convolutional features, float64 [n] (align_corners)."""
         last = max(0, (whole.samples - self.field) // self.stride)
         return torch.arange(low, high, dtype=torch.float64) * last / max(1, whole.frames - 1)
 
@@ -86,7 +88,7 @@ class Wav2Vec2Encoder(AudioEncoder):
         weight = next(self.model.parameters())
         mean, deviation, channel_mean, channel_deviation = whole.statistics
         hidden = ((samples.double() - mean) / deviation).float()
-        hidden[max(0, whole.samples - self.reach(low, high, whole)[0]) :] = 0  # below 25 ms: there is no more sound
+        hidden[max(0, whole.samples - self.reach(low, high, whole)[0]) :] = 0  # less than 25 ms of sound: then silence
         hidden = hidden[None, None].to(weight.device, weight.dtype)
         for number, layer in enumerate(self.model.feature_extractor.conv_layers):
             if number == 0 and self._normalises_channels():
@@ -123,16 +125,16 @@ class Wav2Vec2Encoder(AudioEncoder):
 
 
 def _mean_and_deviation(sums: Tensor, count: int, eps: float) -> tuple[Tensor, Tensor]:
-    """Of (sum, sum of squares) [2, ...] over `count` values."""
+    """Mean and deviation [...] of `count` values from their sum and sum of squares [2, ...]; eps: added variance."""
     mean = sums[0] / count
     return mean, (sums[1] / count - mean.square()).clamp_min(0).add(eps).sqrt()
 
 
 def load_wav2vec2(path: str | Path) -> Wav2Vec2Encoder:
-    """A transformers folder (config.json beside model.safetensors) or a single .safetensors file of a wav2vec2 model.
+    """Load a wav2vec2 model: a transformers folder (config.json, model.safetensors) or a single .safetensors file.
 
     A file without a config.json beside it is read as the base model (12 layers of 768), its size taken from the
-    weights. Weights of fine-tuned models (keys that start with "wav2vec2.") work too. InputError otherwise.
+    weights. Weights of fine-tuned models (keys that start with "wav2vec2.") work too. InputError for anything else.
     """
     path = Path(path)
     if not path.exists():
@@ -169,18 +171,12 @@ def _build(file: Path, weights: dict[str, Tensor]) -> nn.Module:
             key = f"encoder.pos_conv_embed.conv.{source}"
             if key in weights and key not in own:
                 weights[f"encoder.pos_conv_embed.conv.{target}"] = weights.pop(key)
-    weights = {key: value.float() for key, value in weights.items() if key in own}  # heads for text or speakers go
-    if "masked_spec_embed" in own:  # of training only, and not in every file
+    # Heads for text or speakers go. Copied, so that nothing stays mapped to a file which may be replaced.
+    weights = {key: value.to(torch.float32, copy=True) for key, value in weights.items() if key in own}
+    if "masked_spec_embed" in own:  # for training only, and not in every file
         weights.setdefault("masked_spec_embed", own["masked_spec_embed"])
-    missing = sorted(set(own) - set(weights))
-    wrong = sorted(key for key in weights if weights[key].shape != own[key].shape)
-    if missing or wrong:
-        example = (missing or wrong)[0]
-        raise InputError(
-            f"{file} is not a whole wav2vec2 model of its configuration: {len(missing)} tensors are missing and "
-            f"{len(wrong)} have another shape, the first {example}; download the model again with its config.json."
-        )
-    model.load_state_dict(weights)
+    advice = "download the model again with its config.json"
+    fill_strictly(model, weights, f"{file} is not a whole wav2vec2 model of its configuration", advice)
     return model
 
 
@@ -195,11 +191,12 @@ def _read_config(file: Path) -> dict:
 
 
 def _guess_config(weights: dict[str, Tensor]):
+    """The configuration that the names and shapes of the weights show."""
     from transformers import Wav2Vec2Config
 
     layers = {int(key.split(".")[2]) for key in weights if key.startswith("encoder.layers.")}
     hidden = weights["feature_projection.projection.weight"].shape[0]
-    layer_norm = "feature_extractor.conv_layers.1.layer_norm.weight" in weights  # of the large models
+    layer_norm = "feature_extractor.conv_layers.1.layer_norm.weight" in weights  # the large models have it
     inner = weights.get("encoder.layers.0.feed_forward.intermediate_dense.weight")
     return Wav2Vec2Config(
         num_hidden_layers=len(layers),
@@ -213,6 +210,7 @@ def _guess_config(weights: dict[str, Tensor]):
 
 
 def _normalize_flag(folder: Path) -> bool:
+    """do_normalize of the folder's preprocessor_config.json; True where it does not say."""
     file = folder / "preprocessor_config.json"
     try:
         return bool(json.loads(file.read_text(encoding="utf-8")).get("do_normalize", True))

@@ -1,4 +1,4 @@
-"""Pictures for the training of an autoencoder: of a folder of images, of videos, of shards, or of drawn people.
+"""Pictures for the training of an autoencoder, from a folder of images, videos, shards, or drawn people.
 
 Each of them is a source by number: read(index, rng), decided by the index and the generator alone, gives "image" uint8
 [3,S,S] and, where it is known, "regions" uint8 [S,S], 1 in the mouth and 2 in the eyes. name(index) is for messages.
@@ -23,17 +23,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..files import cannot_write, check_file
+from ..files import cannot_write, check_file, find_files
 from ..picture.portrait import MIN_SIDE, read_image
+from ..pixels import pictures_to_pixels
 from .drawn.stills import POSES, render_pictures
 from .footage.frames import crop_stretch, cut_square, resample, timed_frames, to_rgb
 from .footage.prepare import find_videos
-from .footage.shards import find_shards, index_shard
+from .footage.shard_index import find_shards, index_shard
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-LEAST_CROP = 0.85  # of the centred square's side: crops are mild, the face shall stay in the picture
+LEAST_CROP = 0.85  # share of the centred square's side: crops are mild, the face shall stay in the picture
 NAMED = 5  # pictures that a warning names, of those that are left out
-VERSION = 1  # of what is done to a video; another one makes another folder
+VERSION = 1  # raised when something else is done to a video, which makes another folder
 RATE = 2  # pictures of a second of video: neighbouring frames are too much alike to learn from
 STRETCH = 20  # pictures of a video that share one square and are one group, ten seconds
 TRIES = 8  # pictures that are tried in the place of one that has become unreadable
@@ -77,7 +78,7 @@ class PictureFiles:
         return self.names[index]
 
     def read(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
-        """A picture of group `index`; where it cannot be read (any more), a warning and one of the next group."""
+        """A random picture of group `index`; where it cannot be read any more, a warning and one of the next group."""
         failure = None
         for number in range(index, index + TRIES):
             group = self.groups[number % len(self.groups)]
@@ -87,25 +88,16 @@ class PictureFiles:
                 warnings.warn(f"A picture is left out, another takes its place. {error}", stacklevel=1)
                 failure = error
             else:
-                return {"image": random_square((image * 255).round().astype(np.uint8), self.size, rng)}
+                return {"image": random_square(pictures_to_pixels(image), self.size, rng)}
         raise failure
 
 
 def image_folder(folder: str | Path, size: int) -> PictureFiles:
-    """The PNG, JPEG and WebP pictures in a folder and below. The ones that cannot be read are left out with a warning.
+    """The PNG, JPEG and WebP pictures in a folder and below; those that cannot be read are left out with a warning.
 
     Raises InputError for a missing folder, and where no picture can be used.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; set data_path to the folder that holds the pictures.")
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    found = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    if not found:
-        raise InputError(
-            f"There are no pictures in {folder} ({len(files)} other files); put files into it that end in "
-            f"{', '.join(IMAGE_SUFFIXES)}."
-        )
+    found = find_files(folder, IMAGE_SUFFIXES, "pictures")
     usable, small, reasons = [], [], []
     for path in tqdm(found, desc="pictures", unit="picture", disable=None, mininterval=2):
         side = _short_side(path)
@@ -187,7 +179,7 @@ def _kept_pictures(video: Path, name: str, target: Path, size: int) -> Path:
         return kept
     without_face = []
     try:
-        for old in (aside, *target.glob(f"{path}-*")):  # of before the video was changed
+        for old in (aside, *target.glob(f"{path}-*")):  # those from before the video was changed
             shutil.rmtree(old, ignore_errors=True)
         aside.mkdir(parents=True)
         for number, (pictures, found) in enumerate(_stretches(video, size)):
@@ -213,7 +205,7 @@ def _kept_pictures(video: Path, name: str, target: Path, size: int) -> Path:
 
 
 def _stretches(video: Path, size: int) -> Iterator[tuple[np.ndarray, bool]]:
-    """(uint8 [n,size,size,3], was there a face?) of each ten seconds of a video; InputError where it is damaged."""
+    """Yield (uint8 [n,size,size,3], face found) of each ten seconds of a video; InputError where it is damaged."""
     timed = timed_frames(video)
     first = next(timed, None)
     if first is None:
@@ -227,7 +219,7 @@ def _stretches(video: Path, size: int) -> Iterator[tuple[np.ndarray, bool]]:
 
 
 class ShardPictures:
-    """The frames of shards (shards.py), each index one stretch, of which any frame is read.
+    """The frames of shards (footage/shards.py), each index one stretch, of which any frame is read.
 
     Raises InputError where there are no shards or one of them has no frames.
     """
@@ -253,8 +245,7 @@ class ShardPictures:
         return len(self._entries)
 
     def name(self, index: int) -> str:
-        entry = self._entries[index]
-        return f"{entry.name} ({entry.path.name})"
+        return self._entries[index].title
 
     def read(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """A frame of stretch `index`. Raises InputError where the shard is damaged or gone."""

@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
+from ..config import LetsTalkConfig
+
 
 @dataclass(frozen=True)
 class Window:
@@ -16,8 +18,17 @@ class Window:
     clip_frames: int  # F
     memory_frames: int  # M, the frames right before the clip
     audio_window: int  # W, odd
-    first_clip_share: float = 0.5  # of the examples are the first clip of a video: they remember the portrait M times
+    # share of the examples that are the first clip of a video: they remember the portrait M times
+    first_clip_share: float = 0.5
     pixel_conditions: bool = False  # portrait and memory as pixels, so that noise can be added before encoding
+
+    @classmethod
+    def of(cls, model: LetsTalkConfig, first_clip_share: float = 0.5, pixel_conditions: bool = False) -> Window:
+        """The window of a model's clips."""
+        transformer = model.transformer
+        return cls(
+            transformer.clip_frames, transformer.memory_frames, model.audio.window, first_clip_share, pixel_conditions
+        )
 
 
 class Source(Protocol):
@@ -37,4 +48,6 @@ class Source(Protocol):
         """What a message calls stretch `index`: the file and place it is from."""
         ...
 
-    def read(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]: ...
+    def read(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        """One example of stretch `index`, as the class says. InputError where its file is damaged or gone."""
+        ...

@@ -89,17 +89,15 @@ class Diffusion:
 
     @classmethod
     def from_config(cls, config: LetsTalkConfig) -> Diffusion:
-        return cls(config.objective, config.learn_variance, config.time_shift)
+        return cls(config.diffusion.objective, config.diffusion.learn_variance, config.departures.time_shift)
 
-    def draw_times(self, count: int, generator: torch.Generator, logit_normal: bool = True) -> Tensor:
-        """Random times [count], on the generator's device: uniform, or logit-normal on the straight path if asked.
-
-        There they are shifted by time_shift.
-        """
+    def draw_times(self, count: int, generator: torch.Generator) -> Tensor:
+        """Random times [count], on the generator's device: uniform, but on the straight path logit-normal
+        (arXiv 2403.03206, Section 3.1) and shifted by time_shift."""
         place = dict(generator=generator, device=generator.device)
         if self.objective not in FLOW_OBJECTIVES:
             return torch.randint(0, STEPS, (count,), **place)
-        return self.shifted(torch.randn(count, **place).sigmoid() if logit_normal else torch.rand(count, **place))
+        return self.shifted(torch.randn(count, **place).sigmoid())
 
     def shifted(self, t: Tensor) -> Tensor:
         """Times in [0,1] moved towards 1; 0 and 1 stay."""

@@ -13,7 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .objective import CHANNELS, FLOW_OBJECTIVES, STEPS, Diffusion, Schedule
+from ..config import SAMPLERS
+from .objective import CHANNELS, STEPS, Diffusion, Schedule
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 Callback = Callable[[int, int, Tensor], None]
@@ -57,35 +58,33 @@ def sample(
     sampler: str,
     *,
     generator: torch.Generator | None = None,
-    eta: float = 0.0,
     callback: Callback | None = None,
 ) -> Tensor:
     """Latents, float32 and of noise's shape and device, after `steps` evaluations of predict.
 
-    generator: a CPU generator, needed by samplers that draw noise ("ddpm", and "ddim" with eta > 0). eta: 0 (no noise)
-    to 1, "ddim" only. callback(step, steps, x0_prediction): after each step, step from 1; it cancels by raising.
+    generator: a CPU generator, needed by "ddpm", which draws noise at every step. callback(step, steps, x0_prediction):
+    after each step, step from 1; it cancels by raising.
     Raises ValueError where steps is not in 1..1000, the sampler does not fit the objective, or a generator is missing.
     """
     check_sampler(sampler, diffusion.objective)
     if not 1 <= steps <= STEPS:
         raise ValueError(f"steps is {steps}, not between 1 and {STEPS}")
-    if generator is None and (sampler == "ddpm" or (sampler == "ddim" and eta > 0)):
+    if generator is None and sampler == "ddpm":
         raise ValueError(f"sampler {sampler!r} draws noise at every step and needs a generator")
-    options = {"eta": eta} if sampler == "ddim" else {}
     report = callback or (lambda step, steps, x0: None)
-    return SAMPLERS[sampler][0](predict, noise.float(), diffusion, steps, generator, report, **options)
+    return DENOISERS[sampler](predict, noise.float(), diffusion, steps, generator, report)
 
 
 def check_sampler(sampler: str, objective: str) -> None:
     """Raises ValueError, naming the samplers that fit, unless this one goes with the objective."""
-    if sampler not in SAMPLERS or objective not in SAMPLERS[sampler][1]:
+    if objective not in SAMPLERS.get(sampler, ()):
         fitting = ", ".join(samplers_for(objective))
         raise ValueError(f"sampler {sampler!r} does not go with a model trained on {objective!r}; choose {fitting}")
 
 
 def samplers_for(objective: str) -> list[str]:
     """Names of the samplers that go with an objective."""
-    return [name for name, (_, objectives) in SAMPLERS.items() if objective in objectives]
+    return [name for name, objectives in SAMPLERS.items() if objective in objectives]
 
 
 def spaced_timesteps(steps: int) -> Tensor:
@@ -130,17 +129,14 @@ def _denoise_ddpm(predict, x, diffusion, steps, generator, report) -> Tensor:
     return x
 
 
-def _denoise_ddim(predict, x, diffusion, steps, generator, report, eta: float) -> Tensor:
-    """DDIM (arXiv 2010.02502, eq. 12 and 16)."""
+def _denoise_ddim(predict, x, diffusion, steps, generator, report) -> Tensor:
+    """DDIM without noise of its own (arXiv 2010.02502, eq. 12 with sigma 0)."""
     schedule = diffusion.schedule.respaced(spaced_timesteps(steps))
     for index in reversed(range(steps)):
         _, x0, noise = _evaluate(predict, x, diffusion, schedule.timesteps[index])
         report(steps - index, steps, x0)
-        alpha, alpha_prev = float(schedule.alphas_cumprod[index]), float(schedule.alphas_cumprod_prev[index])
-        variance = eta**2 * (1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)
-        x = alpha_prev**0.5 * x0 + (1 - alpha_prev - variance) ** 0.5 * noise
-        if variance > 0:
-            x = x + variance**0.5 * torch.randn(x.shape, generator=generator).to(x.device)
+        alpha_prev = float(schedule.alphas_cumprod_prev[index])
+        x = alpha_prev**0.5 * x0 + (1 - alpha_prev) ** 0.5 * noise
     return x
 
 
@@ -183,10 +179,10 @@ def _evaluate(predict: Predict, x: Tensor, diffusion: Diffusion, time: Tensor) -
     return output.float(), *diffusion.predictions(output.float(), x, t)
 
 
-# Each sampler and the objectives it can be used with.
-SAMPLERS: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
-    "dpm++": (_denoise_dpm, ("noise", "v")),
-    "ddim": (_denoise_ddim, ("noise", "v")),
-    "ddpm": (_denoise_ddpm, ("noise", "v")),
-    "euler": (_denoise_euler, FLOW_OBJECTIVES),
+# By the names of config.SAMPLERS, which says the objectives that each goes with.
+DENOISERS: dict[str, Callable[..., Tensor]] = {
+    "dpm++": _denoise_dpm,
+    "ddim": _denoise_ddim,
+    "ddpm": _denoise_ddpm,
+    "euler": _denoise_euler,
 }

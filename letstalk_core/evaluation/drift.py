@@ -12,12 +12,13 @@ import numpy as np
 from ..errors import InputError
 from ..files import check_file, create_part, write_durably
 from ..picture.portrait import crop_portrait, read_image
-from ..video.writer import iter_video_frames, probe
+from ..pixels import images_to_pixels, pixels_to_pictures
+from ..video.reader import iter_video_frames, probe
 from .identity import SIZE, load_identity
 
 FROZEN_BELOW = 0.02  # mean change of a pixel, in levels of 255, below which a frame repeats the one before it
-IDENTITY_FRAMES = 5  # a second that the identity is read from
-SERIES = {  # name: what it is
+IDENTITY_FRAMES = 5  # frames a second that the identity is read from
+SERIES = {  # what is measured, by its name in the report
     "identity": "distance of the person to the portrait, 0 (the same) to 2",
     "brightness": "mean L* of the picture, 0 to 100",
     "colour": "distance of the mean colour from the first second's, in a* b* units",
@@ -29,11 +30,13 @@ SERIES = {  # name: what it is
 
 
 def measure_drift(video: str | Path, portrait: str | Path | None = None, clip_frames: int = 16) -> dict:
-    """Per second, for the names in SERIES: a list of values; and over the whole video their means and slopes a minute.
+    """Measure a video: series of one value a second for the names in SERIES, their means and slopes a minute.
+
+    Returns {"seconds", "border_jump", "means", "slopes_per_minute", "series"}, ready for JSON.
 
     portrait: the picture that the video was made of, cropped here as it was then; None takes the video's first second.
-    clip_frames: of the model. A value that a second does not have (no border in it) is None. InputError where the files
-    are not what they should be, or there is less than two seconds.
+    clip_frames: of the model, F. A value that a second does not have (no border in it) is None. InputError where the
+    files are not what they should be, or there is less than two seconds.
     """
     info = probe(video)
     fps = round(info.fps)
@@ -41,8 +44,8 @@ def measure_drift(video: str | Path, portrait: str | Path | None = None, clip_fr
         raise InputError(f"{video} lasts {info.duration:.1f} s; drift takes two seconds at least.")
     net, reference = load_identity(), None
     if portrait is not None:
-        image = crop_portrait(read_image(portrait), SIZE).image.permute(1, 2, 0).numpy()
-        reference = net.read(((image + 1) * 127.5).round().astype(np.uint8)[None])[0]
+        image = crop_portrait(read_image(portrait), SIZE).image
+        reference = net.read(images_to_pixels(image[None]).numpy())[0]
     rows, held, before, first_colour = [], [], None, None
     for number, frame in enumerate(iter_video_frames(video)):
         held.append(_measures(frame, before, number % clip_frames == 0))
@@ -63,7 +66,7 @@ def measure_drift(video: str | Path, portrait: str | Path | None = None, clip_fr
 
 
 def summarise(series: dict[str, list]) -> dict:
-    """Means and slopes a minute of the series, and the change at borders over that inside clips."""
+    """Means and slopes a minute of series of one value a second, and the change at borders over that inside clips."""
     means, slopes = {}, {}
     for name, values in series.items():
         values = np.array(values, float)
@@ -76,7 +79,8 @@ def summarise(series: dict[str, list]) -> dict:
 
 
 def _measures(frame: np.ndarray, before: np.ndarray | None, at_border: bool) -> dict:
-    lab = cv2.cvtColor(frame.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    """The numbers of one frame uint8 [H,W,3], with the frame before it, and the frame reduced for IdentityNet."""
+    lab = cv2.cvtColor(pixels_to_pictures(frame), cv2.COLOR_RGB2LAB)
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
     change = np.nan if before is None else float(np.abs(frame.astype(np.int16) - before).mean())
     return {
@@ -91,6 +95,8 @@ def _measures(frame: np.ndarray, before: np.ndarray | None, at_border: bool) -> 
 
 
 def _second(held: list[dict], identity: float, colour: np.ndarray) -> dict:
+    """One value for each name in SERIES from the numbers of a second's frames."""
+
     def mean(name: str) -> float:
         values = np.array([row[name] for row in held], float)
         return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else float("nan")
@@ -100,7 +106,7 @@ def _second(held: list[dict], identity: float, colour: np.ndarray) -> dict:
 
 
 def draw(reports: dict[str, dict], path: Path) -> None:
-    """One panel for each series, one line for each report."""
+    """Plot reports of measure_drift, by their labels, into a file: a panel for each series, a line for each report."""
     from matplotlib.figure import Figure
 
     figure = Figure((10, 8), layout="constrained")

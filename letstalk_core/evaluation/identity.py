@@ -14,17 +14,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.drawn.stills import HELD_OUT_POSES, POSES, held_out_pictures, render_pictures
+from ..pixels import pixels_to_images
 from ..training.loop import Loss, TrainingRun, small_config
-from ..training.train_autoencoder import to_images
 from .meter import FaceNet, disturb, load_net, save_net
 
 WEIGHTS = Path(__file__).resolve().parent / "identity.safetensors"
 SIZE, WIDTH = 128, 48  # pixels, length of a vector
-TEMPERATURE = 0.1
+TEMPERATURE = 0.1  # softmax temperature of the loss
 
 
 class IdentityNet(FaceNet):
-    """Unit vectors [n,48]; the distance of two people is 1 - their product, 0 to 2."""
+    """Images [n,3,128,128] in -1..1 -> unit vectors [n,48]; the distance of two is 1 - their product, 0 to 2."""
 
     def __init__(self):
         super().__init__(WIDTH)
@@ -34,8 +34,11 @@ class IdentityNet(FaceNet):
 
 
 def train_identity(work: Path, people: int = 2500, steps: int = 2000, batch: int = 32) -> IdentityNet:
-    """Train in work/identity (resumed if begun), on the autoencoder's training pictures: each step sees two pictures of
-    each of `batch` people and has to find the pairs."""
+    """Train the network in work/identity (resumed if begun), on the autoencoder's training pictures.
+
+    Each step sees two pictures of each of `batch` people and has to find the pairs, by the symmetric cross-entropy of
+    CLIP (arXiv 2103.00020).
+    """
     pictures = render_pictures(work, people, POSES, SIZE)[0]
     torch.manual_seed(0)
     net = IdentityNet().to(memory_format=torch.channels_last)
@@ -47,7 +50,7 @@ def train_identity(work: Path, people: int = 2500, steps: int = 2000, batch: int
         poses = np.stack([rng.choice(POSES, 2, replace=False) for _ in chosen])  # [batch,2]
         sides = []
         for side in (0, 1):
-            images = disturb(to_images(pictures[chosen + poses[:, side]]), rng)
+            images = disturb(pixels_to_images(pictures[chosen + poses[:, side]]), rng)
             gain = torch.from_numpy(rng.uniform(0.9, 1.1, (batch, 3, 1, 1))).float()
             shift = tuple(int(s) for s in rng.integers(-3, 4, 2))
             sides.append(run.module((images * gain).clamp(-1, 1).roll(shift, (2, 3))))
@@ -61,8 +64,8 @@ def train_identity(work: Path, people: int = 2500, steps: int = 2000, batch: int
 
 
 def accuracy(net: IdentityNet, work: Path) -> dict[str, float]:
-    """On held-out people: median distances of one person's pictures and of two people's, and how often a random pair of
-    one person is nearer than a random pair of two (the area under the curve)."""
+    """Judge the network on held-out people: "same" and "different", the median distances of two pictures of one person
+    and of two; "nearer", how often the former is below the latter (the area under the ROC curve)."""
     vectors = net.read(held_out_pictures(work, SIZE)[0])
     distances = 1 - vectors @ vectors.T
     who = np.arange(len(vectors)) // HELD_OUT_POSES
@@ -73,6 +76,7 @@ def accuracy(net: IdentityNet, work: Path) -> dict[str, float]:
 
 
 def load_identity(path: Path = WEIGHTS) -> IdentityNet:
+    """The network with the weights of a file, in evaluation mode."""
     return load_net(IdentityNet(), path)
 
 

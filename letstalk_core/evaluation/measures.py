@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 CLOSED_BELOW = 0.12  # an opening under this share of a full one counts as closed lips
-BLINK_ABOVE = 0.5
+BLINK_ABOVE = 0.5  # an eyelid closure above this counts as closed
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's r; 0 where either is constant."""
+    """Pearson's r of two series [n]; 0 where either is constant."""
     if len(a) < 2 or a.std() < 1e-6 or b.std() < 1e-6:
         return 0.0
     return float(np.corrcoef(a, b)[0, 1])
 
 
 def lagged_correlation(a: np.ndarray, b: np.ndarray, most: int = 8) -> tuple[float, int]:
-    """(best r, its lag): a positive lag means that a comes later than b, in frames."""
+    """(best r, its lag in frames) over lags of up to `most`; a positive lag means that a comes later than b."""
     found = []
     for lag in range(-most, most + 1):
         x, y = (a[lag:], b[: len(b) - lag]) if lag >= 0 else (a[:lag], b[-lag:])
@@ -25,20 +25,20 @@ def lagged_correlation(a: np.ndarray, b: np.ndarray, most: int = 8) -> tuple[flo
 
 
 def border_jump(frames: np.ndarray, clip_frames: int) -> float:
-    """Mean change between frames at the borders of clips, over the mean change inside clips."""
+    """Mean change between frames [F,H,W,3] at the borders of clips, over the mean change inside clips."""
     change = np.abs(np.diff(frames.astype(np.float32), axis=0)).mean((1, 2, 3))
     at_border = (np.arange(1, len(frames)) % clip_frames) == 0
     return float(change[at_border].mean() / change[~at_border].mean())
 
 
 def blinks_per_minute(closure: np.ndarray, fps: float) -> float:
-    """Runs of closed eyes a minute in eyelid closures [F]."""
+    """Blinks a minute in eyelid closures [F] of 0..1: runs of frames with closed eyes."""
     closed = closure > BLINK_ABOVE
     return float((closed[1:] & ~closed[:-1]).sum() / (len(closure) / fps / 60))
 
 
 def closed_share(opening: np.ndarray, closed: np.ndarray) -> tuple[int, int]:
-    """(frames with closed lips, frames) among the frames of m, b and p."""
+    """(frames with closed lips, frames) among those of m, b and p; opening [F] of 0..1, closed bool [F]."""
     return int((opening[closed] < CLOSED_BELOW).sum()), int(closed.sum())
 
 
@@ -49,7 +49,7 @@ def masked_psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:
 
 
 def envelope(waveform: np.ndarray, sample_rate: int, frames: int, fps: float) -> np.ndarray:
-    """Loudness of each frame [F]: the root mean square of its samples."""
+    """Loudness of each frame [F]: the root mean square of its samples, of a mono waveform [S]."""
     edges = (np.arange(frames + 1) * sample_rate / fps).astype(int)
     values = [
         np.sqrt((waveform[a:b] ** 2).mean()) if b > a else 0.0 for a, b in zip(edges[:-1], edges[1:], strict=True)

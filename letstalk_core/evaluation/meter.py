@@ -10,17 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.drawn.motion import COLUMN
 from ..data.drawn.stills import held_out_pictures, training_pictures
+from ..pixels import pixels_to_images
 from ..training.loop import Loss, TrainingRun, small_config
-from ..training.train_autoencoder import to_images
+from ..weights import write_weights
 
 READINGS = ("open", "width", "round", "blink")
-SIZE = 128
+SIZE = 128  # pixels
 _COLUMNS = [COLUMN[name] for name in READINGS]
 
 
@@ -43,19 +44,19 @@ class FaceNet(nn.Module):
     @torch.inference_mode()
     def read(self, frames: np.ndarray) -> np.ndarray:
         """Frames uint8 [n,128,128,3] -> what forward gives, float32 [n,outputs]."""
-        parts = [self(to_images(frames[i : i + 64])) for i in range(0, len(frames), 64)]
+        parts = [self(pixels_to_images(frames[i : i + 64])) for i in range(0, len(frames), 64)]
         return torch.cat(parts).numpy()
 
 
 class FaceMeter(FaceNet):
-    """Readings, columns READINGS, in the units of the controls."""
+    """Images [n,3,128,128] in -1..1 -> readings [n,4], columns READINGS, in the units of drawn people's controls."""
 
     def __init__(self):
         super().__init__(len(READINGS))
 
 
 def disturb(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Blur and noise of random strength, as autoencoders leave behind."""
+    """Images [n,3,H,W] with blur and noise of random strength, as autoencoders leave behind."""
     if rng.random() < 0.6:
         sigma = rng.uniform(0.3, 1.3)
         x = torch.arange(-3, 4).float()
@@ -70,7 +71,7 @@ def disturb(images: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def train_meter(work: Path, identities: int = 2500, steps: int = 6000, batch: int = 32) -> FaceMeter:
-    """Train in work/meter (resumed if begun), on the autoencoder's training pictures."""
+    """Train the network in work/meter (resumed if begun), on the autoencoder's training pictures."""
     pictures, _, controls = training_pictures(work, identities, SIZE)
     targets = torch.from_numpy(controls[:, _COLUMNS])
     torch.manual_seed(0)
@@ -80,7 +81,7 @@ def train_meter(work: Path, identities: int = 2500, steps: int = 6000, batch: in
     def loss_of(step: int) -> Loss:
         rng = np.random.default_rng((3, step))
         index = np.sort(rng.choice(len(pictures), batch, replace=False))
-        images = disturb(to_images(pictures[index]), rng)
+        images = disturb(pixels_to_images(pictures[index]), rng)
         if rng.random() < 0.5:
             images = images.flip(3)
         shift = rng.integers(-4, 5, 2)
@@ -102,15 +103,18 @@ def accuracy(meter: FaceMeter, work: Path) -> dict[str, float]:
 
 
 def save_net(net: FaceNet, path: Path) -> None:
-    save_file({key: value.half().contiguous() for key, value in net.state_dict().items()}, path)
+    """Write the weights as float16."""
+    write_weights(path, {key: value.half() for key, value in net.state_dict().items()}, {})
 
 
 def load_net(net: FaceNet, path: Path) -> FaceNet:
+    """The network with the weights of a file, in evaluation mode."""
     net.load_state_dict({key: value.float() for key, value in load_file(path).items()})
     return net.eval()
 
 
 def load_meter(path: Path) -> FaceMeter:
+    """The meter with the weights of a file, in evaluation mode."""
     return load_net(FaceMeter(), path)
 
 

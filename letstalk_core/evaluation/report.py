@@ -17,8 +17,8 @@ from ..data.drawn.talking_clips import TalkingClip, talking_clip
 from ..errors import InputError
 from ..picture.portrait import Portrait
 from ..pipeline import LetsTalkPipeline
-from ..training.train_autoencoder import to_images
-from ..video.clips import SamplingSettings
+from ..pixels import images_to_pixels, pixels_to_images
+from ..video.clips import ClipSampler, SamplingSettings
 from . import measures
 from .meter import READINGS, FaceMeter, load_meter
 
@@ -29,7 +29,7 @@ OPEN, WIDTH, ROUND, BLINK = (READINGS.index(name) for name in ("open", "width", 
 
 
 def held_out_clips(count: int, seconds: float) -> Iterator[TalkingClip]:
-    """Held-out pairs in which somebody speaks: a few of the generator's clips are noise alone, for training."""
+    """Yield `count` held-out clips in which somebody speaks: a few of the generator's are noise alone, for training."""
     seed = FIRST_PAIR
     while count:
         clip = talking_clip(seed, seconds, split="heldout")
@@ -39,34 +39,28 @@ def held_out_clips(count: int, seconds: float) -> Iterator[TalkingClip]:
             yield clip
 
 
-def to_pictures(images: torch.Tensor) -> np.ndarray:
-    """float [n,3,H,W] in -1..1 -> uint8 [n,H,W,3]."""
-    return images.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy()
-
-
 def generate_frames(
     pipeline: LetsTalkPipeline, portrait: torch.Tensor, waveform: np.ndarray, rate: int, settings: SamplingSettings
 ) -> np.ndarray:
-    """Frames uint8 [F,H,W,3] of a portrait image [3,H,W] in -1..1 and mono samples [S]."""
+    """The video that a model makes of a portrait image [3,H,W] in -1..1 and mono samples [S]: uint8 [F,H,W,3]."""
     size = portrait.shape[-1]
     latents = pipeline.encode_portrait(Portrait(portrait, (0, 0, size, size), (size, size)))
     features = pipeline.encode_audio(torch.from_numpy(waveform)[None], rate)
-    return np.concatenate(
-        [to_pictures(pipeline.decode(clip.latents)) for clip in pipeline.generate(latents, features, settings)]
-    )
+    sampler = ClipSampler(pipeline.model, latents, features, settings)
+    return np.concatenate([images_to_pixels(pipeline.decode(clip.latents)).numpy() for clip in sampler.clips()])
 
 
 def score_pair(clip: TalkingClip, frames: np.ndarray, true_frames: np.ndarray, meter: FaceMeter, pipeline) -> dict:
-    """Every number of one held-out pair; lists under "_" are for pooling over the pairs."""
+    """Every number of one held-out pair, of frames uint8 [F,H,W,3]; those under "_" are for pooling over the pairs."""
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
     read, read_true = meter.read(frames), meter.read(true_frames)
     truth = {name: clip.controls[:, COLUMN[name]] for name in READINGS}
     best, lag = measures.lagged_correlation(read[:, OPEN], truth["open"])
     mouth = clip.avatar.region("mouth")
-    made, real = to_images(frames), to_images(true_frames)
-    start = to_images(clip.portrait[None])
-    reconstructed = to_pictures(pipeline.decode(pipeline.autoencoder.encode(real)))
+    made, real = pixels_to_images(frames), pixels_to_images(true_frames)
+    start = pixels_to_images(clip.portrait[None])
+    reconstructed = images_to_pixels(pipeline.decode(pipeline.autoencoder.encode(real))).numpy()
     return {
         "open_r": measures.correlation(read[:, OPEN], truth["open"]),
         "open_r_best": best,
@@ -74,7 +68,7 @@ def score_pair(clip: TalkingClip, frames: np.ndarray, true_frames: np.ndarray, m
         "open_r_of_true_frames": measures.correlation(read_true[:, OPEN], truth["open"]),
         "width_r": measures.correlation(read[:, WIDTH], truth["width"]),
         "round_r": measures.correlation(read[:, ROUND], truth["round"]),
-        "border_jump": measures.border_jump(frames, pipeline.config.clip_frames),
+        "border_jump": measures.border_jump(frames, pipeline.config.transformer.clip_frames),
         "psnr": measures.masked_psnr(frames, true_frames, np.ones_like(mouth)),
         "psnr_outside_mouth": measures.masked_psnr(frames, true_frames, ~mouth),
         "psnr_still_portrait": measures.masked_psnr(
@@ -93,7 +87,7 @@ def score_pair(clip: TalkingClip, frames: np.ndarray, true_frames: np.ndarray, m
 
 
 def summarise(rows: list[dict], fps: float) -> dict:
-    """Means over the pairs, shares that reach a bar, and what is counted over all frames."""
+    """The rows of score_pair in one: means over the pairs, shares that reach a bar, and counts over all frames."""
     result = {}
     for name in (key for key in rows[0] if not key.startswith("_")):
         values = np.array([row[name] for row in rows], float)
@@ -112,14 +106,14 @@ def summarise(rows: list[dict], fps: float) -> dict:
 
 
 def contact_sheet(path: Path, rows: list[np.ndarray], columns: int = 12) -> None:
-    """A PNG with one row of evenly spaced frames for each video uint8 [F,H,W,3]."""
+    """Write a PNG with one row of evenly spaced frames for each video uint8 [F,H,W,3]."""
     strips = [np.concatenate(list(frames[np.linspace(0, len(frames) - 1, columns).astype(int)]), 1) for frames in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), cv2.cvtColor(np.concatenate(strips, 0), cv2.COLOR_RGB2BGR))
 
 
 def recordings_in(folder: Path) -> list[Path]:
-    """The files of a folder. InputError unless there are two at least: shuffling needs another one."""
+    """The files of a folder by their names. InputError for fewer than two: shuffling needs another one."""
     paths = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
     if len(paths) < 2:
         raise InputError(f"{folder} holds {len(paths)} recordings; give a folder with at least two.")
@@ -127,12 +121,15 @@ def recordings_in(folder: Path) -> list[Path]:
 
 
 def evaluate_speech(pipeline, meter: FaceMeter, paths: list[Path], output: Path, settings: SamplingSettings) -> dict:
-    """For each recording: opening against the speech envelope, beside that of the next recording."""
+    """Correlation of the mouth's opening with each recording's own envelope, and with the next one's ("r_shuffled").
+
+    Returns them by file names; writes the contact sheet recordings.png.
+    """
     openings, envelopes, sheets = [], [], []
     for i, path in enumerate(tqdm(paths, desc="recordings", disable=None)):
         waveform, rate = read_audio(path, duration=8.0)
         mono = waveform.mean(0).numpy()
-        portrait = to_images(talking_clip(FIRST_PAIR + i, 1.0, split="heldout").portrait[None])[0]
+        portrait = pixels_to_images(talking_clip(FIRST_PAIR + i, 1.0, split="heldout").portrait[None])[0]
         frames = generate_frames(pipeline, portrait, mono, rate, settings)
         openings.append(meter.read(frames)[:, OPEN])
         envelopes.append(measures.envelope(mono, rate, len(frames), pipeline.config.fps))
@@ -166,7 +163,7 @@ def evaluate(
     rows, sheets = [], []
     for i, clip in enumerate(tqdm(held_out_clips(pairs, seconds), total=pairs, desc="pairs", disable=None)):
         settings = SamplingSettings(seed=i, memory_noise=memory_noise)
-        portrait = to_images(clip.portrait[None])[0]
+        portrait = pixels_to_images(clip.portrait[None])[0]
         frames, true_frames = generate_frames(pipeline, portrait, clip.waveform, 16000, settings), clip.frames()
         rows.append(score_pair(clip, frames, true_frames, meter, pipeline))
         if i < 6:

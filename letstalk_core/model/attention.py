@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as functional
+from einops import rearrange
 from torch import Tensor
 
 LINEAR_EPSILON = 1e-8
@@ -18,12 +19,12 @@ FUSED_BATCH = 65535
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
     """[..., S, H*d] -> [..., H, S, d]."""
-    return tokens.unflatten(-1, (heads, -1)).transpose(-2, -3)
+    return rearrange(tokens, "... s (h d) -> ... h s d", h=heads)
 
 
 def merge_heads(tokens: Tensor) -> Tensor:
     """[..., H, S, d] -> [..., S, H*d]."""
-    return tokens.transpose(-2, -3).flatten(-2)
+    return rearrange(tokens, "... h s d -> ... s (h d)")
 
 
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

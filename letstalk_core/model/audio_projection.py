@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as functional
+from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import LetsTalkConfig
@@ -21,18 +22,25 @@ def window_features(features: Tensor, window: int) -> Tensor:
     return features[(frames[:, None] + offsets).clamp(0, features.shape[0] - 1)]
 
 
+def whole_windows(values: Tensor, window: int) -> Tensor:
+    """[F + W - 1,...] -> [F,W,...]: the windows around those frames whose whole window is there."""
+    reach = window // 2
+    return window_features(values, window)[reach : len(values) - reach]
+
+
 class WindowLinears(nn.Module):
     """The paper's: Linear-ReLU-Linear-ReLU on a whole window at once."""
 
     def __init__(self, config: LetsTalkConfig):
         super().__init__()
-        hidden = config.audio_hidden
-        self.first = nn.Linear(config.audio_window * config.audio_blocks * config.audio_channels, hidden)
+        audio, hidden = config.audio, config.audio.hidden
+        self.first = nn.Linear(audio.window * audio.blocks * audio.channels, hidden)
         self.second = nn.Linear(hidden, hidden)
 
     def forward(self, features: Tensor) -> Tensor:
         """[B,F,W,L,E] -> [B,F,hidden]."""
-        return functional.relu(self.second(functional.relu(self.first(features.flatten(2)))))
+        hidden = functional.relu(self.first(rearrange(features, "b f w l e -> b f (w l e)")))
+        return functional.relu(self.second(hidden))
 
 
 class ResidualConvolution(nn.Module):
@@ -53,53 +61,52 @@ class WindowConvolutions(nn.Module):
     """Convolutions over the mel columns of a window, none padded: W frames of 4 columns become one vector.
 
     A departure from the paper, for features that are columns in time: sounds are recognised alike wherever they lie in
-    the window, and training sees whole recordings at once (`along`). Config.audio_convolutions chooses it.
+    the window, and training sees whole recordings at once (`along`). config.Departures.audio_convolutions chooses it.
     """
 
     def __init__(self, config: LetsTalkConfig):
         super().__init__()
-        hidden, columns = config.audio_hidden, config.audio_blocks
-        self.first = nn.Conv1d(config.audio_channels, hidden, 3)
+        hidden, columns = config.audio.hidden, config.audio.blocks
+        self.first = nn.Conv1d(config.audio.channels, hidden, 3)
         # With `first` these use up 16 columns, which are 4 frames; the layers after `to_frames` use up the rest.
         self.columns = nn.ModuleList(ResidualConvolution(hidden, dilation) for dilation in (1, 2, 4))
         self.to_frames = nn.Conv1d(hidden, hidden, columns, stride=columns)
-        self.frames = nn.ModuleList(ResidualConvolution(hidden, 1) for _ in range((config.audio_window - 5) // 2))
+        self.frames = nn.ModuleList(ResidualConvolution(hidden, 1) for _ in range((config.audio.window - 5) // 2))
 
     def along(self, features: Tensor) -> Tensor:
         """Recordings [n,T,L,E] -> [n,T-W+1,hidden]: one vector for each frame whose whole window is there."""
-        values = functional.gelu(self.first(features.flatten(1, 2).transpose(1, 2)))  # [n,hidden,T*L-2]
+        values = functional.gelu(self.first(rearrange(features, "n t l e -> n e (t l)")))  # [n,hidden,T*L-2]
         for layer in self.columns:
             values = layer(values)
         values = functional.gelu(self.to_frames(values))  # [n,hidden,T-4]
         for layer in self.frames:
             values = layer(values)
-        return values.transpose(1, 2)
+        return rearrange(values, "n d t -> n t d")
 
     def forward(self, features: Tensor) -> Tensor:
         """[B,F,W,L,E] -> [B,F,hidden]."""
-        return self.along(features.flatten(0, 1)).reshape(*features.shape[:2], -1)
+        windows = self.along(rearrange(features, "b f w l e -> (b f) w l e"))  # [BF,1,hidden]: each is one whole window
+        return rearrange(windows, "(b f) 1 d -> b f d", b=len(features))
 
 
 class AudioProjection(nn.Module):
     """From a window of features to K tokens of A: two layers, a Linear, and LayerNorm.
 
-    With config.blink_condition one more token carries the eyelid closure of the window, so that one can ask for blinks.
+    With blink_condition (config.Departures) one more token carries the eyelid closure of the window, so that one can
+    ask for blinks.
     """
 
     def __init__(self, config: LetsTalkConfig):
         super().__init__()
         self.config = config
-        hidden = config.audio_hidden
-        self.window = WindowConvolutions(config) if config.audio_convolutions else WindowLinears(config)
-        self.third = nn.Linear(hidden, config.audio_tokens * config.audio_width)
-        self.norm = nn.LayerNorm(config.audio_width)
+        audio, hidden = config.audio, config.audio.hidden
+        self.window = WindowConvolutions(config) if config.departures.audio_convolutions else WindowLinears(config)
+        self.third = nn.Linear(hidden, audio.tokens * audio.width)
+        self.norm = nn.LayerNorm(audio.width)
         self.blink = None
-        if config.blink_condition:
+        if config.departures.blink_condition:
             self.blink = nn.Sequential(
-                nn.Linear(config.audio_window, hidden),
-                nn.ReLU(),
-                nn.Linear(hidden, config.audio_width),
-                nn.LayerNorm(config.audio_width),
+                nn.Linear(audio.window, hidden), nn.ReLU(), nn.Linear(hidden, audio.width), nn.LayerNorm(audio.width)
             )
 
     def forward(self, features: Tensor, blinks: Tensor | None = None) -> Tensor:
@@ -108,8 +115,7 @@ class AudioProjection(nn.Module):
         blinks [B,F,W]: eyelid closure, 0 open to 1 closed; None means open. Raises ValueError, naming both values,
         where the features' shape is not the configuration's or blinks go to a model that has no blink condition.
         """
-        config = self.config
-        expected = (config.audio_window, config.audio_blocks, config.audio_channels)
+        expected = (self.config.audio.window, self.config.audio.blocks, self.config.audio.channels)
         if features.ndim != 5 or tuple(features.shape[2:]) != expected:
             raise ValueError(
                 f"audio features are {tuple(features.shape)}, not (B, F, W, L, E) with (W, L, E) = {expected}"
@@ -125,4 +131,4 @@ class AudioProjection(nn.Module):
 
     def tokens(self, hidden: Tensor) -> Tensor:
         """[B,F,hidden] -> [B,F,K,A]."""
-        return self.norm(self.third(hidden).unflatten(-1, (self.config.audio_tokens, self.config.audio_width)))
+        return self.norm(rearrange(self.third(hidden), "b f (k a) -> b f k a", k=self.config.audio.tokens))

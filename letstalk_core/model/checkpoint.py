@@ -1,4 +1,4 @@
-"""One self-describing safetensors file per model. conversion.py makes one of a checkpoint in the official layout.
+"""One self-describing safetensors file per model. official.py makes one of a checkpoint in the official layout.
 
 Metadata: "format", "letstalk_config" (LetsTalkConfig as JSON) and, where an autoencoder is bundled,
 "autoencoder_config" (its diffusers configuration as JSON). The tensors are under the prefixes "transformer.",
@@ -11,83 +11,67 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..config import LetsTalkConfig
-from ..errors import InputError
-from ..files import move_into_place
+from ..errors import CheckpointError
+from ..weights import fill_strictly, some_of, write_weights
 from .audio_projection import AudioProjection
 from .transformer import LetsTalkTransformer
 
 FORMAT = "letstalk-1"
 CONFIG_KEY, AUTOENCODER_KEY = "letstalk_config", "autoencoder_config"
-PARTS = {"transformer": LetsTalkTransformer, "audio_projection": AudioProjection}
-
-
-class CheckpointError(InputError):
-    """A file that is not the checkpoint it should be; the message is one sentence for the user."""
+PARTS = ("transformer", "audio_projection")  # of a model; a file may hold an autoencoder beside them
+AUTOENCODER = "autoencoder"
 
 
 class LetsTalkModel(nn.Module):
-    """A whole model: `config`, `transformer`, `audio_projection`, and the autoencoder bundled with it, if any.
+    """What is trained: `config`, `transformer` and `audio_projection`."""
 
-    autoencoder_state and autoencoder_config (a state dict and a diffusers configuration) are data, not submodules:
-    whoever needs the autoencoder builds it from them.
-    """
-
-    def __init__(
-        self,
-        config: LetsTalkConfig,
-        autoencoder_state: dict[str, Tensor] | None = None,
-        autoencoder_config: dict | None = None,
-    ):
+    def __init__(self, config: LetsTalkConfig):
         super().__init__()
-        if (autoencoder_state is None) != (autoencoder_config is None):
-            raise ValueError("autoencoder_state and autoencoder_config go together: one of them is missing")
         self.config = config
         self.transformer = LetsTalkTransformer(config)
         self.audio_projection = AudioProjection(config)
-        self.autoencoder_state, self.autoencoder_config = autoencoder_state, autoencoder_config
+
+
+@dataclass(frozen=True)
+class BundledAutoencoder:
+    """The autoencoder in a model's file, as data; picture/autoencoder.py builds it.
+
+    config: diffusers' configuration. latent_scale: the model's, which counts; config's scaling_factor does not.
+    """
+
+    config: dict
+    weights: Mapping[str, Tensor]
+    latent_scale: float = 1.0
 
 
 def save_checkpoint(
-    path: str | Path, model: LetsTalkModel, *, dtype: torch.dtype | None = None, notes: Mapping[str, str] | None = None
+    path: str | Path,
+    model: LetsTalkModel,
+    autoencoder: BundledAutoencoder | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    notes: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a model to one file, whole or not at all; CheckpointError where it cannot be written.
+    """Write a model to one file, whole or not at all; InputError where it cannot be written.
 
-    dtype: of the stored floating-point tensors (None: as they are). notes: further metadata, such as where the weights
-    come from; load ignores it and describe_checkpoint shows it.
+    autoencoder: to be bundled with it. dtype: of the stored floating-point tensors (None: as they are). notes: further
+    metadata, such as where the weights come from; load ignores it and describe_checkpoint shows it.
     """
     tensors = {f"{part}.{key}": value for part in PARTS for key, value in getattr(model, part).state_dict().items()}
     metadata = {**(notes or {}), "format": FORMAT, CONFIG_KEY: model.config.to_json()}
-    if model.autoencoder_state is not None:
-        tensors |= {f"autoencoder.{key}": value for key, value in model.autoencoder_state.items()}
-        metadata[AUTOENCODER_KEY] = json.dumps(model.autoencoder_config, sort_keys=True)
-    tensors = {key: _stored(value, dtype) for key, value in tensors.items()}
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            save_file(tensors, aside, metadata)
-            move_into_place(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} cannot be written ({error}); check the folder's space and permissions"
-        ) from error
-
-
-def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    tensor = tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)
-    return tensor.contiguous()
+    if autoencoder is not None:
+        tensors |= {f"{AUTOENCODER}.{key}": value for key, value in autoencoder.weights.items()}
+        metadata[AUTOENCODER_KEY] = json.dumps(autoencoder.config, sort_keys=True)
+    write_weights(path, {key: _as_type(value, dtype) for key, value in tensors.items()}, metadata)
 
 
 def load_checkpoint(path: str | Path, *, dtype: torch.dtype | None = torch.float32) -> LetsTalkModel:
@@ -97,59 +81,42 @@ def load_checkpoint(path: str | Path, *, dtype: torch.dtype | None = torch.float
     exactly those of its configuration.
     """
     with _opened(path) as file:
-        config, autoencoder_config = _read_metadata(path, file)
-        # Copied, so that nothing stays mapped to a file which may be replaced while the model is in use.
-        tensors = {key: _loaded(file.get_tensor(key), dtype) for key in file.keys()}  # noqa: SIM118
-    parts = {name: _take(tensors, f"{name}.") for name in (*PARTS, "autoencoder")}
-    if tensors:
-        raise CheckpointError(f"{path}: unknown tensors {some_of(tensors)}")
-    if bool(parts["autoencoder"]) != (autoencoder_config is not None):
-        raise CheckpointError(
-            f"{path}: the bundled autoencoder lacks its {'configuration' if parts['autoencoder'] else 'weights'}"
-        )
+        config, _ = _read_metadata(path, file)
+        tensors = {part: _read_part(file, part, dtype) for part in PARTS}
     with torch.device("meta"):
         model = LetsTalkModel(config)
-    model.autoencoder_state, model.autoencoder_config = parts["autoencoder"] or None, autoencoder_config
-    for name in PARTS:
-        fill_strictly(getattr(model, name), parts[name], f"{path}: {name}")
+    for part in PARTS:
+        fill_strictly(getattr(model, part), tensors[part], f"{path}: {part}")
     return model.eval()
 
 
-def _loaded(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return tensor.to(dtype=dtype if tensor.is_floating_point() else None, copy=True)
+def load_bundled_autoencoder(
+    path: str | Path, *, dtype: torch.dtype | None = torch.float32
+) -> BundledAutoencoder | None:
+    """The autoencoder in a model's file, or None where it bundles none; raises what load_checkpoint raises."""
+    with _opened(path) as file:
+        model, config = _read_metadata(path, file)
+        if config is None:
+            return None
+        return BundledAutoencoder(config, _read_part(file, AUTOENCODER, dtype), model.latent_scale)
 
 
-def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Remove the tensors under a prefix and return them without it."""
-    return {key.removeprefix(prefix): tensors.pop(key) for key in list(tensors) if key.startswith(prefix)}
+def _read_part(file, part: str, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The tensors under a part's prefix, copied, so that nothing stays mapped to a file which may be replaced."""
+    keys = [key for key in file.keys() if _part_of(key) == part]  # noqa: SIM118 (not a dict)
+    return {key.removeprefix(f"{part}."): _as_type(file.get_tensor(key), dtype).clone() for key in keys}
 
 
-def some_of(keys: Iterable[str]) -> str:
-    """The first few of a set of keys and how many there are."""
-    keys = sorted(keys)
-    return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more ({len(keys)} in all)" if len(keys) > 4 else "")
+def _part_of(key: str) -> str:
+    return key.partition(".")[0]
 
 
-def fill_strictly(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    """Give a module on the meta device its tensors; every key and shape must be the module's.
-
-    Raises CheckpointError, starting with `where` and naming the first few missing and unexpected keys.
-    """
-    wanted = module.state_dict()
-    missing, extra = wanted.keys() - tensors.keys(), tensors.keys() - wanted.keys()
-    if missing or extra:
-        parts = [f"{word} {some_of(keys)}" for word, keys in (("missing", missing), ("unexpected", extra)) if keys]
-        raise CheckpointError(f"{where}: {'; '.join(parts)}")
-    for key, tensor in tensors.items():
-        if tensor.shape != wanted[key].shape:
-            raise CheckpointError(
-                f"{where}: {key} is {tuple(tensor.shape)}, the configuration needs {tuple(wanted[key].shape)}"
-            )
-    module.load_state_dict(tensors, assign=True)
+def _as_type(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.detach().to(dtype=dtype if tensor.is_floating_point() else None)
 
 
 @contextlib.contextmanager
-def _opened(path: str | Path):
+def _opened(path: str | Path) -> Iterator:
     """The safetensors file at path, or a CheckpointError that says what it is instead."""
     check_readable(path)
     with open(path, "rb") as raw:
@@ -175,6 +142,7 @@ def check_readable(path: str | Path) -> None:
 
 
 def _read_metadata(path: str | Path, file) -> tuple[LetsTalkConfig, dict | None]:
+    """The model's configuration and that of the autoencoder beside it; all tensors must belong to one of them."""
     metadata = file.metadata() or {}
     if CONFIG_KEY not in metadata:
         raise CheckpointError(f"{path}: no LetsTalk configuration in it, so it is a model of another architecture")
@@ -187,6 +155,14 @@ def _read_metadata(path: str | Path, file) -> tuple[LetsTalkConfig, dict | None]
         autoencoder = json.loads(metadata[AUTOENCODER_KEY]) if AUTOENCODER_KEY in metadata else None
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: {error}") from None
+    keys = list(file.keys())
+    if unknown := [key for key in keys if _part_of(key) not in (*PARTS, AUTOENCODER)]:
+        raise CheckpointError(f"{path}: unknown tensors {some_of(unknown)}")
+    has_weights = any(_part_of(key) == AUTOENCODER for key in keys)
+    if has_weights != (autoencoder is not None):
+        raise CheckpointError(
+            f"{path}: the bundled autoencoder lacks its {'configuration' if has_weights else 'weights'}"
+        )
     return config, autoencoder
 
 
@@ -198,16 +174,15 @@ def describe_checkpoint(path: str | Path) -> str:
     with _opened(path) as file:
         config, autoencoder = _read_metadata(path, file)
         notes = {k: v for k, v in file.metadata().items() if k not in ("format", CONFIG_KEY, AUTOENCODER_KEY)}
-        counts, types = dict.fromkeys((*PARTS, "autoencoder"), 0), set()
+        counts, types = dict.fromkeys((*PARTS, AUTOENCODER), 0), set()
         for key in file.keys():  # noqa: SIM118
             part = file.get_slice(key)
-            name = key.split(".")[0]
-            counts[name] = counts.get(name, 0) + math.prod(part.get_shape())
+            counts[_part_of(key)] += math.prod(part.get_shape())
             types.add(part.get_dtype())
     bundled = f"bundled, {autoencoder.get('_class_name', 'unnamed')}" if autoencoder else "not bundled"
     lines = [f"{path}: {os.path.getsize(path) / 1e6:.1f} MB, stored as {', '.join(sorted(types))}"]
     lines += [f"  {name}: {count / 1e6:.2f} M parameters" for name, count in counts.items() if count]
     lines += [f"  autoencoder: {config.autoencoder}, {bundled}"]
     lines += [f"  {key}: {value}" for key, value in sorted(notes.items())]
-    lines += ["  configuration:"] + [f"    {key} = {value!r}" for key, value in json.loads(config.to_json()).items()]
+    lines += ["  configuration:"] + [f"    {key} = {value!r}" for key, value in sorted(config.flat().items())]
     return "\n".join(lines)

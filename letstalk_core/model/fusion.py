@@ -1,13 +1,11 @@
 """How the portrait and the audio reach the frames (paper, Section 3.3 and Tables 3 and 4).
 
-A fusion is chosen per condition by the configuration. It meets the transformer in three places and the block in none:
+A fusion is chosen per condition by the configuration. It has two hooks, and the block knows none of them by name:
 
-- `block_layer(config)`: what it adds to every block (a cross-attention), or None;
-- `prepare(tokens, grid)`: everything that can be computed once per clip, whatever the timestep, but for what the
-  layers in the blocks can; `precompute(prepared, layers)` does that too, for sampling;
-- `join(streams, prepared)`: tokens that enter self-attention beside the frames' own.
+- `block_layer()`: what it adds to every block (a cross-attention), or None;
+- `prepare(tokens, grid)`: the Condition that it makes of the condition's tokens, once per clip, whatever the timestep.
 
-`for_block(prepared, i)` is what layer i of `block_layer` receives. A new scheme is a new class and a line in a table.
+A new scheme is a new class and a line in a table.
 """
 
 from __future__ import annotations
@@ -24,42 +22,35 @@ from .layers import (
     KeysValues,
     SpatialAttention,
     TemporalAttention,
-    spatial_mixer,
+    feed_forward_of,
     time_positions,
 )
 
 
-class Streams(NamedTuple):
-    """The tokens that travel through the blocks; a tuple, so that sharded training finds the tensors in it."""
+class Condition(NamedTuple):
+    """What a fusion makes of the portrait or of the audio; each scheme fills in one of the fields.
 
-    frames: Tensor  # [B,F,N,D]
-    memory: Tensor | None = None  # [B,M,N,D], seen by temporal attention only
-    frame_conditions: Tensor | None = None  # [B,F,S,D], attend and are attended to within their frame
-    clip_conditions: Tensor | None = None  # [B,1,S,D], one set a clip: every frame sees it, it sees only itself
+    Tuples all through, so that sharded training finds the tensors in it.
+    """
+
+    attended: tuple[Tensor | KeysValues, ...] = ()  # one a block: tokens [B,F or 1,S,width], or their keys and values
+    frame_tokens: Tensor | None = None  # [B,F or 1,S,D]: join the tokens of every frame
+    clip_tokens: Tensor | None = None  # [B,1,S,D]: one set a clip, which every frame sees and which sees only itself
 
 
 class Fusion(nn.Module):
-    """A scheme that adds nothing anywhere; the base of the others."""
+    """The base of the schemes."""
 
     def __init__(self, config: LetsTalkConfig):
         super().__init__()
         self.config = config
 
-    def block_layer(self) -> nn.Module | None:
+    def block_layer(self) -> CrossAttention | None:
         return None
 
-    def prepare(self, tokens: Tensor, grid: tuple[int, int]):
+    def prepare(self, tokens: Tensor, grid: tuple[int, int]) -> Condition:
         """tokens: the portrait's [B,1,N,D] with positions, N = rows * columns of grid, or the audio's [B,F,K,A]."""
-        return tokens
-
-    def precompute(self, prepared, layers: list[nn.Module]):
-        return prepared
-
-    def join(self, streams: Streams, prepared) -> Streams:
-        return streams
-
-    def for_block(self, prepared, index: int):
-        return None
+        raise NotImplementedError
 
 
 class Direct(Fusion):
@@ -67,31 +58,24 @@ class Direct(Fusion):
 
     def __init__(self, config: LetsTalkConfig, width: int):
         super().__init__(config)
-        self.width = width
+        self.width = width  # of the tokens
 
     def block_layer(self) -> CrossAttention:
-        return CrossAttention(self.config, self.width)
+        return CrossAttention(self.config.transformer, self.width)
 
-    def prepare(self, tokens: Tensor, grid: tuple[int, int]) -> list[Tensor]:
-        """What each block attends to, [B,F or 1,S,width]."""
-        return [tokens] * self.config.depth
-
-    def precompute(self, prepared: list[Tensor], layers: list[CrossAttention]) -> list[KeysValues]:
-        return [layer.keys_values(tokens) for layer, tokens in zip(layers, prepared, strict=True)]
-
-    def for_block(self, prepared: list, index: int) -> Tensor | KeysValues:
-        return prepared[index]
+    def prepare(self, tokens: Tensor, grid: tuple[int, int]) -> Condition:
+        return Condition(attended=(tokens,) * self.config.transformer.depth)
 
 
 class Siamese(Direct):
     """Cross-attention in block i to what layer i of a twin transformer makes of the condition alone."""
 
-    def __init__(self, config: LetsTalkConfig, twin: nn.Module):
-        super().__init__(config, config.width)
+    def __init__(self, config: LetsTalkConfig, twin: Twin):
+        super().__init__(config, config.transformer.width)
         self.twin = twin
 
-    def prepare(self, tokens: Tensor, grid: tuple[int, int]) -> list[Tensor]:
-        return self.twin(tokens, grid)
+    def prepare(self, tokens: Tensor, grid: tuple[int, int]) -> Condition:
+        return Condition(attended=self.twin(tokens, grid))
 
 
 class SymbioticPortrait(Fusion):
@@ -101,11 +85,10 @@ class SymbioticPortrait(Fusion):
     attends only to itself and that every frame attends to, which halves the tokens to compute.
     """
 
-    def join(self, streams: Streams, prepared: Tensor) -> Streams:
-        """prepared: portrait tokens [B,1,N,D]."""
-        if not self.config.portrait_each_frame:
-            return streams._replace(clip_conditions=prepared)
-        return _with_conditions(streams, prepared.expand(-1, streams.frames.shape[1], -1, -1))
+    def prepare(self, tokens: Tensor, grid: tuple[int, int]) -> Condition:
+        if self.config.departures.portrait_each_frame:
+            return Condition(frame_tokens=tokens)
+        return Condition(clip_tokens=tokens)
 
 
 class SymbioticAudio(Fusion):
@@ -113,19 +96,10 @@ class SymbioticAudio(Fusion):
 
     def __init__(self, config: LetsTalkConfig):
         super().__init__(config)
-        self.enter = nn.Linear(config.audio_width, config.width)
+        self.enter = nn.Linear(config.audio.width, config.transformer.width)
 
-    def prepare(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        return self.enter(tokens)
-
-    def join(self, streams: Streams, prepared: Tensor) -> Streams:
-        """prepared: [B,F,K,D]."""
-        return _with_conditions(streams, prepared)
-
-
-def _with_conditions(streams: Streams, tokens: Tensor) -> Streams:
-    others = [] if streams.frame_conditions is None else [streams.frame_conditions]
-    return streams._replace(frame_conditions=torch.cat([*others, tokens], dim=2))
+    def prepare(self, tokens: Tensor, grid: tuple[int, int]) -> Condition:
+        return Condition(frame_tokens=self.enter(tokens))
 
 
 class TwinBlock(nn.Module):
@@ -133,10 +107,11 @@ class TwinBlock(nn.Module):
 
     def __init__(self, config: LetsTalkConfig, temporal: bool, on_grid: bool):
         super().__init__()
+        config = config.transformer
         self.temporal = TemporalAttention(config) if temporal else None
         self.norm_attention, self.norm_feed_forward = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
         self.spatial = SpatialAttention(config)
-        self.feed_forward = spatial_mixer(config) if on_grid else FeedForward(config)
+        self.feed_forward = feed_forward_of(config) if on_grid else FeedForward(config)
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """[B,F,S,D] -> [B,F,S,D]."""
@@ -146,54 +121,98 @@ class TwinBlock(nn.Module):
         return tokens + self.feed_forward(self.norm_feed_forward(tokens), grid)
 
 
-class PortraitTwin(nn.Module):
-    """Twin of the backbone on the portrait alone; a single frame has no use for temporal attention."""
+class Twin(nn.Module):
+    """A transformer beside the backbone, of the same depth, that sees one condition alone."""
+
+    blocks: nn.ModuleList
+
+    def layers(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, ...]:
+        """[B,F,S,D] -> the normalised output of every block, each [B,F,S,D]."""
+        outputs = []
+        for block in self.blocks:
+            tokens = block(tokens, grid)
+            outputs.append(nn.functional.layer_norm(tokens, tokens.shape[-1:]))
+        return tuple(outputs)
+
+
+class PortraitTwin(Twin):
+    """The portrait's twin; a single frame has no use for temporal attention."""
 
     def __init__(self, config: LetsTalkConfig):
         super().__init__()
-        self.blocks = nn.ModuleList(TwinBlock(config, temporal=False, on_grid=True) for _ in range(config.depth))
+        blocks = (TwinBlock(config, temporal=False, on_grid=True) for _ in range(config.transformer.depth))
+        self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> list[Tensor]:
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, ...]:
         """[B,1,N,D] -> the output of every layer, each [B,1,N,D]."""
-        return _outputs(self.blocks, tokens, grid)
+        return self.layers(tokens, grid)
 
 
-class AudioTwin(nn.Module):
-    """Twin of the backbone on the audio tokens of the clip. They lie on no grid, so its feed-forward is a plain one."""
+class AudioTwin(Twin):
+    """The twin on the audio tokens of the clip. They lie on no grid, so its feed-forward is a plain one."""
 
     def __init__(self, config: LetsTalkConfig):
         super().__init__()
-        self.enter = nn.Linear(config.audio_width, config.width)
-        self.blocks = nn.ModuleList(TwinBlock(config, temporal=True, on_grid=False) for _ in range(config.depth))
+        self.enter = nn.Linear(config.audio.width, config.transformer.width)
+        blocks = (TwinBlock(config, temporal=True, on_grid=False) for _ in range(config.transformer.depth))
+        self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> list[Tensor]:
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, ...]:
         """[B,F,K,A] -> the output of every layer, each [B,F,K,D]."""
         entered = self.enter(tokens)
         times = time_positions(tokens.shape[1], entered.shape[-1], device=entered.device, dtype=entered.dtype)
-        return _outputs(self.blocks, entered + times, grid)
-
-
-def _outputs(blocks: nn.ModuleList, tokens: Tensor, grid: tuple[int, int]) -> list[Tensor]:
-    outputs = []
-    for block in blocks:
-        tokens = block(tokens, grid)
-        outputs.append(nn.functional.layer_norm(tokens, tokens.shape[-1:]))
-    return outputs
+        return self.layers(entered + times, grid)
 
 
 PORTRAIT_FUSIONS = {
-    "direct": lambda config: Direct(config, config.width),
+    "direct": lambda config: Direct(config, config.transformer.width),
     "siamese": lambda config: Siamese(config, PortraitTwin(config)),
     "symbiotic": SymbioticPortrait,
 }
 AUDIO_FUSIONS = {
-    "direct": lambda config: Direct(config, config.audio_width),
+    "direct": lambda config: Direct(config, config.audio.width),
     "siamese": lambda config: Siamese(config, AudioTwin(config)),
     "symbiotic": SymbioticAudio,
 }
 
 
-def build_fusions(config: LetsTalkConfig) -> nn.ModuleDict:
-    """The configuration's fusions under "portrait" and "audio"."""
-    portrait, audio = PORTRAIT_FUSIONS[config.portrait_fusion], AUDIO_FUSIONS[config.audio_fusion]
-    return nn.ModuleDict({"portrait": portrait(config), "audio": audio(config)})
+class Conditions(NamedTuple):
+    """Portrait and audio of one clip as the blocks take them, free of the timestep."""
+
+    portrait: Condition
+    audio: Condition
+    added: Tensor | None  # [B,1,N,D], added to every frame's tokens (config.Departures.add_portrait)
+
+    def attended(self, block: int) -> dict[str, Tensor | KeysValues]:
+        """What the cross-attentions of a block read, by the names of Fusions."""
+        both = {"portrait": self.portrait, "audio": self.audio}
+        return {name: condition.attended[block] for name, condition in both.items() if condition.attended}
+
+    def frame_tokens(self, frames: int) -> Tensor | None:
+        """The tokens that join every frame's own, [B,F,S,D]."""
+        joining = [c.frame_tokens for c in (self.portrait, self.audio) if c.frame_tokens is not None]
+        if not joining:
+            return None
+        return torch.cat([tokens.expand(-1, frames, -1, -1) for tokens in joining], dim=2)
+
+    def clip_tokens(self) -> Tensor | None:
+        """The tokens that the clip has once, [B,1,S,D]; only a portrait gives such."""
+        return self.portrait.clip_tokens
+
+
+class Fusions(nn.ModuleDict):
+    """The configuration's two fusions, under "portrait" and "audio": the one place where schemes are looked up."""
+
+    def __init__(self, config: LetsTalkConfig):
+        chosen = config.transformer
+        super().__init__(
+            {
+                "portrait": PORTRAIT_FUSIONS[chosen.portrait_fusion](config),
+                "audio": AUDIO_FUSIONS[chosen.audio_fusion](config),
+            }
+        )
+
+    def block_layers(self) -> nn.ModuleDict:
+        """New cross-attentions for one block, by the names of the fusions that have such."""
+        layers = {name: fusion.block_layer() for name, fusion in self.items()}
+        return nn.ModuleDict({name: layer for name, layer in layers.items() if layer is not None})

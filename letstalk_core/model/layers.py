@@ -6,9 +6,10 @@ import functools
 
 import torch
 import torch.nn.functional as functional
+from einops import rearrange
 from torch import Tensor, nn
 
-from ..config import LetsTalkConfig
+from ..config import TransformerConfig
 from .attention import (
     linear_attention,
     linear_attention_shared,
@@ -45,6 +46,7 @@ def time_positions(frames: int, width: int, device: torch.device, dtype: torch.d
 
 
 def modulate(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """What adaLN does to normalised tokens [B,F,N,D]; shift and scale are [B,1,1,D]."""
     return tokens * (1 + scale) + shift
 
 
@@ -56,7 +58,7 @@ def plain_norm(width: int) -> nn.LayerNorm:
 class TemporalAttention(nn.Module):
     """Residual softmax attention along time, at each position on its own."""
 
-    def __init__(self, config: LetsTalkConfig):
+    def __init__(self, config: TransformerConfig):
         super().__init__()
         self.heads = config.heads
         self.norm = nn.LayerNorm(config.width, eps=1e-5)
@@ -66,15 +68,15 @@ class TemporalAttention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens [B,M+F,N,D] -> [B,M+F,N,D]."""
-        qkv = self.qkv(self.norm(tokens)).transpose(1, 2).chunk(3, dim=-1)  # three [B,N,M+F,D]
+        qkv = rearrange(self.qkv(self.norm(tokens)), "b t n (three d) -> three b n t d", three=3)
         attended = softmax_attention(*(split_heads(part, self.heads) for part in qkv))  # [B,N,H,M+F,d]
-        return tokens + self.mix(self.out(merge_heads(attended))).transpose(1, 2)
+        return tokens + rearrange(self.mix(self.out(merge_heads(attended))), "b n t d -> b t n d")
 
 
 class SpatialAttention(nn.Module):
     """Self-attention over the tokens of a frame, linear or softmax, with tokens that all frames share or without."""
 
-    def __init__(self, config: LetsTalkConfig):
+    def __init__(self, config: TransformerConfig):
         super().__init__()
         linear = config.attention == "linear"
         self.heads = config.width // config.linear_head_width if linear else config.heads
@@ -95,11 +97,12 @@ class SpatialAttention(nn.Module):
 
 
 class GLUMBConv(nn.Module):
-    """The linear model's feed-forward: 1x1 to 2rD, SiLU, 3x3 depthwise, value * SiLU(gate), 1x1 back to D."""
+    """The linear model's feed-forward (Sana's Mix-FFN, arXiv 2410.10629): 1x1 to 2rD, SiLU, 3x3 depthwise,
+    value * SiLU(gate), 1x1 back to D."""
 
     takes_conditions = False  # a convolution has no place for tokens without a position in the frame
 
-    def __init__(self, config: LetsTalkConfig):
+    def __init__(self, config: TransformerConfig):
         super().__init__()
         hidden = round(config.width * config.mlp_ratio)
         self.expand = nn.Linear(config.width, 2 * hidden)
@@ -109,9 +112,12 @@ class GLUMBConv(nn.Module):
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """tokens [B,F,N,D] with N = rows * columns of grid -> [B,F,N,D]."""
         hidden = functional.silu(self.expand(tokens))  # [B,F,N,2rD]
-        image = hidden.flatten(0, 1).unflatten(1, grid).permute(0, 3, 1, 2)  # [BF,2rD,rows,columns], channels last
-        value, gate = self.depthwise(image).permute(0, 2, 3, 1).chunk(2, dim=-1)  # [BF,rows,columns,rD]
-        return self.contract(value * functional.silu(gate)).reshape(tokens.shape)
+        image = rearrange(
+            hidden, "b f (rows columns) c -> (b f) c rows columns", rows=grid[0]
+        )  # channels last in memory
+        mixed = rearrange(self.depthwise(image), "(b f) c rows columns -> b f (rows columns) c", b=len(tokens))
+        value, gate = mixed.chunk(2, dim=-1)  # [B,F,N,rD]
+        return self.contract(value * functional.silu(gate))
 
 
 class FeedForward(nn.Module):
@@ -119,7 +125,7 @@ class FeedForward(nn.Module):
 
     takes_conditions = True
 
-    def __init__(self, config: LetsTalkConfig):
+    def __init__(self, config: TransformerConfig):
         super().__init__()
         hidden = round(config.width * config.mlp_ratio)
         self.expand = nn.Linear(config.width, hidden)
@@ -130,7 +136,7 @@ class FeedForward(nn.Module):
         return self.contract(functional.gelu(self.expand(tokens), approximate="tanh"))
 
 
-def spatial_mixer(config: LetsTalkConfig) -> GLUMBConv | FeedForward:
+def feed_forward_of(config: TransformerConfig) -> GLUMBConv | FeedForward:
     """The feed-forward of tokens on a grid: the linear model's or the softmax model's."""
     return GLUMBConv(config) if config.attention == "linear" else FeedForward(config)
 
@@ -138,7 +144,7 @@ def spatial_mixer(config: LetsTalkConfig) -> GLUMBConv | FeedForward:
 class CrossAttention(nn.Module):
     """Residual softmax cross-attention from the tokens of a frame to the condition tokens of that frame."""
 
-    def __init__(self, config: LetsTalkConfig, condition_width: int):
+    def __init__(self, config: TransformerConfig, condition_width: int):
         super().__init__()
         self.heads = config.heads
         self.norm = plain_norm(config.width)

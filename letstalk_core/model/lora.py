@@ -16,12 +16,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..files import cannot_write, create_part, move_into_place
-from .checkpoint import CONFIG_KEY, LetsTalkModel, check_readable, some_of
+from ..weights import some_of, write_weights
+from .checkpoint import CONFIG_KEY, LetsTalkModel, check_readable
 from .checkpoint import FORMAT as CHECKPOINT_FORMAT
 
 FORMAT = "letstalk-lora-1"
@@ -73,7 +72,7 @@ def _adapters(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def base_digest(model: LetsTalkModel) -> str:
-    """Of a model's weights without adapters, the same whichever type holds the same values."""
+    """The digest of a model's weights without adapters, the same whichever type holds the same values."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in sorted(base_state_dict(model).items()):
         digest.update(f"{name} {list(value.shape)}".encode())
@@ -100,7 +99,6 @@ def plain_model(model: LetsTalkModel, merged: bool = False) -> LetsTalkModel:
     """
     with torch.device("meta"):
         plain = LetsTalkModel(model.config)
-    plain.autoencoder_state, plain.autoencoder_config = model.autoencoder_state, model.autoencoder_config
     plain.load_state_dict(base_state_dict(model, merged), assign=True)
     return plain.train(model.training)
 
@@ -114,7 +112,7 @@ def _added(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
 def save_lora(path: str | Path, model: LetsTalkModel, *, notes: Mapping[str, str] | None = None) -> None:
     """Write the adapters that add_lora put into a model to one file, whole or not at all.
 
-    notes: further metadata, which apply_lora ignores. Raises InputError where the file cannot be written, ValueError
+    notes: further metadata, which apply_loras ignores. Raises InputError where the file cannot be written, ValueError
     for a model without adapters.
     """
     adapters = _adapters(model)
@@ -123,24 +121,14 @@ def save_lora(path: str | Path, model: LetsTalkModel, *, notes: Mapping[str, str
     tensors = {}
     for name, adapter in adapters.items():
         for suffix, part in ((A, adapter.lora_A), (B, adapter.lora_B)):
-            tensors[name + suffix] = part[ADAPTER].weight.detach().to("cpu", torch.float32).contiguous()
+            tensors[name + suffix] = part[ADAPTER].weight.float()
     first = next(iter(adapters.values()))
     metadata = {
         **(notes or {}),
         **{"format": FORMAT, CONFIG_KEY: model.config.to_json(), "base_digest": model.lora_base_digest},
         **{"rank": str(first.r[ADAPTER]), "alpha": str(first.lora_alpha[ADAPTER])},
     }
-    path, part = Path(path), None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = create_part(path)
-        save_file(tensors, part, metadata)
-        move_into_place(part, path)
-    except (OSError, SafetensorError) as error:
-        raise cannot_write(path, error) from error
-    finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
+    write_weights(path, tensors, metadata)
 
 
 @dataclass(frozen=True)
@@ -151,11 +139,6 @@ class _Lora:
     scale: float
     base_digest: str | None
     pairs: dict[str, tuple[Tensor, Tensor]]
-
-
-def apply_lora(model: LetsTalkModel, path: str | Path, strength: float = 1.0) -> None:
-    """Add strength times the LoRA in a file to a model's weights, in place; see apply_loras."""
-    apply_loras(model, [(path, strength)])
 
 
 def apply_loras(model: LetsTalkModel, loras: Sequence[tuple[str | Path, float]]) -> None:

@@ -14,8 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import PRESETS, LetsTalkConfig
-from .checkpoint import PARTS, CheckpointError, LetsTalkModel, check_readable, fill_strictly, save_checkpoint, some_of
+from ..config import PAPER, AudioConfig, LetsTalkConfig
+from ..errors import CheckpointError
+from ..weights import fill_strictly, some_of
+from .checkpoint import PARTS, LetsTalkModel, check_readable, save_checkpoint
 from .layers import grid_positions, time_positions
 
 # Autoencoder, scaling factor and pixels per latent, by latent channels: the official layout does not name them.
@@ -96,7 +98,8 @@ def read_official(
         shapes = _transformer_shapes(state, num_heads)
         frames = _frames(positions, memory_frames, clip_frames)
         tokens = _audio_shapes(audio, state, audio_blocks, audio_channels)
-        config = LetsTalkConfig(**shapes, **frames, **tokens, **_pictures(shapes, positions, latent_scale))
+        pictures = _pictures(shapes, positions, latent_scale)
+        config = LetsTalkConfig().with_changes(**shapes, **frames, **tokens, **pictures)
         _check_positions(positions, config)
     except KeyError as error:
         raise CheckpointError(f"{source}: {error.args[0]} is missing") from None
@@ -152,13 +155,14 @@ def _as_linear(tensor: Tensor, wanted: Tensor | None) -> Tensor:
 
 
 def _transformer_shapes(state: dict[str, Tensor], num_heads: int | None) -> dict:
-    """Everything about the transformer that its shapes say, and the heads."""
+    """Everything about the transformer that its shapes say, and the heads, by the configuration's flat names."""
     width, channels, patch, _ = state["patch_embedding.weight"].shape
     depth = 1 + max((int(key.split(".")[1]) for key in state if key.startswith("blocks.")), default=-1)
     linear = "blocks.0.feed_forward.depthwise.weight" in state
     hidden = state["blocks.0.feed_forward.expand.weight"].shape[0]
     if num_heads is None:
-        known = {(preset.depth, preset.width): preset.heads for name, preset in PRESETS.items() if name != "tiny"}
+        variants = [preset.transformer for preset in PAPER.values()]
+        known = {(variant.depth, variant.width): variant.heads for variant in variants}
         if (depth, width) not in known:
             raise ValueError(f"depth {depth} and width {width} are no variant of the paper: num_heads must be given")
         num_heads = known[depth, width]
@@ -201,10 +205,10 @@ def _audio_shapes(
     if state["blocks.0.cross.audio.key.weight"].shape[1] != width:
         keys = state["blocks.0.cross.audio.key.weight"].shape[1]
         raise ValueError(f"the audio projection makes tokens of {width}, the transformer takes {keys}")
-    window = LetsTalkConfig.audio_window
+    window = AudioConfig.window
     features = inputs // window
     if audio_blocks is None and audio_channels is None:
-        audio_blocks, audio_channels = LetsTalkConfig.audio_blocks, LetsTalkConfig.audio_channels
+        audio_blocks, audio_channels = AudioConfig.blocks, AudioConfig.channels
         if audio_blocks * audio_channels * window != inputs:
             raise ValueError(
                 f"{inputs} audio inputs are not {window} x 12 x 768: audio_blocks or audio_channels is needed"
@@ -245,11 +249,12 @@ def _pictures(shapes: dict, positions: dict[str, Tensor], latent_scale: float | 
 def _check_positions(positions: dict[str, Tensor], config: LetsTalkConfig) -> None:
     """The stored positions must be the fixed ones that we compute: others would be silently lost."""
     place = dict(device=torch.device("cpu"), dtype=torch.float32)
-    side = math.isqrt(positions["pos_embed"].shape[1])
+    side, transformer = math.isqrt(positions["pos_embed"].shape[1]), config.transformer
+    width, clip, memory = transformer.width, transformer.clip_frames, transformer.memory_frames
     computed = {
-        "pos_embed": grid_positions(side, side, config.width, **place),
-        "temp_embed": time_positions(config.clip_frames, config.width, **place)[:, 0],
-        "long_temp_embed": time_positions(config.memory_frames + config.clip_frames, config.width, **place)[:, 0],
+        "pos_embed": grid_positions(side, side, width, **place),
+        "temp_embed": time_positions(clip, width, **place)[:, 0],
+        "long_temp_embed": time_positions(memory + clip, width, **place)[:, 0],
     }
     for key, stored in positions.items():
         if stored[0].shape != computed[key].shape or not torch.allclose(stored[0].float(), computed[key], atol=0.01):

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as functional
+from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..config import LetsTalkConfig
-from .fusion import Streams, build_fusions
+from .fusion import Condition, Conditions, Fusions
 from .layers import (
+    KeysValues,
     SpatialAttention,
     TemporalAttention,
+    feed_forward_of,
     grid_positions,
     modulate,
     plain_norm,
-    spatial_mixer,
     time_positions,
 )
 
@@ -33,67 +35,97 @@ def timestep_features(timesteps: Tensor) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
+class Tokens(NamedTuple):
+    """The tokens that travel through the blocks; a tuple, so that sharded training finds the tensors in it."""
+
+    frames: Tensor  # [B,F,N,D]
+    memory: Tensor | None = None  # [B,M,N,D], seen by temporal attention only
+    of_frame: Tensor | None = None  # [B,F,S,D], attend and are attended to within their frame
+    of_clip: Tensor | None = None  # [B,1,S,D], one set a clip: every frame sees it, it sees only itself
+
+
+class Modulation(NamedTuple):
+    """What adaLN-zero takes from the timestep for one branch of a block, each [B,1,1,D]."""
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
+
+    def into(self, normalised: Tensor) -> Tensor:
+        """The branch's input, from normalised tokens."""
+        return modulate(normalised, self.shift, self.scale)
+
+    def onto(self, tokens: Tensor, answer: Tensor) -> Tensor:
+        """The tokens with the branch's answer added."""
+        return tokens + self.gate * answer
+
+
 class Block(nn.Module):
-    """Temporal attention, cross-attention fusions, spatial attention, feed-forward; the same for every variant."""
+    """One block, the same for every variant (Figure 2), on the frames x, the memory m and conditions that joined, c:
 
-    def __init__(self, config: LetsTalkConfig, cross: dict[str, nn.Module]):
+        [m; x] += TemporalAttention([m; x])                     memory bank, Section 3.4
+        x      += CrossAttention(x, audio)                      direct fusion, Section 3.3
+        [x; c] += gate * SpatialAttention(scaled [x; c])        symbiotic fusion, Section 3.3
+        x      += gate * FeedForward(scaled x)                  softmax models: [x; c]
+
+    Shift, scale and gate come from the timestep: adaLN-zero (DiT, arXiv 2212.09748, Section 3.2).
+    """
+
+    def __init__(self, config: LetsTalkConfig, cross: nn.ModuleDict):
         super().__init__()
-        self.temporal = TemporalAttention(config)
-        self.cross = nn.ModuleDict(cross)
-        self.norm_attention, self.norm_feed_forward = plain_norm(config.width), plain_norm(config.width)
-        self.spatial = SpatialAttention(config)
-        self.feed_forward = spatial_mixer(config)
-        self.modulation = nn.Linear(config.width, 6 * config.width)
+        transformer = config.transformer
+        self.temporal = TemporalAttention(transformer)
+        self.cross = cross
+        self.norm_attention, self.norm_feed_forward = plain_norm(transformer.width), plain_norm(transformer.width)
+        self.spatial = SpatialAttention(transformer)
+        self.feed_forward = feed_forward_of(transformer)
+        self.modulation = nn.Linear(transformer.width, 6 * transformer.width)
 
-    def forward(self, streams: Streams, conditions: dict, timestep: Tensor, grid: tuple[int, int]) -> Streams:
-        """conditions: what each cross fusion takes, by its name; timestep: SiLU of the embedding, [B,D]."""
-        parts = self.modulation(timestep)[:, None, None].chunk(6, dim=-1)  # six [B,1,1,D]
-        frames, memory = self._temporal(streams.frames, streams.memory)  # [B,F,N,D], [B,M,N,D]
-        for name, fuse in self.cross.items():
-            frames = fuse(frames, conditions[name])  # [B,F,N,D]
-        streams = Streams(frames, memory, streams.frame_conditions, streams.clip_conditions)
-        return self._feed_forward(self._spatial(streams, *parts[:3]), *parts[3:], grid)
+    def forward(
+        self, tokens: Tokens, attended: dict[str, Tensor | KeysValues], timestep: Tensor, grid: tuple[int, int]
+    ) -> Tokens:
+        """attended: what each cross-attention reads, by its name; timestep: SiLU of the embedding, [B,D]."""
+        branches = rearrange(self.modulation(timestep), "b (two three d) -> two three b 1 1 d", two=2, three=3)
+        attention, feed_forward = (Modulation(shift, scale, gate) for shift, scale, gate in branches)
+        frames, memory = self._temporal(tokens.frames, tokens.memory)  # [B,F,N,D], [B,M,N,D]
+        for name, cross_attention in self.cross.items():
+            frames = cross_attention(frames, attended[name])  # [B,F,N,D]
+        tokens = self._spatial(tokens._replace(frames=frames, memory=memory), attention)
+        return self._feed_forward(tokens, feed_forward, grid)
 
     def _temporal(self, frames: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """[memory; clip] at each position; both go on."""
         if memory is None:
             return self.temporal(frames), None
-        sizes = (memory.shape[1], frames.shape[1])
-        memory, frames = self.temporal(torch.cat([memory, frames], dim=1)).split(sizes, dim=1)
+        both = self.temporal(torch.cat([memory, frames], dim=1))  # [B,M+F,N,D]
+        memory, frames = both.split((memory.shape[1], frames.shape[1]), dim=1)
         return frames, memory
 
-    def _spatial(self, streams: Streams, shift: Tensor, scale: Tensor, gate: Tensor) -> Streams:
-        frames, of_frame, of_clip = streams.frames, streams.frame_conditions, streams.clip_conditions
-        tokens = frames if of_frame is None else torch.cat([frames, of_frame], dim=2)  # [B,F,N+S,D]
-        shared = None if of_clip is None else modulate(self.norm_attention(of_clip), shift, scale)
-        added, added_shared = self.spatial(modulate(self.norm_attention(tokens), shift, scale), shared)
-        tokens = tokens + gate * added
-        if of_frame is not None:
-            frames, of_frame = tokens.split((frames.shape[2], of_frame.shape[2]), dim=2)
+    def _spatial(self, tokens: Tokens, attention: Modulation) -> Tokens:
+        """The tokens of each frame together with those that joined them."""
+        frames, of_frame, of_clip = tokens.frames, tokens.of_frame, tokens.of_clip
+        together = frames if of_frame is None else torch.cat([frames, of_frame], dim=2)  # [B,F,N+S,D]
+        once = None if of_clip is None else attention.into(self.norm_attention(of_clip))  # [B,1,S,D]
+        answer, answer_once = self.spatial(attention.into(self.norm_attention(together)), once)
+        together = attention.onto(together, answer)
+        if of_frame is None:
+            frames = together
         else:
-            frames = tokens
+            frames, of_frame = together.split((frames.shape[2], of_frame.shape[2]), dim=2)
         if of_clip is not None:
-            of_clip = of_clip + gate * added_shared
-        return Streams(frames, streams.memory, of_frame, of_clip)
+            of_clip = attention.onto(of_clip, answer_once)
+        return tokens._replace(frames=frames, of_frame=of_frame, of_clip=of_clip)
 
-    def _feed_forward(self, streams: Streams, shift, scale, gate, grid: tuple[int, int]) -> Streams:
-        def residual(tokens: Tensor | None) -> Tensor | None:
-            if tokens is None:
+    def _feed_forward(self, tokens: Tokens, modulation: Modulation, grid: tuple[int, int]) -> Tokens:
+        def fed(some: Tensor | None) -> Tensor | None:
+            if some is None:
                 return None
-            return tokens + gate * self.feed_forward(modulate(self.norm_feed_forward(tokens), shift, scale), grid)
+            return modulation.onto(some, self.feed_forward(modulation.into(self.norm_feed_forward(some)), grid))
 
-        of_frame, of_clip = streams.frame_conditions, streams.clip_conditions
+        tokens = tokens._replace(frames=fed(tokens.frames))
         if self.feed_forward.takes_conditions:
-            of_frame, of_clip = residual(of_frame), residual(of_clip)
-        return Streams(residual(streams.frames), streams.memory, of_frame, of_clip)
-
-
-@dataclass
-class Conditions:
-    """What the blocks need of portrait and audio, free of the timestep: once per clip is enough."""
-
-    portrait: object  # as the portrait's fusion prepares it
-    audio: object  # as the audio's fusion prepares it
-    added: Tensor | None  # [B,1,N,D], what add_portrait adds to every frame's tokens
+            tokens = tokens._replace(of_frame=fed(tokens.of_frame), of_clip=fed(tokens.of_clip))
+        return tokens
 
 
 class LetsTalkTransformer(nn.Module):
@@ -106,20 +138,16 @@ class LetsTalkTransformer(nn.Module):
         super().__init__()
         self.config = config
         self.gradient_checkpointing = False
-        width, patch = config.width, config.patch_size
-        self.patch_embedding = nn.Conv2d(config.latent_channels, width, patch, stride=patch)
+        width, patch = config.transformer.width, config.transformer.patch_size
+        self.patch_embedding = nn.Conv2d(config.transformer.latent_channels, width, patch, stride=patch)
         self.time_embedding = nn.Sequential(nn.Linear(TIMESTEP_WIDTH, width), nn.SiLU(), nn.Linear(width, width))
-        self.portrait_to_frames = nn.Linear(width, width) if config.add_portrait else None
-        self.fusions = build_fusions(config)
-        self.blocks = nn.ModuleList(Block(config, self._block_layers()) for _ in range(config.depth))
+        self.portrait_to_frames = nn.Linear(width, width) if config.departures.add_portrait else None
+        self.fusions = Fusions(config)
+        self.blocks = nn.ModuleList(Block(config, self.fusions.block_layers()) for _ in range(config.transformer.depth))
         self.norm_out = plain_norm(width)
         self.modulation_out = nn.Linear(width, 2 * width)
         self.linear_out = nn.Linear(width, patch * patch * config.output_channels)
         self.initialise()
-
-    def _block_layers(self) -> dict[str, nn.Module]:
-        layers = {name: fusion.block_layer() for name, fusion in self.fusions.items()}
-        return {name: layer for name, layer in layers.items() if layer is not None}
 
     def initialise(self) -> None:
         """Xavier for linears and the patch embedding; zero for adaLN, the last Linear, the added portrait."""
@@ -128,7 +156,7 @@ class LetsTalkTransformer(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.xavier_uniform_(self.patch_embedding.weight.view(self.config.width, -1))
+        nn.init.xavier_uniform_(self.patch_embedding.weight.view(self.config.transformer.width, -1))
         nn.init.zeros_(self.patch_embedding.bias)
         zeroed = [block.modulation for block in self.blocks] + [self.modulation_out, self.linear_out]
         for linear in zeroed + ([self.portrait_to_frames] if self.portrait_to_frames is not None else []):
@@ -138,20 +166,27 @@ class LetsTalkTransformer(nn.Module):
     def prepare(self, portrait: Tensor, audio_tokens: Tensor) -> Conditions:
         """The conditions of a clip, from portrait [B,C,h,w] and audio_tokens [B,F,K,A], for sampling."""
         conditions = self._prepare(portrait, audio_tokens)
-        for name, fusion in self.fusions.items():
-            layers = [block.cross[name] for block in self.blocks if name in block.cross]
-            setattr(conditions, name, fusion.precompute(getattr(conditions, name), layers))
-        return conditions
+        return conditions._replace(
+            portrait=self._with_keys_values("portrait", conditions.portrait),
+            audio=self._with_keys_values("audio", conditions.audio),
+        )
 
     def _prepare(self, portrait: Tensor, audio_tokens: Tensor) -> Conditions:
         """The same without what belongs to the blocks: sharded training has their weights only while they run."""
         dtype, grid = self.linear_out.weight.dtype, self._grid(portrait)
         tokens = self._patches(portrait.to(dtype)[:, None])  # [B,1,N,D]
         added = None if self.portrait_to_frames is None else self.portrait_to_frames(tokens)
-        tokens = tokens + self._positions(grid, tokens)
-        portrait_conditions = self.fusions["portrait"].prepare(tokens, grid)
-        audio_conditions = self.fusions["audio"].prepare(audio_tokens.to(dtype), grid)
-        return Conditions(portrait_conditions, audio_conditions, added)
+        return Conditions(
+            self.fusions["portrait"].prepare(tokens + self._positions(grid, tokens), grid),
+            self.fusions["audio"].prepare(audio_tokens.to(dtype), grid),
+            added,
+        )
+
+    def _with_keys_values(self, name: str, condition: Condition) -> Condition:
+        """The condition with keys and values in place of the tokens that cross-attention reads."""
+        layers = [block.cross[name] for block in self.blocks if name in block.cross]
+        pairs = zip(layers, condition.attended, strict=True)
+        return condition._replace(attended=tuple(layer.keys_values(tokens) for layer, tokens in pairs))
 
     def forward(
         self,
@@ -165,74 +200,70 @@ class LetsTalkTransformer(nn.Module):
     ) -> Tensor:
         """The model's output [B,F,output_channels,h,w] for noisy latents [B,F,C,h,w] at timesteps [B], int or float.
 
-        portrait [B,C,h,w] and audio_tokens [B,F,K,A], or both as `prepare` made conditions of them; without
-        audio_tokens, tokens of zeros: the unconditional branch of guidance. memory [B,M,C,h,w] or None. Any h, w
-        (multiples of the patch size), F and M. Computes in the dtype of the weights and returns that of latents. Raises
-        ValueError, naming both values, where shapes contradict each other or the configuration.
+        portrait [B,C,h,w] and audio_tokens [B,F,K,A] (zeros: the unconditional branch of guidance), or the conditions
+        that `prepare` makes of both. memory [B,M,C,h,w] or None. Any h, w (multiples of the patch size), F, M. Computes
+        in the dtype of the weights and returns that of latents. Raises ValueError, naming both values, where shapes
+        contradict each other or the configuration.
         """
         self._check(latents, timesteps, portrait, audio_tokens, memory, conditions)
         dtype, grid = self.linear_out.weight.dtype, self._grid(latents)
-        if conditions is None:
-            if audio_tokens is None:
-                audio_tokens = latents.new_zeros(*latents.shape[:2], 1, self.config.audio_width)  # [B,F,1,A]
-            conditions = self._prepare(portrait, audio_tokens)
+        conditions = conditions or self._prepare(portrait, audio_tokens)
 
         timestep = functional.silu(self.time_embedding(timestep_features(timesteps).to(dtype)))  # [B,D]
-        streams = self._embed(latents.to(dtype), memory, conditions.added, grid)  # frames [B,F,N,D], memory [B,M,N,D]
-        prepared = {"portrait": conditions.portrait, "audio": conditions.audio}
-        for name, fusion in self.fusions.items():
-            streams = fusion.join(streams, prepared[name])
+        tokens = self._embed(latents.to(dtype), memory, conditions, grid)  # frames [B,F,N,D], memory [B,M,N,D]
         for index, block in enumerate(self.blocks):
-            of_block = {name: fusion.for_block(prepared[name], index) for name, fusion in self.fusions.items()}
-            streams = self._run(block, streams, of_block, timestep, grid)  # frames [B,F,N,D]
-        shift, scale = self.modulation_out(timestep)[:, None, None].chunk(2, dim=-1)  # [B,1,1,D]
-        patches = self.linear_out(modulate(self.norm_out(streams.frames), shift, scale))  # [B,F,N,p*p*output_channels]
+            tokens = self._run(block, tokens, conditions.attended(index), timestep, grid)  # frames [B,F,N,D]
+        shift, scale = rearrange(self.modulation_out(timestep), "b (two d) -> two b 1 1 d", two=2)
+        patches = self.linear_out(modulate(self.norm_out(tokens.frames), shift, scale))  # [B,F,N,p*p*output_channels]
         return self._unpatchify(patches, grid).to(latents.dtype)  # [B,F,output_channels,h,w]
 
-    def _run(self, block: Block, *inputs) -> Streams:
+    def _run(self, block: Block, *inputs) -> Tokens:
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
 
     def _grid(self, latents: Tensor) -> tuple[int, int]:
-        return tuple(side // self.config.patch_size for side in latents.shape[-2:])
+        """Rows and columns of patches."""
+        return tuple(side // self.config.transformer.patch_size for side in latents.shape[-2:])
 
     def _positions(self, grid: tuple[int, int], like: Tensor) -> Tensor:
-        return grid_positions(*grid, self.config.width, device=like.device, dtype=like.dtype)
+        return grid_positions(*grid, self.config.transformer.width, device=like.device, dtype=like.dtype)
 
-    def _embed(self, latents: Tensor, memory: Tensor | None, added: Tensor | None, grid: tuple[int, int]) -> Streams:
-        """Tokens of [memory; clip] with their positions."""
-        memory_frames = 0 if memory is None else memory.shape[1]
+    def _embed(self, latents: Tensor, memory: Tensor | None, conditions: Conditions, grid: tuple[int, int]) -> Tokens:
+        """Tokens of [memory; clip] with their positions, and those that the conditions add."""
+        memory_frames, frames = 0 if memory is None else memory.shape[1], latents.shape[1]
         video = latents if memory_frames == 0 else torch.cat([memory.to(latents.dtype), latents], dim=1)
         tokens = self._patches(video)  # [B,M+F,N,D]
-        if added is not None:
-            tokens = tokens + added
-        times = time_positions(video.shape[1], self.config.width, device=tokens.device, dtype=tokens.dtype)
+        if conditions.added is not None:
+            tokens = tokens + conditions.added
+        times = time_positions(memory_frames + frames, tokens.shape[-1], device=tokens.device, dtype=tokens.dtype)
         tokens = tokens + self._positions(grid, tokens) + times
-        remembered, frames = tokens.split((memory_frames, latents.shape[1]), dim=1)
-        return Streams(frames, remembered if memory_frames else None)
+        remembered, own = tokens.split((memory_frames, frames), dim=1)
+        return Tokens(
+            own, remembered if memory_frames else None, conditions.frame_tokens(frames), conditions.clip_tokens()
+        )
 
     def _patches(self, latents: Tensor) -> Tensor:
         """[B,F,C,h,w] -> [B,F,N,D]."""
-        patches = self.patch_embedding(latents.flatten(0, 1))  # [BF,D,rows,columns]
-        return patches.flatten(2).transpose(1, 2).unflatten(0, latents.shape[:2])
+        patches = self.patch_embedding(rearrange(latents, "b f c h w -> (b f) c h w"))
+        return rearrange(patches, "(b f) d rows columns -> b f (rows columns) d", b=len(latents))
 
     def _unpatchify(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """[B,F,N,p*p*channels], each patch laid out as (p, p, channel) -> [B,F,channels,h,w]."""
-        p = self.config.patch_size
-        image = patches.unflatten(-1, (p, p, -1)).unflatten(2, grid)  # [B,F,rows,columns,p,p,channels]
-        return image.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+        p = self.config.transformer.patch_size
+        pattern = "b f (rows columns) (p q c) -> b f c (rows p) (columns q)"
+        return rearrange(patches, pattern, rows=grid[0], p=p, q=p)
 
     def _check(self, latents: Tensor, timesteps: Tensor, portrait, audio_tokens, memory, conditions) -> None:
-        config = self.config
-        if (portrait is None) == (conditions is None) or (conditions is not None and audio_tokens is not None):
-            raise ValueError("give the portrait (and audio_tokens), or conditions that prepare() made of them")
-        if latents.ndim != 5 or latents.shape[2] != config.latent_channels:
-            raise ValueError(f"latents are {tuple(latents.shape)}, not [B,F,{config.latent_channels},h,w]")
-        if latents.shape[-1] % config.patch_size or latents.shape[-2] % config.patch_size:
-            raise ValueError(
-                f"latents of {tuple(latents.shape[-2:])} do not divide into patches of {config.patch_size}"
-            )
+        channels, patch, width = (
+            self.config.transformer.latent_channels, self.config.transformer.patch_size, self.config.audio.width
+        )  # fmt: skip
+        if (portrait is None, audio_tokens is None) != ((conditions is not None,) * 2):
+            raise ValueError("give the portrait and audio_tokens, or conditions that prepare() made of them")
+        if latents.ndim != 5 or latents.shape[2] != channels:
+            raise ValueError(f"latents are {tuple(latents.shape)}, not [B,F,{channels},h,w]")
+        if latents.shape[-1] % patch or latents.shape[-2] % patch:
+            raise ValueError(f"latents of {tuple(latents.shape[-2:])} do not divide into patches of {patch}")
         if tuple(timesteps.shape) != (latents.shape[0],):
             raise ValueError(f"timesteps are {tuple(timesteps.shape)}, not ({latents.shape[0]},) like the latents")
         expected = (latents.shape[0], *latents.shape[2:])
@@ -241,6 +272,6 @@ class LetsTalkTransformer(nn.Module):
         if memory is not None and (memory.ndim != 5 or (memory.shape[0], *memory.shape[2:]) != expected):
             raise ValueError(f"memory is {tuple(memory.shape)}, not (B, M, C, h, w) of latents {tuple(latents.shape)}")
         if audio_tokens is not None:
-            batch, frames, width = *latents.shape[:2], config.audio_width
+            batch, frames = latents.shape[:2]
             if audio_tokens.ndim != 4 or (*audio_tokens.shape[:2], audio_tokens.shape[3]) != (batch, frames, width):
                 raise ValueError(f"audio_tokens are {tuple(audio_tokens.shape)}, not ({batch}, {frames}, K, {width})")

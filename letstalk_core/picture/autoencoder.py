@@ -1,13 +1,14 @@
 """Images to latents and back: one plain module around diffusers' AutoencoderDC (DC-AE) or AutoencoderKL (SD-VAE).
 
-The paper's linear model uses DC-AE f32c32 and its softmax model the SD-VAE f8c4; the bundled model uses SMALL_DC_AE.
+The paper's linear model uses DC-AE f32c32 (arXiv 2410.10733) and its softmax model the SD-VAE f8c4 (arXiv 2112.10752);
+the bundled model uses SMALL_DC_AE.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..weights import fill_strictly
 
 # The bundled autoencoder: AutoencoderDC f16c32, so that 128 px gives 8x8x32 latents. Zero layers in the first stage put
 # conv_in and conv_out at half resolution, which is most of its speed; entry 0 of the channels is then unused.
@@ -35,7 +37,7 @@ SMALL_DC_AE: dict = {
     "scaling_factor": 1.0,
 }
 
-# What released single files are, where no config.json says so: the SD-VAE f8c4 and DC-AE f32c32 (sana-1.0).
+# The configurations of released single files that have no config.json: the SD-VAE f8c4 and DC-AE f32c32 (sana-1.0).
 SD_VAE: dict = {
     "_class_name": "AutoencoderKL",
     "block_out_channels": [128, 256, 512, 512],
@@ -65,7 +67,7 @@ _NAMES = ("AutoencoderDC", "AutoencoderKL")
 
 
 class Autoencoder(nn.Module):
-    """encode and decode with scaled latents; the diffusers model is `.model`, its configuration a dict in `.config`.
+    """An autoencoder with scaled latents; the diffusers model is `.model`, its configuration a dict in `.config`.
 
     latent_scale multiplies latents on the way in and divides them on the way out (about 1 / their standard deviation);
     None takes the file's own scaling_factor. A plain module: no `device` property, no mixins, so that ComfyUI's
@@ -84,12 +86,11 @@ class Autoencoder(nn.Module):
         self.latent_channels = int(config["latent_channels"])
 
     def encode(self, images: Tensor, chunk: int = 16) -> Tensor:
-        """images [n, 3, H, W] in -1..1 -> scaled latents [n, C, h, w], at most `chunk` images at a time.
+        """Images [n, 3, H, W] in -1..1 -> scaled latents [n, C, h, w] in the dtype of `images`.
 
-        Both ways fewer at a time are tried where the graphics card's memory does not hold them.
-
-        The KL autoencoder gives the mean of its posterior, so that the same image always gives the same latents.
-        Result in the dtype of `images`. InputError where H or W is not a multiple of `downscale`.
+        At most `chunk` images are encoded at a time, fewer where the graphics card's memory does not hold them. The KL
+        autoencoder gives the mean of its posterior, so that the same image always gives the same latents. InputError
+        for another shape, and where H or W is not a multiple of `downscale`.
         """
         height, width = images.shape[-2:]
         if images.ndim != 4 or images.shape[1] != 3:
@@ -102,7 +103,10 @@ class Autoencoder(nn.Module):
         return _in_chunks(lambda part: self._encode(part) * self.latent_scale, images, chunk, self._dtype())
 
     def decode(self, latents: Tensor, chunk: int = 16) -> Tensor:
-        """Scaled latents [n, C, h, w] -> images [n, 3, H, W] clamped to -1..1, in the dtype of `latents`."""
+        """Scaled latents [n, C, h, w] -> images [n, 3, H, W] clamped to -1..1, in the dtype of `latents`.
+
+        chunk: as for `encode`. InputError for latents of another shape.
+        """
         if latents.ndim != 4 or latents.shape[1] != self.latent_channels:
             raise InputError(
                 f"This autoencoder decodes latents of shape [n, {self.latent_channels}, h, w], not "
@@ -113,8 +117,8 @@ class Autoencoder(nn.Module):
         )
 
     @property
-    def mark(self) -> str:
-        """Short, and the same for encoders that give the same latents: what cached latents are known by."""
+    def encoder_digest(self) -> str:
+        """The digest of the encoder's weights and the latent scale, 12 hex digits: cached latents are known by it."""
         digest = hashlib.blake2b(repr(self.latent_scale).encode(), digest_size=6)
         for value in self.model.encoder.state_dict().values():
             digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
@@ -129,6 +133,7 @@ class Autoencoder(nn.Module):
 
 
 def _in_chunks(function: Callable[[Tensor], Tensor], inputs: Tensor, chunk: int, dtype: torch.dtype) -> Tensor:
+    """The function of all inputs, `chunk` at a time, computed in `dtype`; fewer where the memory does not hold them."""
     if chunk < 1:
         raise InputError(f"The chunk size is {chunk}; it must be at least 1.")
     if len(inputs) == 0:
@@ -142,7 +147,7 @@ def _in_chunks(function: Callable[[Tensor], Tensor], inputs: Tensor, chunk: int,
 
 
 def build_autoencoder(config: dict, latent_scale: float | None = None) -> Autoencoder:
-    """An untrained autoencoder from a diffusers configuration dict, whose `_class_name` says which."""
+    """An untrained autoencoder from a diffusers configuration dict, whose `_class_name` says which; else InputError."""
     import diffusers
 
     name = config.get("_class_name")
@@ -160,12 +165,12 @@ def build_autoencoder(config: dict, latent_scale: float | None = None) -> Autoen
 
 
 def load_autoencoder(path: str | Path, latent_scale: float | None = None, config: dict | None = None) -> Autoencoder:
-    """An autoencoder from a diffusers folder, or from one .safetensors file.
+    """Load an autoencoder from a diffusers folder, or from one .safetensors file.
 
     The configuration is `config` if given, else the file's metadata ("config", as JSON), else a config.json beside it,
     else that of the released SD-VAE or DC-AE, told apart by the names of the weights (diffusers' layout, or the
-    original layouts that ComfyUI's vae folder usually holds). float32, in evaluation mode, without gradients.
-    InputError where the path is not an autoencoder; the names of missing and extra weights are in the sentence.
+    original layouts that ComfyUI's vae folder usually holds). The result is float32, in evaluation mode, without
+    gradients. InputError where the path is not an autoencoder; it names the missing and extra weights.
     """
     path = Path(path)
     if not path.exists():
@@ -182,19 +187,26 @@ def load_autoencoder(path: str | Path, latent_scale: float | None = None, config
     config = config or _find_config(file, metadata) or _known_config(file, weights)
     autoencoder = build_autoencoder(config, latent_scale)
     weights = _diffusers_names(weights, autoencoder.config)
-    own = autoencoder.model.state_dict()
-    missing, extra = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
-    wrong = [key for key in own if key in weights and own[key].shape != weights[key].shape]
-    if missing or extra or wrong:
-        raise InputError(
-            f"{file} does not fit its configuration: {len(missing)} weights missing {missing[:3]}, {len(extra)} extra "
-            f"{extra[:3]}, {len(wrong)} of another shape {wrong[:3]}; use the file and config.json of one autoencoder."
-        )
-    autoencoder.model.load_state_dict(weights)
+    # Copied, so that nothing stays mapped to a file which may be replaced.
+    weights = {key: value.to(torch.float32, copy=True) for key, value in weights.items()}
+    advice = "use the file and config.json of one autoencoder"
+    fill_strictly(autoencoder.model, weights, f"{file} does not fit its configuration", advice)
+    return autoencoder.eval().requires_grad_(False)
+
+
+def restore_autoencoder(config: dict, weights: Mapping[str, Tensor], latent_scale: float, where: str) -> Autoencoder:
+    """An autoencoder from its configuration and weights, in evaluation mode, without gradients.
+
+    Raises CheckpointError, which begins with `where`, unless they fit.
+    """
+    with torch.device("meta"):
+        autoencoder = build_autoencoder(config, latent_scale)
+    fill_strictly(autoencoder.model, weights, where)
     return autoencoder.eval().requires_grad_(False)
 
 
 def _find_config(file: Path, metadata: dict) -> dict | None:
+    """The configuration in the metadata or in a config.json beside the file; None where neither has one."""
     beside = file.parent / "config.json"
     text = metadata.get("config") or (beside.read_text(encoding="utf-8") if beside.is_file() else "")
     try:
@@ -206,6 +218,7 @@ def _find_config(file: Path, metadata: dict) -> dict | None:
 
 
 def _known_config(file: Path, weights: dict[str, Tensor]) -> dict:
+    """SD_VAE or DC_AE, by the names of the weights; InputError where they are of neither."""
     if any("mid.block_1.norm1" in key or "mid_block.resnets.0.norm1" in key for key in weights):
         return SD_VAE
     if any(key.startswith(("encoder.stages.", "encoder.down_blocks.0.0.conv1")) for key in weights):

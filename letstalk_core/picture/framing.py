@@ -2,7 +2,7 @@
 
 Face detectors disagree by a tenth of the face from one drawing to the next, and miss some. Opening a mouth changes the
 latents of two people alike only where both mouths lie at the same place, so a crop is aligned before it is encoded.
-Trained on drawings (training/framing.py); on photographs its steps are limited (portrait.py).
+Trained on drawings (training/bundled/train_framing.py); on photographs its steps are limited (portrait.py).
 """
 
 from __future__ import annotations
@@ -15,12 +15,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-SIZE = 64
+from ..pixels import pictures_to_images
+
+SIZE = 64  # pixels, the side of a crop
 WEIGHTS = Path(__file__).parent / "framing.safetensors"
 
 
 class FramingNet(nn.Module):
-    """Crops [n,3,64,64] in -1..1 -> [n,3]: log of the wanted side and its centre's offset x, y, in crop sides."""
+    """Crops [n,3,64,64] in -1..1 -> [n,3]: logarithm of the wanted square's side, and its centre's offset x, y.
+
+    Lengths are in sides of the crop.
+    """
 
     def __init__(self):
         super().__init__()
@@ -38,14 +43,14 @@ class FramingNet(nn.Module):
     @torch.inference_mode()
     def read(self, crop: np.ndarray) -> tuple[float, float, float]:
         """Crop float [64,64,3] in 0..1 -> (side, x, y): the wanted square's side and centre offset, in crop sides."""
-        image = torch.from_numpy(np.ascontiguousarray(crop, np.float32)).permute(2, 0, 1)[None] * 2 - 1
+        image = pictures_to_images(crop)[None]
         log_side, x, y = self(image)[0].tolist()
         return float(np.exp(log_side)), x, y
 
 
 @functools.cache
 def framing_net() -> FramingNet:
-    """The network as shipped."""
+    """The framing network with the weights of this repository, loaded once, in evaluation mode."""
     net = FramingNet()
     net.load_state_dict({key: value.float() for key, value in load_file(WEIGHTS).items()})
     return net.eval()

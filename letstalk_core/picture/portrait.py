@@ -1,8 +1,8 @@
-"""From a picture to a square portrait: reading, finding faces, cropping so that the crop can be pasted back.
+"""A square portrait from a picture: reading, finding faces, cropping so that the crop can be pasted back.
 
 Both face detectors are optional: YuNet where its model file lies in a models folder, else OpenCV's Haar cascades where
-this OpenCV still has them, else none, and then the crop is the centre of the picture. A small network of our own then
-aligns the crop (framing.py).
+this OpenCV still has them, else none, and then the crop is the centre of the picture. A small network then aligns
+the crop (framing.py).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..files import check_file
+from ..pixels import pictures_to_images, pictures_to_pixels, pixels_to_pictures
 from .framing import SIZE as FRAMING_SIZE
 from .framing import framing_net
 
@@ -55,7 +56,7 @@ class Portrait:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Any picture that Pillow reads -> RGB float32 [H, W, 3] in 0..1, upright as its EXIF orientation says.
+    """Read any picture that Pillow reads: RGB float32 [H, W, 3] in 0..1, upright as its EXIF orientation says.
 
     Transparent pixels are laid over grey. Of an animation the first frame is taken, with a warning. Raises InputError
     where the file is missing, empty, damaged, no picture, fully transparent, or larger than MAX_PIXELS.
@@ -63,9 +64,7 @@ def read_image(path: str | Path) -> np.ndarray:
     path = check_file(path, "picture")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", Image.DecompressionBombWarning
-            )  # our own limit below is the one that counts
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is the one that counts
             with Image.open(path) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
                     raise InputError(
@@ -89,6 +88,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def _to_rgb(picture: Image.Image, path: Path) -> np.ndarray:
+    """A picture of any of Pillow's modes as RGB float32 [H, W, 3] in 0..1."""
     if picture.mode.startswith("I") or picture.mode == "F":  # 16-bit and float grey, which Pillow's convert would clip
         grey = np.asarray(picture, dtype=np.float32)
         top = 65535.0 if grey.max(initial=0) > 255 or picture.mode.startswith("I;16") else 255.0
@@ -96,13 +96,12 @@ def _to_rgb(picture: Image.Image, path: Path) -> np.ndarray:
             top = 1.0
         return np.repeat(np.clip(np.nan_to_num(grey) / top, 0, 1)[..., None], 3, axis=-1)
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        rgba = np.asarray(picture.convert("RGBA"), dtype=np.float32) / 255
-        return without_alpha(rgba, path)
-    return np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+        return without_alpha(pixels_to_pictures(np.asarray(picture.convert("RGBA"))), path)
+    return pixels_to_pictures(np.asarray(picture.convert("RGB")))
 
 
 def without_alpha(image, name: str | Path = "The picture"):
-    """[H,W,3] of an array or tensor [H,W,3] or [H,W,4] in 0..1; transparent pixels are laid over grey.
+    """An array or tensor [H,W,3] or [H,W,4] in 0..1 as [H,W,3]: transparent pixels are laid over grey.
 
     Raises InputError, which begins with `name`, where all are transparent.
     """
@@ -122,7 +121,7 @@ def find_faces(image: np.ndarray, yunet: str | Path | Iterable[str | Path] | Non
 
     image: float [H, W, 3] in 0..1. yunet: the YuNet model file, a folder that may hold it, or several of these; the
     folder in the environment variable LETSTALK_MODELS is tried too. Without it, or where this OpenCV cannot use it,
-    Haar cascades; without those, no faces.
+    Haar cascades find faces; without those no face is found.
     """
     try:
         import cv2
@@ -131,7 +130,7 @@ def find_faces(image: np.ndarray, yunet: str | Path | Iterable[str | Path] | Non
     height, width = image.shape[:2]
     scale = min(1.0, _DETECT_SIDE / max(height, width))
     small = _resize(image, max(round(width * scale), 1), max(round(height * scale), 1))
-    pixels = np.ascontiguousarray((small[..., ::-1] * 255).round().clip(0, 255).astype(np.uint8))  # BGR
+    pixels = np.ascontiguousarray(pictures_to_pixels(small[..., ::-1]))  # BGR
     model = _find_yunet(yunet)
     boxes = None
     if model is not None and hasattr(cv2, "FaceDetectorYN"):
@@ -204,9 +203,10 @@ def crop_portrait(
     """Crop a square around a face and resample it to size x size.
 
     image: float [H, W, 3] in 0..1. face: "largest", a number (0 is the largest), or "none" for the picture's centred
-    square as it is. margin: side of the crop in sides of an average face box; the crop is aligned by the face in it.
+    square as it is. margin: side of the crop in sides of an average face box; the crop is aligned by the face in
+    it, then made wider or narrower about its middle.
     on_missing: without a face, "crop" takes the middle of the picture, aligned likewise, and warns; "error" raises.
-    Raises InputError for these and for pictures below MIN_SIDE pixels.
+    Raises InputError too for pictures below MIN_SIDE pixels, a face that is not there, and arguments out of range.
     """
     if image.ndim != 3 or image.shape[2] != 3:
         raise InputError(f"A picture has the shape [H, W, 3], not {list(image.shape)}.")
@@ -229,12 +229,12 @@ def crop_portrait(
         )
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    crop = _resize(_cut(image, box), size, size).clip(0, 1) * 2 - 1
-    tensor = torch.from_numpy(np.ascontiguousarray(crop.transpose(2, 0, 1), dtype=np.float32))
-    return Portrait(tensor, box, (width, height), tuple(notes))
+    crop = pictures_to_images(_resize(_cut(image, box), size, size)).contiguous()
+    return Portrait(crop, box, (width, height), tuple(notes))
 
 
 def _choose_box(image, face, margin, on_missing, yunet) -> tuple[Box, list[str]]:
+    """The box that crop_portrait cuts out by its arguments, and warnings for the user."""
     height, width = image.shape[:2]
     side = min(height, width)
     left, top = (width - side) // 2, (height - side) // 2
@@ -252,7 +252,9 @@ def _choose_box(image, face, margin, on_missing, yunet) -> tuple[Box, list[str]]
                 "No face was found in the picture; choose a clearer one, or face 'none' to use it as it is."
             )
         square = align_square(image, left + side / 2, top + side / 2, side)
-        return _square_box(*square), ["No face was found in the picture; the middle of the picture is used."]
+        return _square_box(*square, margin / FACE_MARGIN), [
+            "No face was found in the picture; the middle of the picture is used."
+        ]
     if not 0 <= index < len(faces):
         raise InputError(f"Face {index} was asked for, but the picture has {len(faces)}; choose 0 to {len(faces) - 1}.")
     x0, y0, x1, y1 = faces[index]
@@ -264,7 +266,7 @@ def _choose_box(image, face, margin, on_missing, yunet) -> tuple[Box, list[str]]
 def align_square(image: np.ndarray, x: float, y: float, side: float) -> tuple[float, float, float]:
     """The square (centre x, y and side in pixels) near the given one in which eyes and mouth lie as in training.
 
-    Three looks with the framing network. The answer stays within ALIGN_SHIFT sides and ALIGN_SIZE times the side, so
+    The framing network looks three times. The answer stays within ALIGN_SHIFT sides and ALIGN_SIZE times the side, so
     that a picture that the network does not understand is still cropped about where the detector said.
     """
     net, first = framing_net(), (x, y, side)
@@ -279,6 +281,7 @@ def align_square(image: np.ndarray, x: float, y: float, side: float) -> tuple[fl
 
 
 def _square_box(x: float, y: float, side: float, grow: float = 1.0) -> Box:
+    """The square about (x, y) in whole pixels, its side multiplied by `grow` and at least MIN_SIDE."""
     side = max(round(side * grow), MIN_SIDE)
     left, top = round(x - side / 2), round(y - side / 2)
     return left, top, left + side, top + side
@@ -295,7 +298,7 @@ def _cut(image: np.ndarray, box: Box) -> np.ndarray:
 
 
 def _resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Float [H, W, 3] to another size with antialiasing."""
+    """A picture float [H, W, 3] at another size, with antialiasing: [height, width, 3]."""
     if image.shape[:2] == (height, width):
         return image
     try:

@@ -11,27 +11,28 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 from torch import Tensor
 
 from ..audio.encoder import WINDOW_SECONDS
 from ..errors import InputError
-from ..video.writer import AAC_BITS, VideoWriter, packet_sizes
+from ..video.reader import packet_sizes
+from ..video.writer import AAC_BITS, VideoWriter
+from .job import VideoJob
 from .segments import WorkFolder, megabytes
 
-if TYPE_CHECKING:
-    from .render import VideoJob
-
-INDEX_BYTES = 60  # of memory for each frame and packet of sound while the segments are joined; 44 were measured
-MEASURED_STEPS = 4  # of denoising
+INDEX_BYTES = 60  # memory for each frame and packet of sound while the segments are joined; 44 were measured
+MEASURED_STEPS = 4  # denoising steps that are measured, at most
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RenderEstimate:
     """What a rendering will take: `frames` in all, of which `done` are there from an earlier run, in clips of
-    `clip_frames`; seconds of time; bytes of disk (the segments and the video itself) and of memory, at its peak."""
+    `clip_frames`; seconds of time; bytes of disk (the segments and the video itself) and of memory, at its peak.
+
+    work: the folder of the segments. str() gives a line for people.
+    """
 
     frames: int
     done: int
@@ -56,57 +57,59 @@ class Estimate:
 
 
 def duration(seconds: float) -> str:
-    """Such as "3 h 5 min", "12 min" or "40 s"."""
+    """Seconds as text for people: "3 h 5 min", "12 min" or "40 s"."""
     minutes = round(seconds / 60)
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
-def measure(job: VideoJob, portrait: Tensor, folder: WorkFolder, output: Path, check: Callable[[], None]) -> Estimate:
-    """What the whole will take, from sampling one clip in few steps, decoding and encoding it.
+def estimate_rendering(
+    job: VideoJob, portrait: Tensor, folder: WorkFolder, output: Path, check: Callable[[], None]
+) -> RenderEstimate:
+    """Estimate what a rendering will take, from sampling one clip in few steps, decoding and encoding it.
 
     portrait: latents [1,C,h,w]. check is called after every step and cancels by raising. InputError where the disk or
     the memory cannot hold the video.
     """
-    config, at = job.pipeline.config, []
-    own = job.settings.steps or config.default_steps
+    steps, at = job.settings.steps or job.pipeline.config.sampling.steps, []
 
     def stepped(step: int, steps: int, x0: Tensor) -> None:
         check()
         x0.flatten()[0].item()  # waits for a graphics card
         at.append(time.monotonic())
 
-    few = dataclasses.replace(job.settings, steps=min(max(own, 2), MEASURED_STEPS))
-    last = min(folder.frames + config.clip_frames, job.frames)
+    few = dataclasses.replace(job.settings, steps=min(max(steps, 2), MEASURED_STEPS))
+    last = min(folder.frames + job.clip_frames, job.frames)
     trial = folder.path / "trial.mp4"
-    with PeakMemory() as peak, VideoWriter(trial, *job.size, config.fps) as writer:
+    with PeakMemory() as peak, VideoWriter(trial, *job.size, job.fps) as writer:
         began = time.monotonic()
         _ = job.features[folder.frames : last]
         heard = time.monotonic() - began
-        for chunk in job.pipeline.render(portrait, job.features, few, folder.frames, last, folder.memory, stepped):
+        sampler = job.sampler(portrait, stepped, few)
+        for chunk in sampler.chunks(job.pipeline.decode, folder.frames, last, folder.memory):
             for frame in chunk.frames.split(1):
-                writer.write(job.pictures(frame))
+                writer.write(job.pixels(frame))
         drawn = time.monotonic() - at[-1]
     sizes = packet_sizes(trial)
     trial.unlink()
 
     left, rest = job.frames - folder.frames, sizes[1:] or sizes
-    per_clip = (at[-1] - at[0]) / (len(at) - 1) * own + drawn
-    windows = math.ceil(left / config.fps / WINDOW_SECONDS)
-    sound = AAC_BITS / 8 * min(job.recording.channels, 8) / config.fps
+    per_clip = (at[-1] - at[0]) / (len(at) - 1) * steps + drawn
+    windows = math.ceil(left / job.fps / WINDOW_SECONDS)
+    sound = AAC_BITS / 8 * min(job.recording.channels, 8) / job.fps
     picture = sizes[0] / job.segment_frames + sum(rest) / len(rest)  # bytes of a frame
     if folder.segments:  # better known from what is there
         picture, sound = sum(path.stat().st_size for path in folder.segments) / folder.frames, 0
     joined = int((picture + sound) * job.frames)
-    estimate = Estimate(
+    estimate = RenderEstimate(
         frames=job.frames,
         done=folder.frames,
-        clip_frames=config.clip_frames,
-        fps=config.fps,
-        seconds=per_clip * math.ceil(left / config.clip_frames) + heard * windows,
+        clip_frames=job.clip_frames,
+        fps=job.fps,
+        seconds=per_clip * math.ceil(left / job.clip_frames) + heard * windows,
         disk=joined + int((picture + sound) * left),
-        memory=peak.bytes + int(INDEX_BYTES * job.frames * (1 + job.recording.rate / 1024 / config.fps)),
+        memory=peak.bytes + int(INDEX_BYTES * job.frames * (1 + job.recording.rate / 1024 / job.fps)),
         work=folder.path,
     )
     check_disk(folder, estimate.disk, output, joined)
@@ -115,7 +118,7 @@ def measure(job: VideoJob, portrait: Tensor, folder: WorkFolder, output: Path, c
 
 
 class PeakMemory:
-    """The most that this process held in memory inside the block, in `bytes`."""
+    """A context whose `bytes` is the most memory that this process held inside it."""
 
     def __enter__(self) -> PeakMemory:
         self._process, self._done = psutil.Process(), threading.Event()
@@ -134,8 +137,8 @@ class PeakMemory:
 
 
 def check_disk(folder: WorkFolder, need: int, output: Path, joined: int) -> None:
-    """InputError where less than `need` bytes are free for the work folder, or, if the output lies on another file
-    system, less than `joined` bytes there."""
+    """Raises InputError where less than `need` bytes are free for the work folder, or, if the output lies on another
+    file system, less than `joined` bytes there."""
     needs = {folder.path: need}
     if os.stat(output.parent).st_dev != os.stat(folder.path).st_dev:
         needs[output.parent] = joined

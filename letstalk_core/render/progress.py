@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..files import short_name
-from .estimate import Estimate, duration
+from .estimate import RenderEstimate, duration
 from .render import Observer
 from .segments import find_leftovers
 
-LOG_SECONDS = 60
+LOG_SECONDS = 60  # between two lines, where the output is no terminal
 
 
 class ProgressBar(Observer):
@@ -29,7 +29,7 @@ class ProgressBar(Observer):
     def __init__(self, output: Path):
         self.output, self.made, self.told = output, 0, time.monotonic()
         self.bar: tqdm | None = None
-        self.estimate: Estimate | None = None
+        self.estimate: RenderEstimate | None = None
         self._interrupted, self._handler = False, None
         if threading.current_thread() is threading.main_thread():
             self._handler = signal.signal(signal.SIGINT, self._interrupt)
@@ -45,7 +45,7 @@ class ProgressBar(Observer):
     def step(self, *_) -> None:
         self.check()
 
-    def begin(self, estimate: Estimate) -> None:
+    def begin(self, estimate: RenderEstimate) -> None:
         self.estimate = estimate
         print(f"{self.output}: {estimate}", flush=True)
         done = estimate.done // estimate.clip_frames
@@ -59,18 +59,19 @@ class ProgressBar(Observer):
             print(f"{self.output}: {frames} of {self.estimate.frames} frames", flush=True)
 
     def close(self) -> None:
+        """End the bar, and leave Ctrl-C to whoever handled it before."""
         if self._handler is not None:
             signal.signal(signal.SIGINT, self._handler)
         if self.bar:
             self.bar.close()
 
     def summary(self, frames: int, fps: float, seconds: float) -> str:
-        """What was made, in a line."""
+        """One line about a finished video of `frames` frames that took `seconds`."""
         rate = f"{seconds * fps / self.made:.2f} s per second of video" if self.made else "all of it was there"
         return f"{self.output}: {frames} frames, {frames / fps:.1f} s, made in {duration(seconds)} ({rate})"
 
     def kept(self) -> str:
-        """A sentence about what is finished of the video, or nothing."""
+        """A sentence about what is kept of a video that ended early; empty where nothing is."""
         if self.estimate:
             folders, advice = [self.estimate.work], "; the same command goes on from there"
         else:  # it has not got as far as that: an earlier run may have left something

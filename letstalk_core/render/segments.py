@@ -32,11 +32,11 @@ from ..video.memory import MemoryBank
 
 FORMAT = "letstalk-work-1"
 _OURS = re.compile(r"\d{5,}\.(mp4|safetensors)|(joined|trial)\.\w+|owner\.json|job\.json")
-_DEAD = re.compile(r"\.(\d{5,}|joined|trial|owner|job)\.\w+\.[0-9a-f]{8}\.part")  # of a process that was killed
+_DEAD = re.compile(r"\.(\d{5,}|joined|trial|owner|job)\.\w+\.[0-9a-f]{8}\.part")  # left by a process that was killed
 
 
 def work_folder_of(output: Path, fingerprint: str) -> Path:
-    """Beside the output; another one for every fingerprint, so that nothing mixes."""
+    """The work folder of a video: beside its output and named after its fingerprint, so that no two videos mix."""
     return output.with_name(f"{short_name(output.name)}.work-{fingerprint[:12]}")
 
 
@@ -50,8 +50,8 @@ class WorkFolder:
 
     Args:
         path: made if missing (its parent has to be there).
-        fingerprint: of everything that decides the video; segments of another fingerprint do not count.
-        about: what job.json says beside it: output, frames, fps.
+        fingerprint: the digest of everything that decides the video; segments of another one do not count.
+        about: what job.json says beside the fingerprint: output, frames, fps.
 
     InputError where it cannot be made, or another process works in it (the sentence says which). Left with an
     exception, it keeps what is finished and vanishes if that is nothing; if somebody has removed it meanwhile, the
@@ -61,8 +61,8 @@ class WorkFolder:
     def __init__(self, path: Path, fingerprint: str, about: dict):
         self.path, self.fingerprint, self.about = path, fingerprint, about
         self.segments: list[Path] = []
-        self.frames = 0  # in the segments
-        self.memory: MemoryBank | None = None  # to go on from
+        self.frames = 0  # how many are in the segments
+        self.memory: MemoryBank | None = None  # the one to go on from
         self.portrait: Tensor | None = None  # latents [1,C,h,w] that the segments were made with
         self.finished = False
         self._lock = filelock.FileLock(path / "lock", timeout=0)
@@ -97,7 +97,7 @@ class WorkFolder:
         write_durably(self.path / name, json.dumps(content, indent=2).encode())
 
     def _find_segments(self) -> None:
-        """Those that follow what is known: after a gap is filled, what lies behind it counts again."""
+        """Count the segments that follow the known ones: after a gap is filled, those behind it count again."""
         while (found := self._state(self.next_segment)) is not None:
             self.segments.append(self.next_segment)
             self.frames, self.memory, self.portrait = found
@@ -126,7 +126,7 @@ class WorkFolder:
         return self.path / f"{len(self.segments):05d}.mp4"
 
     def add(self, memory: MemoryBank, portrait: Tensor, last: int) -> None:
-        """The next segment's video is written, up to frame `last`: from now on it counts."""
+        """Count the next segment, whose video is written: it ends before frame `last` and leaves `memory`."""
         video = self.next_segment
         told = {
             "fingerprint": self.fingerprint,
@@ -142,7 +142,7 @@ class WorkFolder:
         self._find_segments()
 
     def clear(self) -> None:
-        """Forget all segments."""
+        """Delete all segments."""
         for path in self.path.iterdir():
             if path.suffix in (".mp4", ".safetensors") and _OURS.fullmatch(path.name):
                 path.unlink(missing_ok=True)
@@ -164,13 +164,13 @@ class WorkFolder:
 
 
 def _delete(folder: Path) -> None:
-    """Everything that is ours, by the holder of its lock; what somebody else has put there stays, and the folder then.
+    """Delete the files of a work folder whose lock is held; what others have put there stays, and then the folder.
 
     Nothing in here can fail: a video that is finished is not lost for a file that can't be deleted.
     """
     with contextlib.suppress(OSError):
         ours = [path for path in folder.iterdir() if _OURS.fullmatch(path.name) or _DEAD.fullmatch(path.name)]
-        for path in sorted(ours, key=lambda path: path.name == "job.json"):  # last: it says that the rest is ours
+        for path in sorted(ours, key=lambda path: path.name == "job.json"):  # last: it says what the folder is
             _unlink(path)
     _unlink(folder / "lock")  # Windows does so when the lock is released
     with contextlib.suppress(OSError):
@@ -191,6 +191,7 @@ def _digest(path: Path) -> str:
 
 
 def _owner(folder: Path) -> str:
+    """Who works in a folder, for a sentence."""
     try:
         told = json.loads((folder / "owner.json").read_text(encoding="utf-8"))
         return f"process {told['process']} on {told['machine']} since {told['since']}"
@@ -203,7 +204,10 @@ def _owner(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Leftover:
-    """A work folder that was found: of which video, how much of it is finished, in seconds, and its size in bytes."""
+    """A work folder that was found.
+
+    output: the name of its video; done, total: seconds of it that are finished, and all; size: bytes on the disk.
+    """
 
     path: Path
     output: str
@@ -215,7 +219,7 @@ class Leftover:
         return f"{self.path}: {self.done:.1f} of {self.total:.1f} s of {self.output}, {megabytes(self.size)}"
 
     def owner(self, remove: bool = False) -> str | None:
-        """Who is at work in it; None: nobody, and then it is removed if asked for. OSError where nobody can tell."""
+        """Who is at work in it, or None: then it is removed if asked for. OSError where that cannot be told."""
         lock = filelock.FileLock(self.path / "lock", timeout=0)
         try:
             with lock:
@@ -227,11 +231,15 @@ class Leftover:
 
 
 def megabytes(size: float) -> str:
+    """Bytes as text for people: "12.3 MB" or "1.2 GB"."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def find_leftovers(folder: Path) -> list[Leftover]:
-    """The work folders in a folder and all below it; a folder that can't be read is passed over."""
+    """The work folders in a folder and all below it; one that can't be read is passed over.
+
+    InputError where there is no such folder.
+    """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}; give the one that the videos were made in.")
     found = (_leftover(file.parent) for file in sorted(folder.rglob("job.json")))
@@ -239,7 +247,7 @@ def find_leftovers(folder: Path) -> list[Leftover]:
 
 
 def _leftover(folder: Path) -> Leftover | None:
-    """The work folder in a folder, if it is one of ours."""
+    """A folder as a Leftover; None where it is no work folder or cannot be read."""
     try:
         about = json.loads((folder / "job.json").read_text(encoding="utf-8"))
         if about["format"] != FORMAT:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
 
@@ -15,14 +14,17 @@ from ..model.lora import add_lora
 from ..picture.autoencoder import Autoencoder, load_autoencoder
 from ..pipeline import bundled_autoencoder
 from .initialise import initialise_from
-from .training_config import TrainingConfig
+from .training_config import TrainingConfig, TransformerTraining
 
 
 def find_autoencoder(config: TrainingConfig) -> Autoencoder | None:
-    """From config.autoencoder (a file or folder of its own, or a model that bundles one), else from init_from."""
+    """The autoencoder of config.autoencoder (a file or folder of one, or a model that bundles one), else of init_from.
+
+    None where neither gives one; InputError where config.autoencoder is a model that bundles none.
+    """
     for path in (config.autoencoder, config.init_from):
         if path and _is_model(path):
-            found = bundled_autoencoder(load_checkpoint(path), path)
+            found = bundled_autoencoder(path)
             if found is not None:
                 return found
             if path == config.autoencoder:
@@ -33,7 +35,7 @@ def find_autoencoder(config: TrainingConfig) -> Autoencoder | None:
 
 
 def _is_model(path: str) -> bool:
-    """Whether a file is a checkpoint of ours."""
+    """Whether a file is a checkpoint of this package."""
     try:
         with safe_open(path, "pt") as file:
             return CONFIG_KEY in (file.metadata() or {})
@@ -41,10 +43,11 @@ def _is_model(path: str) -> bool:
         return False
 
 
-def build_model(config: TrainingConfig, autoencoder: Autoencoder | None, accelerator) -> LetsTalkModel:
-    """A model from the preset or from init_from, with random weights where nothing is taken from there.
+def build_model(config: TransformerTraining, autoencoder: Autoencoder | None, accelerator) -> LetsTalkModel:
+    """The model of the preset or of init_from, with random weights where nothing is taken from there.
 
     What does not learn has requires_grad False: with lora_rank everything but the adapters, else what `frozen` names.
+    Raises InputError where settings, autoencoder and files do not fit each other.
     """
     if config.init_from:
         check_file(config.init_from, "model")
@@ -55,13 +58,13 @@ def build_model(config: TrainingConfig, autoencoder: Autoencoder | None, acceler
             raise InputError(f"{config.init_from} does not say what model it is; set preset, such as linear-B.")
         model_config = config.model_config(load_checkpoint(config.init_from).config)
     if autoencoder is not None:
-        if autoencoder.latent_channels != model_config.latent_channels:
+        needed = model_config.transformer.latent_channels
+        if autoencoder.latent_channels != needed:
             raise InputError(
                 f"The autoencoder has {autoencoder.latent_channels} latent channels, but the model "
-                f"{model_config.latent_channels}; set model.latent_channels={autoencoder.latent_channels}, or choose "
-                "another autoencoder."
+                f"{needed}; set model.latent_channels={autoencoder.latent_channels}, or choose another autoencoder."
             )
-        model_config = dataclasses.replace(model_config, latent_scale=autoencoder.latent_scale)
+        model_config = model_config.with_changes(latent_scale=autoencoder.latent_scale)
     model = LetsTalkModel(model_config)
     if config.init_from:
         report = initialise_from(model, config.init_from)

@@ -32,34 +32,34 @@ class State:
 
 
 class Checkpoints:
-    """The checkpoints of one run; in a distributed one every process calls the same."""
+    """The checkpoints of one run, the newest `keep` of them; in a distributed run every process calls the same."""
 
     def __init__(self, folder: Path, accelerator, keep: int):
         self.folder, self.accelerator, self.keep = folder, accelerator, keep
 
     def newest(self) -> Path | None:
-        """The folder of the last whole checkpoint."""
+        """The folder of the last whole checkpoint; None before the first."""
         found = sorted(path for path in self.folder.glob("step-*") if (path / RUN).is_file())
         return found[-1] if found else None
 
-    def last(self, identity: dict, examples: int) -> State | None:
+    def last(self, fixed: dict, examples: int) -> State | None:
         """The checkpoint to go on from, or None at the beginning.
 
-        Raises InputError where it is of a training with another configuration (listing the differences), or with
-        another number of examples in a step.
+        fixed: the settings that a continuation must share; examples: those of a step. Raises InputError where the
+        checkpoint is of a training with others (listing the differences), or damaged.
         """
         folder = self.newest()
         if folder is None:
             return None
         try:
             kept = json.loads((folder / RUN).read_text())
-            before, step = kept["identity"], kept["step"]
+            before, step = kept["identity"], kept["step"]  # "identity": what `fixed` is called in run.json
         except (ValueError, KeyError) as error:
             raise _damaged(folder, error) from None
         differences = [
-            f"{name} was {before.get(name)!r} and is {identity.get(name)!r}"
-            for name in sorted(before.keys() | identity.keys())
-            if before.get(name) != identity.get(name)
+            f"{name} was {before.get(name)!r} and is {fixed.get(name)!r}"
+            for name in sorted(fixed)  # what only the run has is of an earlier version and decides nothing now
+            if before.get(name) != fixed.get(name)
         ]
         if differences:
             raise InputError(
@@ -76,7 +76,7 @@ class Checkpoints:
         return State(folder, step)
 
     def load_average(self, state: State, module: nn.Module) -> None:
-        """Put the averaged weights of a checkpoint into a module."""
+        """Put the averaged weights of a checkpoint into a module. InputError where it is damaged."""
         try:
             tensors = load_file(state.folder / AVERAGE)
             module.load_state_dict(tensors)
@@ -84,14 +84,20 @@ class Checkpoints:
             raise _damaged(state.folder, error) from None
 
     def load(self, state: State) -> None:
-        """Weights, optimizer, learning rate and random states of a checkpoint, into what accelerate has prepared."""
+        """Put weights, optimizer, learning rate and random states of a checkpoint into what accelerate has prepared.
+
+        InputError where it is damaged.
+        """
         try:
             self.accelerator.load_state(str(state.folder))
         except (OSError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise _damaged(state.folder, error) from None
 
-    def save(self, step: int, average: dict[str, Tensor], identity: dict, examples: int) -> Path:
-        """Write a checkpoint whole or not at all, then delete the oldest. InputError where it cannot be written."""
+    def save(self, step: int, average: dict[str, Tensor], fixed: dict, examples: int) -> Path:
+        """Write a checkpoint whole or not at all, then delete the oldest; returns its folder.
+
+        InputError where it cannot be written.
+        """
         target = self.folder / f"step-{step:08d}"
         if self.newest() == target:  # stopped right after it was saved
             return target
@@ -105,7 +111,7 @@ class Checkpoints:
             accelerator.save_state(str(aside))
             if accelerator.is_main_process:
                 save_file({name: value.contiguous() for name, value in average.items()}, aside / AVERAGE)
-                run = {"step": step, "examples": examples, "processes": accelerator.num_processes, "identity": identity}
+                run = {"step": step, "examples": examples, "processes": accelerator.num_processes, "identity": fixed}
                 (aside / RUN).write_text(json.dumps(run, indent=2))
         except (OSError, RuntimeError, SafetensorError) as error:  # torch.save says RuntimeError when a disk is full
             # Raised at once, whatever the other processes wait for: the launcher ends them.
@@ -131,7 +137,7 @@ def _damaged(folder: Path, error: Exception) -> InputError:
 
 
 def _sync(folder: Path) -> None:
-    """Everything in a folder is on the disk when this returns."""
+    """Put everything in a folder on the disk before this returns."""
     for path in folder.rglob("*"):
         if path.is_dir():
             sync_folder(path)

@@ -1,4 +1,4 @@
-"""Which examples are in which batch: decided by the seed and the batch's number alone, whatever the processes.
+"""The order of examples and batches: decided by the seed and the batch's number alone, whatever the processes.
 
 The examples of a step are a row of numbers; each process takes its part of it. So two processes with batches of 4 see
 what one sees with batches of 8, and a resumed training sees what it would have seen.
@@ -19,7 +19,7 @@ from ..data.source import Source
 from ..errors import InputError
 
 
-class Plan:
+class BatchOrder:
     """The batches of one process from number `first` on: lists of (stretch, number of the example), without end.
 
     Every stretch is used once per epoch, in an order that differs from epoch to epoch.
@@ -65,7 +65,7 @@ class Examples(Dataset):
 
 
 def collate(examples: list[dict | InputError]) -> dict | InputError:
-    """Tensors stacked, "seed" and "name" as lists; an error that one of the examples is."""
+    """A batch of examples: tensors stacked, "seed" and "name" as lists. Where one of them is an error, that error."""
     for example in examples:
         if isinstance(example, InputError):
             return example
@@ -79,17 +79,17 @@ def collate(examples: list[dict | InputError]) -> dict | InputError:
 
 
 def held_apart(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the stretches to train on and of those held out, at least one to train on."""
+    """(numbers of the stretches to train on, numbers of those held out), sorted; at least one is trained on."""
     order = np.random.default_rng((seed, 3)).permutation(count)
     held = min(round(share * count), count - 1)
     return np.sort(order[held:]), np.sort(order[:held])
 
 
-def load_batches(source: Source, plan: Plan, workers: int, pin_memory: bool = False) -> Iterator[dict]:
-    """Batches of a plan, read by `workers` processes (0: by this one)."""
+def load_batches(source: Source, order: BatchOrder, workers: int, pin_memory: bool = False) -> Iterator[dict]:
+    """Yield batches in an order, read by `workers` processes (0: by this one). InputError where data is damaged."""
     loader = DataLoader(
-        Examples(source, plan.seed),
-        batch_sampler=plan,
+        Examples(source, order.seed),
+        batch_sampler=order,
         num_workers=workers,
         collate_fn=collate,
         worker_init_fn=_leave_stopping_to_the_main_process,

@@ -10,20 +10,21 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import InputError
-from ..model.checkpoint import LetsTalkModel, save_checkpoint
+from ..model.checkpoint import BundledAutoencoder, LetsTalkModel, save_checkpoint
 from ..model.lora import plain_model, save_lora
 from ..picture.autoencoder import Autoencoder
 from ..pipeline import LetsTalkPipeline
+from ..render.render import write_video
 from ..video.clips import SamplingSettings
-from .training_config import TrainingConfig
+from .training_config import TransformerTraining
 
 BUNDLED_PARAMETERS = 50e6  # autoencoders up to this size go into the model's file
-STEPS = "trained_steps"  # in the metadata of what a training writes
-EXAMPLES = Path(__file__).resolve().parents[2] / "assets"
+STEPS = "trained_steps"  # key of their number in the metadata of what a training writes
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 
 def step_of_file(path: Path) -> int | None:
-    """How long the weights in a training's file were trained; None where it is not there."""
+    """How many steps the weights in a training's file were trained; None where it does not say or is not there."""
     try:
         with safe_open(path, "pt") as file:
             return int((file.metadata() or {})[STEPS])
@@ -31,22 +32,24 @@ def step_of_file(path: Path) -> int | None:
         return None
 
 
-class Exporter:
-    """`model.safetensors` with the averaged weights, `lora.safetensors` beside it where that is what is trained (the
-    model then has it merged), and now and then a video in `samples/`. Made before the model is moved or wrapped."""
+class ModelExporter:
+    """Writes `model.safetensors` with the averaged weights, `lora.safetensors` beside it where that is what is trained
+    (the model then has it merged), and now and then a video in `samples/`. Made before the model is moved or wrapped.
+    """
 
-    def __init__(self, config: TrainingConfig, model: LetsTalkModel, autoencoder: Autoencoder | None, accelerator):
+    def __init__(self, config: TransformerTraining, model: LetsTalkModel, autoencoder: Autoencoder | None, accelerator):
         self.config, self.accelerator = config, accelerator
         self.path, self.lora = Path(config.run) / "model.safetensors", Path(config.run) / "lora.safetensors"
         if not accelerator.is_main_process:
             return
-        self.model = copy.deepcopy(model)
+        self.model, self.autoencoder = copy.deepcopy(model), None
         if autoencoder is not None and sum(p.numel() for p in autoencoder.parameters()) <= BUNDLED_PARAMETERS:
-            self.model.autoencoder_state = {k: v.cpu().clone() for k, v in autoencoder.model.state_dict().items()}
-            self.model.autoencoder_config = {**autoencoder.config, "scaling_factor": autoencoder.latent_scale}
+            weights = {name: value.cpu().clone() for name, value in autoencoder.model.state_dict().items()}
+            scale = autoencoder.latent_scale
+            self.autoencoder = BundledAutoencoder({**autoencoder.config, "scaling_factor": scale}, weights, scale)
 
     def __call__(self, step: int, average: dict[str, Tensor]) -> None:
-        """average: of a Denoiser's weights."""
+        """Write the files of a step; average: the averaged state dict of a Denoiser."""
         if self.accelerator.is_main_process:
             self.model.load_state_dict({name.removeprefix("model."): value for name, value in average.items()})
             notes = {STEPS: str(step)}
@@ -54,25 +57,26 @@ class Exporter:
             if self.config.lora_rank:
                 save_lora(self.lora, model, notes=notes)
                 model = plain_model(model, merged=True)
-            save_checkpoint(self.path, model, notes=notes)
+            save_checkpoint(self.path, model, self.autoencoder, notes=notes)
             if self.config.sample_every and step % self.config.sample_every == 0:
                 self._sample(step)
         self.accelerator.wait_for_everyone()
 
     def _sample(self, step: int) -> None:
-        """A video of held-out speech. What goes wrong here must not end a training: it is said."""
+        """Write a video of held-out speech. What goes wrong here must not end a training: it is said."""
         config, folder = self.config, Path(self.config.run) / "samples"
         folder.mkdir(exist_ok=True)
         try:
             pipeline = LetsTalkPipeline.load(
                 self.path,
                 "cpu" if config.device == "cpu" else "auto",
-                autoencoder=None if self.model.autoencoder_state else config.autoencoder or None,
+                autoencoder=None if self.autoencoder else config.autoencoder or None,
                 audio_encoder=config.audio_encoder or None,
             )
-            pipeline.write_video(
-                config.sample_portrait or EXAMPLES / "portrait.png",
-                config.sample_audio or EXAMPLES / "speech.wav",
+            write_video(
+                pipeline,
+                config.sample_portrait or ASSETS / "portrait.png",
+                config.sample_audio or ASSETS / "speech.wav",
                 folder / f"step-{step:08d}.mp4",
                 SamplingSettings(steps=config.sample_steps or None),
                 max_seconds=config.sample_seconds,

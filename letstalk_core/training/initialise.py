@@ -1,4 +1,4 @@
-"""Begin a training from another model's weights, as far as they fit."""
+"""The beginning of a training from another model's weights, as far as they fit."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 
-from ..model.checkpoint import CheckpointError, LetsTalkModel, load_checkpoint, some_of
+from ..errors import CheckpointError
+from ..model.checkpoint import LetsTalkModel, load_checkpoint
 from ..model.official import read_official
+from ..weights import some_of
 
 Mismatch = tuple[str, tuple[int, ...], tuple[int, ...]]  # name, shape in the model, shape in the file
 
@@ -23,10 +25,10 @@ class InitReport:
     unexpected: tuple[str, ...]  # in the file, not in the model
     mismatched: tuple[Mismatch, ...]  # in both, of different shapes
     taken_parameters: int
-    parameters: int  # of the model
+    parameters: int  # how many the model has
 
     def summary(self) -> str:
-        """One line."""
+        """What was taken, in one line."""
         initial = [*self.missing, *(name for name, *_ in self.mismatched)]
         share = 100 * self.taken_parameters / self.parameters
         line = f"taken {len(self.taken)} of {len(self.taken) + len(initial)} tensors ({share:.1f} % of the parameters)"
@@ -56,10 +58,10 @@ class InitReport:
 def initialise_from(model: LetsTalkModel, path: str | Path, **options: int | None) -> InitReport:
     """Take from a checkpoint every tensor whose name and shape are a tensor's of the model; the rest stays as it is.
 
-    path: a .safetensors of ours, of any configuration, or a checkpoint of the official layout (any other suffix), for
-    which options are those of conversion.read_official. The transformer and the audio projection are taken, not the
-    autoencoder. Call it before adapters are added. Raises CheckpointError where the file cannot be read, where an
-    option is needed, and where nothing fits; then the model is as it was.
+    path: a .safetensors of this package, of any configuration, or a checkpoint of the official layout (any other
+    suffix), for which options are those of model.official.read_official. The transformer and the audio projection are
+    taken, not the autoencoder. Call it before adapters are added. Raises CheckpointError where the file cannot be read,
+    where an option is needed, and where nothing fits; then the model is as it was.
     """
     ours = Path(path).suffix.lower() == ".safetensors"
     given = (load_checkpoint(path) if ours else read_official(path, **options)).state_dict()

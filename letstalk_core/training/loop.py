@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ..errors import InputError, NotFiniteError
 from .checkpoints import Checkpoints
-from .training_config import LoopConfig, identity
+from .training_config import LoopConfig, fixed_settings
 
-WAIT = timedelta(hours=12)  # of the other processes, while the main one prepares data or samples a video
+WAIT = timedelta(hours=12)  # for the main process, while it prepares data or samples a video
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Loss:
 
     per_example: Tensor
     numbers: dict[str, Tensor] = field(default_factory=dict)
-    names: list[str] = field(default_factory=list)  # of the examples, for the message when one is not finite
+    names: list[str] = field(default_factory=list)  # the examples', for the message when one is not finite
 
 
 def small_config(steps: int, learning_rate: float, ema_decay: float = 0.999) -> LoopConfig:
-    """Of the small networks of this repository, which learn on a CPU in minutes."""
+    """The loop's settings for the small networks of this repository, which learn on a CPU in minutes."""
     return LoopConfig(
         steps=steps, learning_rate=learning_rate, schedule="cosine", warmup_steps=min(100, steps // 2), beta2=0.98,
         gradient_clip=1.0, gradient_clip_start=0, ema_decay=ema_decay, device="cpu", save_every=200, keep_checkpoints=1,
@@ -49,7 +49,10 @@ def native_precision(name: str, device: str = "auto") -> str:
 
 
 def make_accelerator(config: LoopConfig, folder: Path):
-    """accelerate's Accelerator for a training in `folder`: one process, or as `accelerate launch` started it."""
+    """accelerate's Accelerator for a training in `folder`: one process, or as `accelerate launch` started it.
+
+    InputError without accelerate.
+    """
     try:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
@@ -79,7 +82,8 @@ class TrainingRun:
             called for the loss; `run.own` is the module itself.
         config: how long and how.
         batch_size: examples of one batch in one process; a continuation must have the same number in all.
-        given: what else a continuation must have in common with the run, such as the size of the data; JSON.
+        given: what else a continuation must have in common with the run, such as the size of the data; JSON. With
+            fixed_settings of config it is `run.fixed`.
     """
 
     def __init__(
@@ -92,10 +96,10 @@ class TrainingRun:
         self.folder, self.config, self.own = folder, config, module
         folder.mkdir(parents=True, exist_ok=True)
         self.accelerator = accelerator or make_accelerator(config, folder)
-        self.examples = batch_size * config.accumulation * self.accelerator.num_processes  # of one step
+        self.examples = batch_size * config.accumulation * self.accelerator.num_processes  # those of one step
         self.checkpoints = Checkpoints(folder / "checkpoints", self.accelerator, config.keep_checkpoints)
-        self.identity = {**identity(config), **(given or {})}
-        state = self.checkpoints.last(self.identity, self.examples)
+        self.fixed = {**fixed_settings(config), **(given or {})}
+        state = self.checkpoints.last(self.fixed, self.examples)
         if state is not None:
             self.checkpoints.load_average(state, module)  # into the module for a moment: the average starts from there
         optimizer = torch.optim.AdamW(
@@ -126,7 +130,7 @@ class TrainingRun:
         return self.step * self.config.accumulation
 
     def averaged_state(self) -> dict[str, Tensor]:
-        """The averaged weights of the module, whole, on the CPU; every process must ask."""
+        """The state dict of the module with averaged weights, whole, on the CPU; every process must ask."""
         parameters = list(self.module.parameters())
         self.ema.store(parameters)
         self.ema.copy_to(parameters)
@@ -136,7 +140,7 @@ class TrainingRun:
         return state
 
     def record(self, numbers: dict[str, float]) -> None:
-        """Numbers of this step for log.jsonl and TensorBoard."""
+        """Write numbers of this step to log.jsonl and TensorBoard."""
         if self.accelerator.is_main_process:
             self.accelerator.log(numbers, step=self.step)
             with open(self.folder / "log.jsonl", "a") as log:
@@ -155,8 +159,8 @@ class TrainingRun:
     ) -> bool:
         """Run the steps that are left; False where it was asked to stop before (Ctrl-C), with everything saved.
 
-        batches: from number `batches_done` on; by default just these numbers. on_save(step, averaged weights): on
-        every process after each save.
+        batches: from number `batches_done` on; by default just these numbers. on_save(step, averaged weights): called
+        in every process after each save. Raises NotFiniteError for a loss or gradient that is NaN or infinite.
         """
         from .stopping import StopRequest
 
@@ -175,7 +179,7 @@ class TrainingRun:
             return self.step >= self.config.steps
 
     def _update(self, loss: Loss, log: LossLog, stop) -> None:
-        """One batch: its gradient, and after the last one of a step the weights and their average."""
+        """Learn from one batch: its gradient, and after the last one of a step the weights and their average."""
         log.add(loss, bool(stop))  # before the weights change: a loss that is not finite stops here
         self.accelerator.backward(loss.per_example.mean())
         if self.accelerator.sync_gradients:
@@ -190,13 +194,13 @@ class TrainingRun:
         active = self.config.gradient_clip and self.step >= self.config.gradient_clip_start
         largest = self.config.gradient_clip if active else math.inf
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), largest)
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of a sharded model
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # a sharded model's
         if not torch.isfinite(norm) and self.accelerator.scaler is None:  # in fp16 the scaler leaves such a step out
             raise NotFiniteError(log.not_finite(loss, "gradient"))
 
     def _save(self, on_save) -> None:
         average = self.averaged_state()
-        self.checkpoints.save(self.step, average, self.identity, self.examples)
+        self.checkpoints.save(self.step, average, self.fixed, self.examples)
         if on_save is not None:
             on_save(self.step, average)
 
@@ -264,7 +268,7 @@ class LossLog:
         )
 
     def write(self) -> str:
-        """One line of log.jsonl, the same to TensorBoard; returns it for the progress bar."""
+        """Write the means since the last call as a line of log.jsonl and to TensorBoard; returns them as text."""
         run = self.run
         means = {name: total / self.count for name, total in self.sums.items()}
         means["learning_rate"] = run.scheduler.get_last_lr()[0]

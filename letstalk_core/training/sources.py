@@ -1,4 +1,4 @@
-"""Where a training's examples come from: shards, a folder of videos, or drawn people. Made and encoded by the main
+"""The sources of a training's examples: shards, a folder of videos, or drawn people. Made and encoded by the main
 process alone, once, while the others wait."""
 
 from __future__ import annotations
@@ -9,31 +9,34 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..audio.encoder import load_audio_encoder
+from ..audio.load import load_audio_encoder
 from ..config import LetsTalkConfig
 from ..data.drawn.talking_clips import AvatarSource, ClipStore, read_count, write_count
 from ..data.source import Source, Window
 from ..errors import InputError
 from ..picture.autoencoder import Autoencoder
-from .training_config import TrainingConfig
+from ..pixels import pixels_to_images
+from .training_config import TransformerTraining
 
-DRAWN_FRAMES = 20  # of a drawn clip, at least: two of memory, sixteen of a clip, and two to shift the window
+DRAWN_FRAMES = 20  # frames of a drawn clip, at least: two of memory, sixteen of a clip, and two to shift the window
 
 
-def open_source(config: TrainingConfig, model: LetsTalkConfig, autoencoder: Autoencoder | None, accelerator) -> Source:
+def open_source(
+    config: TransformerTraining, model: LetsTalkConfig, autoencoder: Autoencoder | None, accelerator
+) -> Source:
     """The source that a configuration names. Raises InputError where it has no data that fits the model."""
-    window = Window(
-        model.clip_frames, model.memory_frames, model.audio_window, config.first_clip_share, config.memory_pixel_noise
-    )
+    window = Window.of(model, config.first_clip_share, config.memory_pixel_noise)
     if config.data == "avatar":
         with accelerator.main_process_first():
             return _drawn(config, model, autoencoder, window)
     return _recorded(config, model, autoencoder, window, accelerator)
 
 
-def _drawn(config: TrainingConfig, model: LetsTalkConfig, autoencoder: Autoencoder | None, window: Window) -> Source:
-    if model.audio_encoder != "mel":
-        raise InputError(f"Drawn clips have mel features, but the model takes {model.audio_encoder}; choose mel.")
+def _drawn(
+    config: TransformerTraining, model: LetsTalkConfig, autoencoder: Autoencoder | None, window: Window
+) -> Source:
+    if model.audio.encoder != "mel":
+        raise InputError(f"Drawn clips have mel features, but the model takes {model.audio.encoder}; choose mel.")
     if autoencoder is None:
         raise InputError(
             "Drawn clips need an autoencoder; set autoencoder, to weights/letstalk-avatar-128.safetensors."
@@ -45,21 +48,21 @@ def _drawn(config: TrainingConfig, model: LetsTalkConfig, autoencoder: Autoencod
 
 
 def _recorded(
-    config: TrainingConfig, model: LetsTalkConfig, autoencoder: Autoencoder | None, window: Window, accelerator
+    config: TransformerTraining, model: LetsTalkConfig, autoencoder: Autoencoder | None, window: Window, accelerator
 ) -> Source:
     from ..data.footage.shards import ShardSource
 
-    mark, shards = autoencoder.mark if autoencoder else None, Path(config.data_path)
+    digest, shards = autoencoder.encoder_digest if autoencoder else None, Path(config.data_path)
     if config.data == "videos":
         from accelerate.utils import broadcast_object_list
 
         found = [_prepared(config, model, autoencoder, accelerator.device) if accelerator.is_main_process else None]
         shards = broadcast_object_list(found)[0]
     source = ShardSource(
-        shards, window, autoencoder_mark=mark, features_shape=(model.audio_blocks, model.audio_channels)
+        shards, window, latents_digest=digest, features_shape=(model.audio.blocks, model.audio.channels)
     )
     for what, found, needed in (
-        ("features of", source.audio_encoder, model.audio_encoder),
+        ("features of", source.audio_encoder, model.audio.encoder),
         ("frames a second:", source.fps, model.fps),
         ("pictures of [height, width]", list(source.size), [model.image_size, model.image_size]),
     ):
@@ -71,14 +74,14 @@ def _recorded(
 
 
 def _prepared(
-    config: TrainingConfig, model: LetsTalkConfig, autoencoder: Autoencoder | None, device: torch.device
+    config: TransformerTraining, model: LetsTalkConfig, autoencoder: Autoencoder | None, device: torch.device
 ) -> list[Path]:
-    """The shards that a folder of videos is prepared to, in the run's folder."""
+    """The shards of a folder of videos, prepared now in the run's folder unless they are there."""
     from ..data.footage.prepare import prepare_videos
 
-    if model.audio_encoder == "wav2vec2" and not config.audio_encoder:
+    if model.audio.encoder == "wav2vec2" and not config.audio_encoder:
         raise InputError("The model takes wav2vec2 features; set audio_encoder to its folder or file.")
-    encoder = load_audio_encoder("mel" if model.audio_encoder == "mel" else config.audio_encoder)
+    encoder = load_audio_encoder("mel" if model.audio.encoder == "mel" else config.audio_encoder)
     return prepare_videos(
         Path(config.data_path),
         Path(config.run) / "prepared",
@@ -86,17 +89,16 @@ def _prepared(
         fps=model.fps,
         audio_encoder=encoder.to(device),
         autoencoder=autoencoder,
-        autoencoder_mark=autoencoder.mark if autoencoder else None,
     )
 
 
 @torch.no_grad()
 def encode_clips(store: ClipStore, autoencoder: Autoencoder) -> tuple[np.ndarray, np.ndarray]:
-    """Latents float16 of all frames [n,T,C,h,w] and portraits [n,C,h,w], encoded once into the store's folder."""
+    """Latents float16 of all frames [n,T,C,h,w] and of portraits [n,C,h,w], encoded once into the store's folder."""
     side = store.size // autoencoder.downscale
     shape = (store.count, store.length + 1, autoencoder.latent_channels, side, side)
     # Latents of another encoder are never taken for this one's.
-    path = store.folder / f"latents-{autoencoder.mark}.npy"
+    path = store.folder / f"latents-{autoencoder.encoder_digest}.npy"
     progress = path.with_suffix(".done")
     if not path.exists():
         np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
@@ -104,7 +106,7 @@ def encode_clips(store: ClipStore, autoencoder: Autoencoder) -> tuple[np.ndarray
     done = read_count(progress)
     for i in tqdm(range(done, store.count), desc="encode", mininterval=10, disable=done == store.count):
         frames = torch.from_numpy(np.concatenate([store.portraits[i][None], store.frames[i]]))
-        images = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
+        images = pixels_to_images(frames)
         latents[i] = (
             autoencoder.encode(images.to(next(autoencoder.parameters()).device), len(images))
             .cpu()

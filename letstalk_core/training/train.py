@@ -1,9 +1,8 @@
-"""python -m letstalk_core train: one run from its configuration to a model file, stopped and resumed at will."""
+"""One training from its configuration to a model file, as `python -m letstalk_core train` runs it."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import warnings
 from collections.abc import Callable
@@ -17,23 +16,22 @@ from ..data.source import Source
 from ..model.checkpoint import LetsTalkModel
 from ..picture.autoencoder import Autoencoder
 from .build import build_model, find_autoencoder
-from .examples import Plan, held_apart, load_batches
-from .export import Exporter
+from .examples import BatchOrder, held_apart, load_batches
+from .export import ModelExporter
 from .fitting import autocast, fit_source
 from .loop import Loss, TrainingRun, make_accelerator
 from .sources import open_source
-from .training_config import TrainingConfig
+from .train_autoencoder import train_autoencoder
+from .training_config import AutoencoderTraining, TrainingConfig, TransformerTraining
 from .transformer_loss import Denoiser, TransformerLoss
 
-HELD_OUT_EXAMPLES = 16  # that the held-out loss is of
+HELD_OUT_EXAMPLES = 16  # examples of the held-out loss, rounded up to whole batches
 
 
 def train(config: TrainingConfig) -> Path | None:
     """Train as configured; returns the model's file, or None where it was asked to stop before the end."""
-    if config.task == "autoencoder":
-        from .train_autoencoder import train_autoencoder_from
-
-        return train_autoencoder_from(config)
+    if isinstance(config, AutoencoderTraining):
+        return train_autoencoder(config)
     accelerator = make_accelerator(config, Path(config.run))
     torch.manual_seed(config.seed)
     autoencoder = find_autoencoder(config)
@@ -45,19 +43,19 @@ def train(config: TrainingConfig) -> Path | None:
 
 
 def train_transformer(
-    config: TrainingConfig, model: LetsTalkModel, autoencoder: Autoencoder | None, source: Source, accelerator=None
+    config: TransformerTraining, model: LetsTalkModel, autoencoder: Autoencoder | None, source: Source, accelerator=None
 ) -> Path | None:
-    """Train the parameters of a model that require a gradient on a source, in config.run; see train."""
+    """Train those parameters of a model that require a gradient, on a source, in config.run; returns as train."""
     folder = Path(config.run)
     accelerator = accelerator or make_accelerator(config, folder)
-    exporter = Exporter(config, model, autoencoder, accelerator)
+    exporter = ModelExporter(config, model, autoencoder, accelerator)
     model.train()
     model.transformer.gradient_checkpointing = config.gradient_checkpointing
     if config.compile:
         for block in model.transformer.blocks:
             block.compile()
-    given = {"model": json.loads(model.config.to_json()), "stretches": len(source)}
-    given["autoencoder"] = autoencoder.mark if autoencoder else None
+    given = {"model": model.config.flat(), "stretches": len(source)}
+    given["autoencoder"] = autoencoder.encoder_digest if autoencoder else None
     run = TrainingRun(folder, Denoiser(model), config, config.batch_size, accelerator, given)
     if autoencoder is not None:
         half = accelerator.mixed_precision == "bf16" and run.device.type == "cuda"
@@ -77,9 +75,9 @@ def train_transformer(
 
 @torch.no_grad()
 def held_out_loss(
-    loss_of: Callable[[dict], Loss], source: Source, stretches: np.ndarray, config: TrainingConfig
+    loss_of: Callable[[dict], Loss], source: Source, stretches: np.ndarray, config: TransformerTraining
 ) -> float:
     """Mean loss of a few examples that are never trained on: the same ones, with the same noise, each time."""
     count = math.ceil(min(len(stretches), HELD_OUT_EXAMPLES) / config.batch_size)
-    batches = load_batches(source, Plan(stretches, config.seed + 1, config.batch_size), workers=0)
+    batches = load_batches(source, BatchOrder(stretches, config.seed + 1, config.batch_size), workers=0)
     return float(torch.cat([loss_of(batch).per_example for batch in itertools.islice(batches, count)]).mean())

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import LetsTalkConfig
 from ..diffusion.objective import FLOW_OBJECTIVES, Diffusion
 from ..model.checkpoint import LetsTalkModel
+from ..model.latents import to_model_space
 from ..picture.autoencoder import Autoencoder
-from ..video.memory import to_model_space
+from ..pixels import normalise
 from .loop import Loss
-from .training_config import TrainingConfig
+from .training_config import TransformerTraining
 
-PIXEL_SIGMA = (-3.0, 0.5)  # mean and deviation of the logarithm of the pixel noise (DESIGN: exp(N(-3, 0.5)))
+PIXEL_SIGMA = (-3.0, 0.5)  # mean and deviation of the logarithm of the pixel noise (paper, Section 3.4)
 SHARED_NOISE = 0.8  # share of memory_shared_noise's variance that is the same in all memory frames
 
 
@@ -37,22 +39,26 @@ class Denoiser(nn.Module):
         blinks: Tensor | None,
         audio_kept: Tensor,
     ) -> Tensor:
-        """As LetsTalkTransformer.forward, with features [B,F,W,L,E]; audio_kept [B] is 0 where the audio is dropped."""
+        """The transformer's output [B,F,output_channels,h,w] for noisy latents [B,F,C,h,w] at timesteps [B].
+
+        portrait [B,C,h,w], memory [B,M,C,h,w], features [B,F,W,L,E] and blinks [B,F,W] are the conditions; audio_kept
+        [B] is 0 where the audio is dropped, else 1.
+        """
         tokens = self.model.audio_projection(features, blinks) * audio_kept[:, None, None, None]
         return self.model.transformer(latents, timesteps, portrait=portrait, audio_tokens=tokens, memory=memory)
 
 
 class TransformerLoss:
-    """Batches (training/examples.py) to losses; every random number follows from an example's own seed."""
+    """The loss of batches (training/examples.py); every random number follows from an example's own seed."""
 
     def __init__(
-        self, config: TrainingConfig, model: LetsTalkConfig, autoencoder: Autoencoder | None, device: torch.device
+        self, config: TransformerTraining, model: LetsTalkConfig, autoencoder: Autoencoder | None, device: torch.device
     ):
         self.config, self.model_config, self.autoencoder, self.device = config, model, autoencoder, device
         self.diffusion = Diffusion.from_config(model)
 
     def __call__(self, denoiser: nn.Module, batch: dict) -> Loss:
-        """denoiser: a Denoiser, as accelerate prepared it."""
+        """The loss of one batch; denoiser: a Denoiser, as accelerate prepared it."""
         draws = Draws(batch["seed"], self.device)
         batch = {key: value.to(self.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
         x0, memory, portrait = self._latents(batch, draws)
@@ -67,13 +73,13 @@ class TransformerLoss:
             portrait * portrait_kept[:, None, None, None],
             memory,
             batch["features"],
-            batch.get("blinks") if self.model_config.blink_condition else None,
+            batch.get("blinks") if self.model_config.departures.blink_condition else None,
             (draws.uniform() >= config.audio_dropout).float(),
         )
         weight = self._weight(batch, x0)
         losses = self.diffusion.losses(output, x0, noisy, noise, times, weight)
         numbers = {name: value.detach().mean() for name, value in losses.items() if name != "total"}
-        if self.diffusion.objective != "noise":  # of which an error near pure noise would be magnified without bound
+        if self.diffusion.objective != "noise":  # there an error near pure noise is magnified without bound
             error = (self.diffusion.predictions(output.detach(), noisy, times)[0] - x0).square()
             numbers["x0_error"] = error.mean()
         return Loss(losses["total"], numbers, batch["name"])
@@ -84,7 +90,7 @@ class TransformerLoss:
         sigma = (PIXEL_SIGMA[0] + PIXEL_SIGMA[1] * draws.normal(())).exp() if self.config.memory_pixel_noise else None
         portrait = self._encoded(batch["portrait"][:, None], draws, sigma)[:, 0]
         x0 = to_model_space(self._encoded(batch["clip"], draws), portrait, self.model_config)
-        if not self.model_config.memory_frames:
+        if not self.model_config.transformer.memory_frames:
             return x0, None, portrait
         memory = to_model_space(self._encoded(batch["memory"], draws, sigma), portrait, self.model_config)
         return x0, self._regularised(memory, draws), portrait
@@ -95,16 +101,20 @@ class TransformerLoss:
             if sigma is not None:
                 raise ValueError("pixel noise needs pixels of portrait and memory, and these are latents")
             return frames.float()
-        images = frames.float() / 127.5 - 1
+        images = normalise(frames)
         if sigma is not None:
             images = images + sigma[:, None, None, None, None] * draws.normal(images.shape[1:])
-        return self.autoencoder.encode(images.flatten(0, 1)).float().unflatten(0, frames.shape[:2])
+        return rearrange(
+            self.autoencoder.encode(rearrange(images, "b n c h w -> (b n) c h w")).float(),
+            "(b n) c h w -> b n c h w",
+            b=len(frames),
+        )
 
     def _regularised(self, memory: Tensor, draws: Draws) -> Tensor:
         """Memory [B,M,C,h,w] with noise and dropped positions, as sampling's own errors will be (paper, Section 3.4).
 
-        memory_shared_noise is our addition: noise that differs between the memory frames can be averaged away, so it
-        does not teach the model to take faces from the portrait rather than from a memory that has drifted.
+        memory_shared_noise is not the paper's: noise that differs between the memory frames can be averaged away, so
+        it does not teach the model to take faces from the portrait rather than from a memory that has drifted.
         """
         config, shape = self.config, memory.shape[1:]
         if config.memory_noise_steps:
@@ -122,6 +132,7 @@ class TransformerLoss:
         return memory
 
     def _times(self, draws: Draws) -> Tensor:
+        """Diffusion times [B], 1 for the share of first guesses."""
         times = torch.cat([self.diffusion.draw_times(1, generator) for generator in draws.generators]).to(self.device)
         if self.diffusion.objective in FLOW_OBJECTIVES and self.config.first_guess_share:
             times = times.masked_fill(draws.uniform() < self.config.first_guess_share, 1.0)
@@ -150,9 +161,9 @@ class Draws:
         self.device = device
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
-        """[B, *shape]."""
+        """Standard normal numbers [B, *shape]."""
         return torch.stack([torch.randn(shape, generator=g) for g in self.generators]).to(self.device)
 
     def uniform(self, shape: tuple[int, ...] = ()) -> Tensor:
-        """[B, *shape] in [0, 1)."""
+        """Uniform numbers [B, *shape] in [0, 1)."""
         return torch.stack([torch.rand(shape, generator=g) for g in self.generators]).to(self.device)

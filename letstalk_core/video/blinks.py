@@ -1,4 +1,4 @@
-"""When a portrait blinks: a schedule from the seed, for models that take the eyelid closure as a condition."""
+"""The blinks of a portrait: a schedule from the seed, for models that take the eyelid closure as a condition."""
 
 from __future__ import annotations
 

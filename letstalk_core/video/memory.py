@@ -9,19 +9,7 @@ from torch import Tensor
 
 from ..config import LetsTalkConfig
 from ..diffusion.samplers import clip_generator
-
-
-def to_model_space(latents: Tensor, portrait: Tensor, config: LetsTalkConfig) -> Tensor:
-    """Latents [B,F,C,h,w] as the transformer sees them: with relative_latents, minus the portrait's [B,C,h,w].
-
-    A departure from the paper: what does not move is then zero, which a small model keeps still and sharp.
-    """
-    return (latents - portrait[:, None]) * config.relative_scale if config.relative_latents else latents
-
-
-def from_model_space(latents: Tensor, portrait: Tensor, config: LetsTalkConfig) -> Tensor:
-    """The inverse of to_model_space."""
-    return latents / config.relative_scale + portrait[:, None] if config.relative_latents else latents
+from ..model.latents import to_model_space
 
 
 @dataclass(frozen=True)
@@ -36,20 +24,25 @@ class MemoryBank:
     frames: int = 0
 
     @classmethod
-    def of_portrait(cls, portrait: Tensor, config: LetsTalkConfig) -> MemoryBank:
-        """Before the first clip; portrait [1,C,h,w]."""
-        repeated = portrait.float().cpu()[:, None].expand(-1, config.memory_frames, -1, -1, -1)
-        return cls(to_model_space(repeated, portrait.float().cpu(), config).contiguous())
+    def of_portrait(cls, portrait: Tensor, config: LetsTalkConfig, frames: int = 0) -> MemoryBank:
+        """The memory of a first clip, which begins at frame `frames`: M times the portrait's latents [1,C,h,w]."""
+        portrait = portrait.float().cpu()
+        repeated = portrait[:, None].expand(-1, config.transformer.memory_frames, -1, -1, -1)
+        return cls(to_model_space(repeated, portrait, config).contiguous(), frames)
 
     def after(self, clip: Tensor) -> MemoryBank:
-        """After a clip of latents [1,F,C,h,w] in the transformer's space."""
+        """The memory after a clip of latents [1,F,C,h,w] in the transformer's space: the last M, on the CPU."""
         kept = self.latents.shape[1]
         both = torch.cat([self.latents, clip.float().cpu()], dim=1)
         return MemoryBank(both[:, both.shape[1] - kept :].clone(), self.frames + clip.shape[1])
 
-    def noisy(self, sigma: float, seed: int, clip_index: int) -> Tensor:
-        """The memory with the small noise that training regularised it with; [1,M,C,h,w]."""
+    def seen(self, scale: float, sigma: float, seed: int, clip_index: int) -> Tensor:
+        """The latents as the next clip sees them, [1,M,C,h,w]: scaled, with the small noise of its training added.
+
+        scale: config.Departures.memory_scale; below 1, what a small model gets wrong dies out instead of adding up.
+        sigma: the noise's deviation (Section 3.4).
+        """
+        latents = scale * self.latents
         if sigma == 0:
-            return self.latents
-        noise = torch.randn(self.latents.shape, generator=clip_generator(seed, clip_index, "memory"))
-        return self.latents + sigma * noise
+            return latents
+        return latents + sigma * torch.randn(latents.shape, generator=clip_generator(seed, clip_index, "memory"))

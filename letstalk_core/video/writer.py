@@ -1,4 +1,4 @@
-"""Video files: a writer fed frame by frame or segment by segment, and readers.
+"""Writing of video files, frame by frame or segment by segment.
 
 The writer holds one chunk of frames and of sound at a time, so that memory does not grow with length (but for the
 table of contents of an MP4, some 44 bytes for each frame and each packet of sound), and the file appears under its name
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,17 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..audio.recording import Recording, SampleReader, audio_blocks, exact_fps
+from ..audio.recording import Recording, SampleReader, exact_fps
 from ..errors import InputError
 from ..files import cannot_write, check_file, create_part, move_into_place
+from ..pixels import images_to_pixels
+from .reader import open_video
 
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
-AAC_BITS = 96000  # a second and channel
+AAC_BITS = 96000  # bits a second, for each channel
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 # Layouts as they come in, by the number of channels; the file keeps mono, stereo and 5.1, others become stereo.
 _LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 _KEPT = (1, 2, 6)
-# Of the encoder. Threads: fixed, because its bits depend on their number and a resumed video must not differ. mbtree:
+# Settings of x264. Threads: fixed, because its bits depend on their number and a resumed video must not differ. mbtree:
 # off, because it spends on key frames and saves on the rest, and then each segment begins with a jump in sharpness.
 THREADS, X264 = "4", "mbtree=0"
 
@@ -86,7 +87,10 @@ class VideoWriter:
         return self
 
     def write(self, frames: Tensor | np.ndarray) -> None:
-        """frames: float [n, 3, H, W] in -1..1 (values outside are clipped), or uint8 [n, H, W, 3]."""
+        """Append frames: float [n, 3, H, W] in -1..1 (values outside are clipped), or uint8 [n, H, W, 3].
+
+        InputError for frames of another shape, NaN or infinite, and where the file cannot be written.
+        """
         for picture in _to_pixels(frames, self.width, self.height, self.frames):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
@@ -99,7 +103,7 @@ class VideoWriter:
 
     def copy(self, path: str | Path) -> None:
         """Append the pictures of a video made by a writer of the same size and frame rate, packet by packet."""
-        with _open_video(check_file(path, "video")) as source:
+        with open_video(check_file(path, "video")) as source:
             video, before = source.streams.video[0], self.frames
             for packet in source.demux(video):
                 if packet.dts is None:  # the end
@@ -166,7 +170,7 @@ class VideoWriter:
 
     @contextlib.contextmanager
     def _sentences(self):
-        """Errors of the encoder and of the disk as one sentence."""
+        """Inside, errors of the encoder and of the disk become an InputError of one sentence."""
         try:
             yield
         except InputError:
@@ -199,7 +203,7 @@ class _Sound:
             self._encode(samples if self.channels == self.reader.channels else samples.mean(dim=0, keepdim=True))
 
     def finish(self, seconds: Fraction, frame: Fraction) -> None:
-        """The picture ends at `seconds`: so does the sound, and not more than a frame earlier."""
+        """End the sound at `seconds`, where the picture ends; silence fills in where more than a `frame` is missing."""
         self.write_until(seconds)
         missing = math.ceil(seconds * self.rate) - self.position
         # A sound shorter than a millisecond would round to nothing in the file's header.
@@ -233,74 +237,5 @@ def _to_pixels(frames: Tensor | np.ndarray, width: int, height: int, first: int)
             frame = torch.as_tensor(frame).detach().float().cpu()
             if not frame.isfinite().all():
                 raise InputError(f"Frame {first + number} has NaN or infinite values; try other settings or float32.")
-            frame = (frame * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
+            frame = images_to_pixels(frame)
         yield np.pad(np.asarray(frame), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-
-
-# Reading -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a video file holds; durations in seconds. The audio fields are 0 where it has no sound."""
-
-    frames: int
-    fps: float
-    width: int
-    height: int
-    duration: float
-    audio_samples: int
-    audio_rate: int
-    audio_channels: int
-    audio_duration: float
-
-
-def probe(path: str | Path) -> VideoInfo:
-    """Count a video's frames and samples exactly (sound is decoded); InputError where it is no video."""
-    path = check_file(path, "video")
-    with _open_video(path) as container:
-        stream = container.streams.video[0]
-        fps = stream.average_rate or stream.guessed_rate or Fraction(25)
-        width, height = stream.width, stream.height
-        frames = sum(packet.size > 0 for packet in container.demux(stream))
-        has_sound = bool(container.streams.audio)
-    samples = rate = channels = 0
-    if has_sound:
-        for block, rate in audio_blocks(path):  # noqa: B007 (rate is used below)
-            channels, samples = block.shape[0], samples + block.shape[1]
-    return VideoInfo(
-        frames, float(fps), width, height, float(frames / fps), samples, rate, channels, samples / rate if rate else 0.0
-    )
-
-
-def packet_sizes(path: str | Path) -> list[int]:
-    """Bytes of each encoded picture, in the order of the file; the first can be decoded alone."""
-    with _open_video(check_file(path, "video")) as container:
-        return [packet.size for packet in container.demux(container.streams.video[0]) if packet.size]
-
-
-def iter_video_frames(path: str | Path) -> Iterator[np.ndarray]:
-    """A video's frames uint8 [H, W, 3], upright, one at a time; InputError where it is damaged or no video."""
-    with _open_video(check_file(path, "video")) as container:
-        container.streams.video[0].thread_type = "AUTO"
-        for frame in container.decode(video=0):
-            quarter_turns = round(getattr(frame, "rotation", 0) / 90)  # phones store turned pictures
-            yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))
-
-
-def read_video_frames(path: str | Path) -> np.ndarray:
-    """All frames of a short video, uint8 [n, H, W, 3]."""
-    return np.stack(list(iter_video_frames(path)))
-
-
-@contextlib.contextmanager
-def _open_video(path: Path):
-    try:
-        with av.open(f"file:{path}") as container:  # a name with a colon is no protocol
-            if not container.streams.video:
-                raise InputError(f"{path} has no picture; choose a video file.")
-            yield container
-    except av.FFmpegError as error:
-        raise InputError(
-            f"{path} cannot be decoded ({error.strerror or error}): it is damaged or not a video; export it again."
-        ) from error

@@ -1,6 +1,6 @@
 """Drawn portraits: a random person (skin, hair, age, glasses, beard, style, background, light) from a seed.
 
-`Avatar(seed)` chooses a person and paints what does not move; `render` (data/drawing.py) draws each frame on it.
+`Avatar(seed)` chooses a person and paints what does not move; drawing.py draws the frames on it.
 Geometry is in head units: origin in the middle of the face, x to the right, y down, half a face height = 1.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .drawing import Canvas, render
+from .canvas import Canvas
 
 SKIN = [
     (255, 224, 196), (250, 214, 184), (241, 194, 160), (232, 184, 148), (224, 172, 128), (208, 154, 110),
@@ -68,6 +68,7 @@ class Avatar:
             self.head.colour[:] = np.clip(self.head.colour * shade, 0, 255).astype(np.uint8)
 
     def _choose(self, rng: np.random.Generator) -> None:
+        """Draw everything that makes the person."""
         self.style = str(rng.choice(STYLES))
         self.age = rng.choice(["child", "adult", "adult", "adult", "old"])
         masculine = rng.random() < 0.5
@@ -96,7 +97,7 @@ class Avatar:
         self.scale = self.resolution * (MOUTH_ROW - EYE_ROW) / (self.mouth_y - self.eye_y) * rng.normal(1, 0.01)
         middle = np.array([0, (self.mouth_y + self.eye_y) / 2]) * self.scale
         place = np.array([0.5, (MOUTH_ROW + EYE_ROW) / 2]) + rng.normal(0, 0.005, 2)
-        self.centre = self.resolution * place - middle  # pixels of the origin
+        self.centre = self.resolution * place - middle  # the origin, in pixels
         self.mouth_width = rng.uniform(0.25, 0.34)
         self.lip = rng.uniform(0.035, 0.075)
         self.mouth_open = rng.uniform(0.26, 0.34)  # full opening in head units
@@ -168,7 +169,7 @@ class Avatar:
             canvas.line(body, self.outline, 0.03)
 
     def face_outline(self, grow: float = 0.0) -> np.ndarray:
-        """The face's edge as points [72, 2]; wide above, narrower at the jaw."""
+        """The face's edge as points [72, 2], larger by the share `grow`; wide above, narrower at the jaw."""
         a = np.linspace(0, 2 * np.pi, 72, endpoint=False)
         y = np.sin(a)
         x = np.sign(np.cos(a)) * np.abs(np.cos(a)) ** 0.82 * self.face_width
@@ -319,24 +320,20 @@ class Avatar:
                 x = w * (-0.5 + 0.45 * k)
                 canvas.line([(x - 0.05, -1.0 + 0.06 * abs(k - 1)), (x, -0.82)], _tone(colour, 1.18), 0.03)
 
-    def render(self, controls: np.ndarray) -> np.ndarray:
-        """Frames uint8 [F, size, size, 3] (RGB) for a control track [F, 15] (data/motion.py)."""
-        return np.stack([render(self, frame) for frame in np.atleast_2d(controls)])
-
     def finish(self, frame: np.ndarray) -> np.ndarray:
-        """The style's colours on a finished frame uint8 [size, size, 3]."""
+        """A finished frame uint8 [size, size, 3] in the style's colours (grey or sepia; others leave it)."""
         matrix = COLOUR_MATRIX.get(self.style)
         return frame if matrix is None else cv2.transform(frame, matrix)
 
     def regions(self) -> np.ndarray:
-        """uint8 [size, size]: 1 in the mouth, 2 in the eyes, 0 elsewhere."""
+        """Loss regions uint8 [size, size]: 1 in the mouth, 2 in the eyes, 0 elsewhere."""
         found = np.zeros((self.size, self.size), np.uint8)
         found[self.region("eyes")] = 2
         found[self.region("mouth")] = 1
         return found
 
     def region(self, name: str) -> np.ndarray:
-        """Where the "mouth" or the "eyes" lie in a frame, head motion included: bool [size, size]."""
+        """The places bool [size, size] at which the "mouth" or the "eyes" may lie in a frame, head motion included."""
         if name == "mouth":
             low, high = (-self.mouth_width - 0.14, self.mouth_y - 0.22), (self.mouth_width + 0.14, self.mouth_y + 0.42)
         else:

@@ -1,79 +1,17 @@
-"""Drawing with OpenCV: anti-aliased shapes in head units, and one frame of an avatar."""
+"""The frames of an avatar: eyes, brows, mouth and glasses drawn on its head, the head turned as the controls say."""
 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+from .avatars import Avatar
+from .canvas import Canvas
 from .motion import COLUMN
 
-if TYPE_CHECKING:
-    from .avatars import Avatar
-
-SHIFT = 4  # OpenCV's fractional bits: shapes move by sixteenths of a pixel
-
-
-class Canvas:
-    """Shapes in units of `scale` pixels around `origin`, on a picture [R, R, 3] and, if given, its alpha [R, R]."""
-
-    def __init__(self, colour: np.ndarray, alpha: np.ndarray | None, origin: np.ndarray, scale: float):
-        self.colour, self.alpha, self.origin, self.scale = colour, alpha, np.asarray(origin, np.float64), scale
-
-    def _points(self, points) -> np.ndarray:
-        pixels = np.asarray(points, np.float64) * self.scale + self.origin
-        return np.round(pixels * (1 << SHIFT)).astype(np.int32).reshape(-1, 1, 2)
-
-    def polygon(self, points, colour, outline=None) -> None:
-        fixed = [self._points(points)]
-        cv2.fillPoly(self.colour, fixed, tuple(float(c) for c in colour), cv2.LINE_AA, SHIFT)
-        if self.alpha is not None:
-            cv2.fillPoly(self.alpha, fixed, 255, cv2.LINE_AA, SHIFT)
-        if outline is not None:
-            self.line([*points, points[0]], outline, 0.03)
-
-    def smooth_polygon(self, points, colour, outline=None, smooth: bool = True, closed_ends: bool = False) -> None:
-        """A polygon with corners cut twice (Chaikin); closed_ends keeps the first and last point."""
-        p = np.asarray(points, np.float64)
-        for _ in range(2 if smooth else 0):
-            q = np.roll(p, -1, axis=0)
-            cut = np.stack([0.75 * p + 0.25 * q, 0.25 * p + 0.75 * q], 1).reshape(-1, 2)
-            p = np.concatenate([p[:1], cut[1:-2], p[-1:]]) if closed_ends else cut
-        self.polygon(p, colour, outline)
-
-    def ellipse(self, centre, axes, colour, outline=None) -> None:
-        self.polygon(_CIRCLE * axes + centre, colour, outline)
-
-    def circle(self, centre, radius: float, colour, outline=None) -> None:
-        self.ellipse(centre, (radius, radius), colour, outline)
-
-    def line(self, points, colour, width: float) -> None:
-        """An open line of a width in the canvas's units, thick enough to be seen."""
-        thick = max(1, round(width * self.scale))
-        cv2.polylines(
-            self.colour, [self._points(points)], False, tuple(float(c) for c in colour), thick, cv2.LINE_AA, SHIFT
-        )
-
-    def inside(self, shape, draw, margin: float = 0.05) -> None:
-        """Call draw(canvas) on a copy of the shape's surroundings and keep what falls inside the shape."""
-        shape = np.asarray(shape)
-        low = np.floor((shape.min(0) - margin) * self.scale + self.origin).astype(int).clip(0)
-        high = np.ceil((shape.max(0) + margin) * self.scale + self.origin).astype(int)
-        window = self.colour[low[1] : high[1], low[0] : high[0]]
-        if window.size == 0:
-            return
-        part = Canvas(window.copy(), None, self.origin - low, self.scale)
-        draw(part)
-        mask = np.zeros(window.shape[:2], np.uint8)
-        cv2.fillPoly(mask, [part._points(shape)], 255, cv2.LINE_AA, SHIFT)
-        weight = mask[..., None].astype(np.uint16)
-        window[:] = ((part.colour * weight + window * (255 - weight)) // 255).astype(np.uint8)
-
-
 _ARC = np.linspace(-1, 1, 13)
-_CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 28)[:-1]), np.sin(np.linspace(0, 2 * np.pi, 28)[:-1])], 1)
 
 
 def _arc(half: float, y_edge: float, y_middle: float, power: float) -> np.ndarray:
@@ -85,6 +23,7 @@ def _arc(half: float, y_edge: float, y_middle: float, power: float) -> np.ndarra
 
 
 def draw_eyes(a: Avatar, canvas: Canvas, c: dict[str, float]) -> None:
+    """Eyeballs turned by gaze_x and gaze_y, behind upper lids that come down with `blink`; c: controls by name."""
     for side in (-1, 1):
         centre = np.array([side * a.eye_x, a.eye_y])
         w, h = a.eye_width, a.eye_height
@@ -108,6 +47,7 @@ def draw_eyes(a: Avatar, canvas: Canvas, c: dict[str, float]) -> None:
 
 
 def draw_brows(a: Avatar, canvas: Canvas, c: dict[str, float]) -> None:
+    """Eyebrows, raised by the control `brow`."""
     dark = tuple(0.82 * np.array(a.hair)) if a.hair_style not in ("scarf", "hat") else (60, 45, 38)
     y = a.brow_y - 0.07 * c["brow"]
     for side in (-1, 1):
@@ -154,6 +94,7 @@ def draw_mouth(a: Avatar, canvas: Canvas, c: dict[str, float]) -> None:
 
 
 def draw_glasses(a: Avatar, canvas: Canvas) -> None:
+    """The frame of the glasses, which moves with the head alone."""
     width = 0.022 if a.glasses == "thin" else 0.04
     w, h = a.eye_width * 1.45, a.eye_width * (1.3 if a.glasses == "round" else 1.0)
     t = np.linspace(0, 2 * np.pi, 25)
@@ -178,7 +119,7 @@ def _grids(resolution: int) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.nda
 
 
 def pose_maps(a: Avatar, c: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Where each pixel of the frame comes from in the painted head: two float32 maps [R, R]."""
+    """Maps x and y, float32 [R, R], as cv2.remap takes them: the place in the painted head that each pixel shows."""
     (x, y), fine = _grids(a.resolution)
     x, y = (x - a.centre[0]) / a.scale - c["shift_x"], (y - a.centre[1]) / a.scale - c["shift_y"]
     cos, sin = np.cos(c["roll"]), np.sin(c["roll"])
@@ -196,7 +137,7 @@ def pose_maps(a: Avatar, c: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
     return full[..., 0], full[..., 1]
 
 
-def render(a: Avatar, controls: np.ndarray) -> np.ndarray:
+def draw_frame(a: Avatar, controls: np.ndarray) -> np.ndarray:
     """One frame uint8 [size, size, 3] (RGB) for one row of a control track."""
     c = {name: float(controls[i]) for name, i in COLUMN.items()}
     canvas = Canvas(a.head.colour.copy(), None, a.centre, a.scale)
@@ -210,3 +151,8 @@ def render(a: Avatar, controls: np.ndarray) -> np.ndarray:
     head = cv2.resize(head, (a.size, a.size), interpolation=cv2.INTER_AREA)
     behind = cv2.multiply(a.background, cv2.cvtColor(255 - head[..., 3], cv2.COLOR_GRAY2RGB), scale=1 / 255)
     return a.finish(cv2.add(behind, head[..., :3]))
+
+
+def draw_frames(avatar: Avatar, controls: np.ndarray) -> np.ndarray:
+    """Frames uint8 [F, size, size, 3] (RGB) for a control track [F, 15] (motion.py), or one row of it."""
+    return np.stack([draw_frame(avatar, row) for row in np.atleast_2d(controls)])

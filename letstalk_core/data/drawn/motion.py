@@ -6,14 +6,14 @@ import numpy as np
 
 from ...video.blinks import BLINK_SHAPE
 
-# Columns of a control track [F, 15]. The mouth's come from the speech (data/visemes.py); head angles are in radians,
-# shifts in units of half a face height.
+# Columns of a control track [F, 15]. The mouth's come from the speech (data/speech/visemes.py); head angles are in
+# radians, shifts in units of half a face height.
 CONTROLS = (
     "open", "width", "round", "teeth", "tongue",
     "blink", "brow", "gaze_x", "gaze_y", "yaw", "pitch", "roll", "shift_x", "shift_y", "smile",
 )  # fmt: skip
 COLUMN = {name: i for i, name in enumerate(CONTROLS)}
-MOUTH_COLUMNS = 5
+MOUTH_COLUMNS = 5  # the first ones of a control track
 
 
 def smooth_noise(rng: np.random.Generator, frames: int, period: float) -> np.ndarray:
@@ -88,7 +88,7 @@ def rest_controls(rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.35:  # some portraits smile with teeth or stand with lips apart
         mouth[0] = [rng.uniform(0.05, 0.6), rng.uniform(-0.3, 0.8), rng.uniform(0, 0.4), rng.random(), 0]
     rest = control_track(rng, mouth, head=2.0)[0]
-    # Pictures that people bring are framed a pixel or two off (framing.py).
+    # Pictures that people bring are framed a pixel or two off (picture/framing.py).
     rest[COLUMN["shift_x"] : COLUMN["shift_y"] + 1] += rng.normal(0, 0.025, 2)
     rest[COLUMN["blink"]] = 0.3 * max(0.0, rng.normal(-0.5, 0.5))
     return rest

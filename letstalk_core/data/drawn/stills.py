@@ -9,6 +9,7 @@ import numpy as np
 
 from ...errors import InputError
 from .avatars import Avatar
+from .drawing import draw_frames
 from .motion import COLUMN, control_track
 
 HELD_OUT = 1_000_000  # identities from here on are never trained on
@@ -51,7 +52,7 @@ def render_pictures(
         for i in range(identities):
             avatar = Avatar((first_identity + i, 0), size)
             rng = np.random.default_rng((first_identity + i, 1))
-            pictures[i * poses : (i + 1) * poses] = avatar.render(random_controls(rng, poses))
+            pictures[i * poses : (i + 1) * poses] = draw_frames(avatar, random_controls(rng, poses))
             regions[i] = avatar.regions()
         pictures.flush()
         np.save(regions_path, regions)
@@ -70,7 +71,8 @@ def training_pictures(folder: Path, identities: int, size: int) -> tuple[np.ndar
 
 
 def held_out_pictures(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same of people who are never trained on; regions are repeated for each picture."""
+    """Pictures uint8 [n, size, size, 3] of people who are never trained on, the regions of each [n, size, size], and
+    the controls float32 [n, 15]; n = HELD_OUT_PEOPLE * HELD_OUT_POSES."""
     people = range(HELD_OUT, HELD_OUT + HELD_OUT_PEOPLE)
     controls = [random_controls(np.random.default_rng((i, 1)), HELD_OUT_POSES) for i in people]
     name = "pictures-heldout"

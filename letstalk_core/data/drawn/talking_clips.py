@@ -9,22 +9,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ...audio.encoder import mel_features
+from ...audio.mel import mel_features
 from ...errors import InputError
-from ...model.audio_projection import window_features
+from ...model.audio_projection import whole_windows
 from ..source import Window
 from ..speech.spoken_clips import speech_clip
 from .avatars import Avatar
+from .drawing import draw_frames
 from .motion import COLUMN, CONTROLS, control_track, rest_controls
 from .stills import HELD_OUT
 
-SPEECH_SECONDS = 2.4  # spoken for each clip; the clip is a part of it, so that it begins in mid-speech
+SPEECH_SECONDS = 2.4  # seconds of speech for each clip; the clip is a part of it, so that it begins in mid-speech
 CONTEXT = 4  # frames of features and blinks kept before and after a clip, for the window of the audio tokens
 
 
 @dataclass(frozen=True)
 class TalkingClip:
-    """One person, one stretch of speech."""
+    """One drawn person who speaks one stretch of speech."""
 
     avatar: Avatar
     portrait: np.ndarray  # uint8 [size, size, 3]
@@ -33,12 +34,12 @@ class TalkingClip:
     waveform: np.ndarray  # float32 [S], 16 kHz
 
     def frames(self, start: int = 0, count: int | None = None) -> np.ndarray:
-        """uint8 [count, size, size, 3]."""
-        return self.avatar.render(self.controls[start : None if count is None else start + count])
+        """Draw frames start .. start + count - 1 (None: to the end), uint8 [count, size, size, 3]."""
+        return draw_frames(self.avatar, self.controls[start : None if count is None else start + count])
 
 
 def talking_clip(seed: int, seconds: float = SPEECH_SECONDS, size: int = 128, split: str = "train") -> TalkingClip:
-    """Clip number `seed`: of a new person each time; "heldout" people, voices and sentences are never trained on."""
+    """Make clip number `seed`, each of a new person; "heldout" people, voices and sentences are never trained on."""
     identity = seed + (HELD_OUT if split == "heldout" else 0)
     avatar = Avatar((identity, 0), size)
     rng = np.random.default_rng((identity, 2))
@@ -49,15 +50,16 @@ def talking_clip(seed: int, seconds: float = SPEECH_SECONDS, size: int = 128, sp
     for name in ("yaw", "pitch", "roll", "shift_x", "shift_y"):
         controls[:, COLUMN[name]] += rest[COLUMN[name]] - controls[0, COLUMN[name]]
     rest[COLUMN["smile"]] = controls[0, COLUMN["smile"]]
-    return TalkingClip(avatar, avatar.render(rest)[0], controls, mouth[:, 5] > 0.5, waveform)
+    return TalkingClip(avatar, draw_frames(avatar, rest)[0], controls, mouth[:, 5] > 0.5, waveform)
 
 
 def read_count(path: Path) -> int:
-    """How far something has come; 0 before it began."""
+    """The number that write_count left in a file; 0 where there is none."""
     return int(path.read_text()) if path.exists() else 0
 
 
 def write_count(path: Path, count: int) -> None:
+    """Write a number into a file, whole or not at all."""
     aside = path.with_suffix(".part")
     aside.write_text(str(count))
     os.replace(aside, path)
@@ -68,10 +70,8 @@ class ClipStore:
 
     frames uint8 [n, T, size, size, 3]; portraits uint8 [n, size, size, 3]; features float16
     [n, T + 2 * CONTEXT, 4, 80]; controls float32 [n, T + 2 * CONTEXT, 15]; regions uint8 [n, size, size] (1 mouth,
-    2 eyes); starts bool [n].
+    2 eyes); starts bool [n], whether the clip begins where the speech begins. InputError where the folder holds others.
     """
-
-    NAMES = ("frames", "portraits", "features", "controls", "regions", "starts")
 
     def __init__(self, folder: Path, count: int, length: int, size: int = 128):
         self.folder, self.count, self.length, self.size = folder, count, length, size
@@ -98,6 +98,7 @@ class ClipStore:
 
     @property
     def done(self) -> int:
+        """How many clips are rendered."""
         return read_count(self.folder / "done")
 
     def render(self, report_every: int = 50) -> None:
@@ -165,16 +166,12 @@ class AvatarSource:
             "clip": _tensor(clip),
             "memory": _tensor(remembered),
             "portrait": _tensor(portrait),
-            "features": self._windows(store.features[index, around].astype(np.float32)),
-            "blinks": self._windows(blinks),
+            "features": whole_windows(_tensor(store.features[index, around]), self.window.audio_window),
+            "blinks": whole_windows(_tensor(blinks), self.window.audio_window),
             "regions": _tensor(store.regions[index]),
         }
 
-    def _windows(self, values: np.ndarray) -> torch.Tensor:
-        reach = self.window.audio_window // 2
-        return window_features(_tensor(values), self.window.audio_window)[reach : len(values) - reach]
-
 
 def _tensor(values: np.ndarray) -> torch.Tensor:
-    """A copy, float32 where it is of floats."""
+    """A copy as uint8 where it is that, else as float32."""
     return torch.from_numpy(np.array(values, np.uint8 if values.dtype == np.uint8 else np.float32))

@@ -18,6 +18,7 @@ import numpy as np
 from ...errors import InputError
 from ...picture.framing import SIZE as FRAMING_SIZE
 from ...picture.portrait import Box, crop_portrait, find_faces
+from ...pixels import pixels_to_pictures
 
 LOOKS = (0, 5, 10)  # frames of a stretch on which a face is looked for
 
@@ -42,14 +43,14 @@ def _decoding(path: Path, kind: str) -> Iterator:
 
 
 def audio_start(path: Path) -> Fraction:
-    """Seconds, on the file's clock, at which the first sample sounds that a Recording gives."""
+    """The time of the first sample that a Recording gives, in seconds on the file's clock."""
     with _decoding(path, "audio") as (container, stream):
         first = next(container.decode(stream), None)
         return Fraction(0) if first is None or first.pts is None else first.pts * first.time_base
 
 
 def timed_frames(path: Path) -> Iterator[tuple[Fraction, Picture]]:
-    """(seconds on the file's clock, picture), the seconds rising."""
+    """Yield (seconds on the file's clock, picture) of a video, the seconds rising. InputError where it is damaged."""
     with _decoding(path, "video") as (container, stream):
         stream.thread_type = "AUTO"
         period = 1 / (stream.average_rate or stream.guessed_rate or Fraction(25))
@@ -63,7 +64,7 @@ def timed_frames(path: Path) -> Iterator[tuple[Fraction, Picture]]:
 
 
 def resample(pictures: Iterator[tuple[Fraction, T]], rate: Fraction, origin: Fraction) -> Iterator[tuple[int, T]]:
-    """(f, the picture nearest in time to origin + f / rate) for every f >= 0 from the first picture to the last."""
+    """Yield (f, picture nearest in time to origin + f / rate) for every f >= 0 from the first picture to the last."""
     last, before, number, gap = None, None, 0, Fraction(0)
     for time, picture in pictures:
         position = (time - origin) * rate  # in frames of the result
@@ -81,7 +82,7 @@ def resample(pictures: Iterator[tuple[Fraction, T]], rate: Fraction, origin: Fra
 
 
 def to_rgb(picture: Picture) -> np.ndarray:
-    """uint8 [H, W, 3], upright and with square pixels."""
+    """A decoded picture as RGB uint8 [H, W, 3], upright and with square pixels."""
     frame, ratio = picture
     width = round(frame.width * ratio) if ratio else frame.width
     pixels = frame.reformat(width=width, format="rgb24").to_ndarray()
@@ -93,9 +94,9 @@ def to_rgb(picture: Picture) -> np.ndarray:
 
 
 def crop_stretch(pictures: Iterator[np.ndarray], size: int, face: int | None) -> tuple[np.ndarray, bool]:
-    """(uint8 [T, size, size, 3], was there a face?): one square for all pictures, so that the background keeps still.
+    """Cut one square out of all pictures, so that the background keeps still: (uint8 [T, size, size, 3], face found).
 
-    The face (None: the centred square, nothing looked for) is looked for on a few pictures near the start.
+    face: its number, 0 the largest; it is looked for on a few pictures near the start. None takes the centred square.
     """
     box: Box | None = None
     held: list[np.ndarray] = []  # until the square is known
@@ -111,8 +112,11 @@ def crop_stretch(pictures: Iterator[np.ndarray], size: int, face: int | None) ->
 
 
 def square_box(picture: np.ndarray, face: int | None) -> Box | None:
-    """Around a face as portraits are cropped; None where there are not so many. face None: the centred square."""
-    image = picture.astype(np.float32) / 255
+    """The square around face number `face` of a picture uint8 [H, W, 3], as portraits are cropped; None without it.
+
+    face None takes the centred square.
+    """
+    image = pixels_to_pictures(picture)
     if face is not None and len(find_faces(image)) <= face:
         return None
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""From a folder of videos to training data: stretches of one face, with their sound as features, in shards.
+"""Training data from a folder of videos: stretches of one face, with their sound as features, in shards.
 
 Nothing is held that grows with a video's length: one stretch at a time is in memory. docs/data.md tells what is done.
 """
@@ -25,18 +25,20 @@ from tqdm import tqdm
 from ...audio.encoder import AudioEncoder, FeatureStream
 from ...audio.recording import Recording, exact_fps
 from ...errors import InputError
-from ...files import check_file, write_durably
+from ...files import check_file, find_files, write_durably
 from ...picture.autoencoder import Autoencoder
+from ...pixels import pixels_to_images
+from ...weights import add_to_digest
 from .frames import audio_start, crop_stretch, resample, timed_frames, to_rgb
 from .shard_writer import Stretch, write_shard
 
-VERSION = 1  # of what is done to a video; another one makes another folder
+VERSION = 1  # raised when something else is done to a video, which makes another folder
 SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"),
     *(".ogv", ".3gp"),
 )
 CONTEXT = 8  # frames of features on either side of a stretch: for audio windows of up to 17 frames
-SHARD_STRETCHES = 16  # what an interruption can lose
+SHARD_STRETCHES = 16  # stretches of a shard, which an interruption can lose
 CHUNK = 16  # frames that are encoded to latents at a time
 
 
@@ -52,13 +54,12 @@ def prepare_videos(
     fps: float,
     audio_encoder: AudioEncoder,
     autoencoder: Autoencoder | None = None,
-    autoencoder_mark: str | None = None,
     keep_frames: bool = True,
     seconds: float = 10.0,
     face: str | int = "largest",
     progress: bool = True,
 ) -> list[Path]:
-    """Every video of a folder and of the folders in it becomes shards of stretches; returns these.
+    """Prepare every video of a folder and of the folders in it as shards of stretches; returns the shards.
 
     A second call with the same arguments finds everything done; after an interruption it goes on with the shard that
     was being written. Videos that have changed are prepared again. Other arguments make another folder in `output`.
@@ -67,7 +68,7 @@ def prepare_videos(
         size: side of the frames in pixels.
         fps: frames a second of the result; the nearest frames of the video are taken.
         audio_encoder: makes the features.
-        autoencoder: its latents are stored too, marked with autoencoder_mark.
+        autoencoder: its latents are stored too, under its encoder_digest.
         keep_frames: store the frames; without them there must be an autoencoder.
         seconds: the longest stretch, 1 to 60.
         face: "largest", a number (0 is the largest), or "none" for the centred square of the picture.
@@ -77,7 +78,7 @@ def prepare_videos(
     for a missing or empty folder, where no video can be used, and where nothing can be written.
     """
     folder, videos = Path(folder), find_videos(folder)
-    preparation = _Preparation(size, fps, audio_encoder, autoencoder, autoencoder_mark, keep_frames, seconds, face)
+    preparation = _Preparation(size, fps, audio_encoder, autoencoder, keep_frames, seconds, face)
     shards: list[Path] = []
     reasons: list[str] = []
     with (
@@ -100,29 +101,17 @@ def prepare_videos(
 
 def find_videos(folder: str | Path) -> list[Path]:
     """The videos in a folder and below, by their names; InputError where there is no folder or no video."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; give the folder that holds the videos.")
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    videos = [path for path in files if path.suffix.lower() in SUFFIXES]
-    if not videos:
-        raise InputError(
-            f"There are no videos in {folder} ({len(files)} other files); put files into it that end in "
-            f"{', '.join(SUFFIXES[:6])} or the like."
-        )
-    return videos
+    return find_files(folder, SUFFIXES, "videos")
 
 
 class _Preparation:
     """The arguments of prepare_videos, checked, and what is done to one video."""
 
-    def __init__(self, size, fps, audio_encoder, autoencoder, mark, keep_frames, seconds, face):
+    def __init__(self, size, fps, audio_encoder, autoencoder, keep_frames, seconds, face):
         if size < 16:
             raise InputError(f"The size of the frames is {size}; it must be at least 16 pixels.")
         if not 1 <= seconds <= 60:
             raise InputError(f"Stretches of {seconds} seconds were asked for; choose 1 to 60.")
-        if (autoencoder is None) != (mark is None):
-            raise InputError("Latents need an autoencoder and its mark; give both, or neither.")
         if autoencoder is None and not keep_frames:
             raise InputError("Without an autoencoder the frames have to be kept; turn that on, or give an autoencoder.")
         if autoencoder is not None and size % autoencoder.downscale:
@@ -130,7 +119,8 @@ class _Preparation:
         if face not in ("largest", "none") and not str(face).isdecimal():
             raise InputError(f"face is {face!r}; it must be 'largest', 'none' or a number.")
         self.size, self.rate, self.fps = size, exact_fps(fps), float(fps)
-        self.encoder, self.autoencoder, self.mark, self.keep_frames = audio_encoder, autoencoder, mark, keep_frames
+        self.encoder, self.autoencoder, self.keep_frames = audio_encoder, autoencoder, keep_frames
+        self.latents_digest = None if autoencoder is None else autoencoder.encoder_digest
         self.length = math.floor(Fraction(seconds) * self.rate)  # frames of a stretch
         self.face = None if face == "none" else 0 if face == "largest" else int(face)
 
@@ -139,7 +129,7 @@ class _Preparation:
         """The folder of these settings in `output`, for one process at a time."""
         settings = {
             **{"version": VERSION, "size": self.size, "fps": str(self.rate), "frames": self.length, "face": self.face},
-            **{"autoencoder": self.mark, "keep_frames": self.keep_frames, "audio_encoder": self.encoder.name},
+            **{"autoencoder": self.latents_digest, "keep_frames": self.keep_frames, "audio_encoder": self.encoder.name},
             "audio_encoder_digest": _digest_of(self.encoder),
         }
         content = json.dumps(settings, indent=2).encode()
@@ -161,7 +151,7 @@ class _Preparation:
             lock.release()
 
     def prepare(self, target: Path, folder: Path, video: Path, bar: tqdm) -> dict:
-        """What became of a video: {"video", "shards", "left_out": None or why}; done now, unless it was before."""
+        """Prepare a video, unless that is done; returns its report {"video", "shards", "left_out": None or why}."""
         name = video.relative_to(folder).as_posix()
         try:
             stat = check_file(video, "video").stat()
@@ -188,7 +178,7 @@ class _Preparation:
         return report
 
     def _write_shards(self, target: Path, key: str, video: Path, name: str, bar: tqdm) -> list[str]:
-        """Go on after the shards that are there; the names of all."""
+        """Write the shards of a video that are not there yet; returns the names of all."""
         shards = [f"{key}-{number:04d}.tar" for number in range(_consecutive(target, key))]
         without_face: list[str] = []
         stretches = self._stretches(video, name, len(shards) * SHARD_STRETCHES, without_face)
@@ -239,16 +229,17 @@ class _Preparation:
             raise _Unusable(str(error)) from error
 
     def _with_latents(self, stretch: Stretch) -> Stretch:
+        """The stretch with latents, if there is an autoencoder, and without frames where they are not to be kept."""
         if self.autoencoder is None:
             return stretch
         device, parts = next(self.autoencoder.parameters()).device, []
         for begin in range(0, len(stretch.frames), CHUNK):
             pixels = torch.from_numpy(stretch.frames[begin : begin + CHUNK]).to(device)
             with torch.no_grad():
-                parts.append(self.autoencoder.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).cpu())
+                parts.append(self.autoencoder.encode(pixels_to_images(pixels)).cpu())
         frames = stretch.frames if self.keep_frames else None
         size = tuple(stretch.frames.shape[1:3])
-        return replace(stretch, frames=frames, size=size, latents=torch.cat(parts), autoencoder=self.mark)
+        return replace(stretch, frames=frames, size=size, latents=torch.cat(parts), autoencoder=self.latents_digest)
 
 
 def _digest(text: str) -> str:
@@ -256,11 +247,9 @@ def _digest(text: str) -> str:
 
 
 def _digest_of(encoder: AudioEncoder) -> str:
-    """Of everything that decides an encoder's features."""
-    digest = hashlib.sha256(f"{encoder.name} {encoder.digest}".encode())
-    for name, value in sorted(encoder.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    """The digest of everything that decides an encoder's features."""
+    digest = hashlib.sha256(f"{encoder.name} {encoder.settings}".encode())
+    add_to_digest(digest, encoder.state_dict())
     return digest.hexdigest()
 
 
@@ -270,6 +259,9 @@ def _consecutive(target: Path, key: str) -> int:
 
 
 def features_around(features: FeatureStream, first: int, last: int, context: int) -> Tensor:
-    """Frames first - context .. last + context - 1; those beyond the recording repeat its first and last frame."""
+    """Features [n, L, E] of frames first - context .. last + context - 1.
+
+    Frames beyond the recording repeat its first and last frame.
+    """
     low, high = max(first - context, 0), min(last + context, len(features))
     return features[low:high][torch.arange(first - context, last + context).clamp(low, high - 1) - low]

@@ -1,6 +1,6 @@
-"""Stretches of talking video into tar files (webdataset): the format of the training data, see docs/data.md.
+"""Writing of stretches of talking video into tar files (webdataset), the format of training data: see docs/data.md.
 
-T frames of a stretch, c frames of context before and after it.
+T are the frames of a stretch, c the frames of context before and after it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ...errors import InputError
 from ...files import cannot_write, create_part, move_into_place
 from ...video.writer import THREADS
 
-CRF = 12  # of the frames: no visible loss
+CRF = 12  # x264's quality for the frames: no visible loss
 KEY_EVERY = 25  # frames: reading a clip decodes at most so many before it
 
 
@@ -39,10 +39,10 @@ class Stretch:
     fps: float
     features: np.ndarray | Tensor  # [T + 2c, L, E]; beyond the ends of the recording its first and last frame repeated
     context: int  # c: half an audio window, or more
-    audio_encoder: str  # its name
+    audio_encoder: str  # its name, "mel" or "wav2vec2"
     frames: np.ndarray | Tensor | None = None  # uint8 [T, H, W, 3]
     latents: np.ndarray | Tensor | None = None  # [T, C, h, w], as Autoencoder.encode scales them
-    autoencoder: str | None = None  # mark of the autoencoder that made them
+    autoencoder: str | None = None  # encoder_digest of the autoencoder that made them
     portrait: np.ndarray | Tensor | None = None  # uint8 [H, W, 3]
     portrait_latents: np.ndarray | Tensor | None = None  # [C, h, w]
     size: tuple[int, int] | None = None  # H, W in pixels; known where there are frames
@@ -54,7 +54,9 @@ class Stretch:
         self._need(given, "has neither frames nor latents")
         for array in given:
             self._need(len(array) == count, f"has {len(array)} frames, but features for {count} and their context")
-        self._need((self.latents is None) == (self.autoencoder is None), "needs latents with the mark of their encoder")
+        self._need(
+            (self.latents is None) == (self.autoencoder is None), "needs latents with the digest of their encoder"
+        )
         both = self.portrait is not None and self.latents is not None
         self._need((self.portrait_latents is not None) == both, "needs latents of its portrait where it has latents")
         size = self.size if self.frames is None else tuple(self.frames.shape[1:3])
@@ -124,7 +126,7 @@ def write_shard(path: str | Path, stretches: Iterable[Stretch]) -> Path:
 
 
 def encode_frames(frames: np.ndarray, fps: float) -> bytes:
-    """uint8 [T, H, W, 3] -> an MP4 file: H.264 with full colour (any sides, odd ones too) and no B-frames."""
+    """Frames uint8 [T, H, W, 3] as an MP4 file: H.264 with full colour (any sides, odd ones too) and no B-frames."""
     buffer, rate = io.BytesIO(), exact_fps(fps)
     with av.open(buffer, "w", format="mp4") as container:
         options = {"crf": str(CRF), "preset": "fast", "threads": THREADS, "g": str(KEY_EVERY), "bf": "0"}

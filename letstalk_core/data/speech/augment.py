@@ -1,4 +1,4 @@
-"""Recording conditions for clean synthetic speech. `augment` keeps every sound where it is in time;
+"""Recording conditions for clean synthetic speech: `augment` keeps every sound where it is in time;
 `change_speed_pitch` moves waveform and phonemes together."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from .synthesis import SAMPLE_RATE, Speech
 
 FFT_BLOCK = 4096  # lengths are rounded up to a multiple, which keeps the transform fast
-NOISE_BLOCK = 32768  # samples
+NOISE_BLOCK = 32768  # samples of noise before it repeats
 NOISE_SLOPES = (0.0, -0.5, -1.0, 0.5)  # amplitude ~ f**slope: white, pink, brown, blue
 
 
@@ -37,7 +37,7 @@ def change_speed_pitch(speech: Speech, factor: float) -> Speech:
 
 
 def _low_pass_for(waveform: np.ndarray, factor: float) -> np.ndarray:
-    """Take away what would fold back when played faster; up to 1.15 that is only what lies above 7 kHz."""
+    """The waveform without what would fold back when played faster; up to 1.15 that is only what lies above 7 kHz."""
     if factor <= 1.15:
         return waveform
     size = _fft_size(len(waveform))
@@ -48,7 +48,7 @@ def _low_pass_for(waveform: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _rfft(samples: np.ndarray, size: int) -> np.ndarray:
-    """complex64 [size // 2 + 1]; torch transforms float32 several times as fast as numpy's double precision."""
+    """The spectrum, complex64 [size // 2 + 1]; torch transforms float32 far faster than numpy does float64."""
     return torch.fft.rfft(torch.from_numpy(np.ascontiguousarray(samples, np.float32)), size).numpy()
 
 
@@ -89,7 +89,7 @@ def _room(rng: np.random.Generator) -> np.ndarray:
     tail = rng.standard_normal(count, dtype=np.float32)
     tail *= np.exp(np.linspace(0.0, -6.9, count, dtype=np.float32))
     tail[: int(rng.uniform(0.002, 0.012) * SAMPLE_RATE)] = 0.0
-    energy = 10.0 ** (rng.uniform(-16.0, -1.0) / 10.0)  # of the tail beside the direct sound
+    energy = 10.0 ** (rng.uniform(-16.0, -1.0) / 10.0)  # the tail's, where the direct sound has 1
     tail *= np.sqrt(energy / max(float(np.sum(tail**2)), 1e-9))
     tail[0] = 1.0
     return tail
@@ -113,7 +113,7 @@ def _noise(count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _degrade(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mild clipping or coarse quantisation, each rarely."""
+    """The waveform, rarely with mild clipping and rarely with coarse quantisation."""
     kind, peak = rng.random(), float(np.abs(waveform).max(initial=0.0))
     if kind < 0.08 and peak > 0:
         limit = peak * rng.uniform(0.35, 0.9)

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import warnings
 
+# Constants of speak_lib.h.
 SYNCHRONOUS, PHONEME_EVENTS, IPA_NAMES, DONT_EXIT = 2, 0x1, 0x2, 0x8000
 EVENT_NONE, EVENT_PHONEME = 0, 7
 RATE, PITCH, PITCH_RANGE = 1, 3, 4
@@ -94,7 +95,10 @@ class Library:
         return 0
 
     def speak(self, text: str, voice: str, rate: int, pitch: int, pitch_range: int) -> tuple[bytes, list]:
-        """(int16 samples as bytes, [(IPA name, first sample), ...]); an empty name is a pause."""
+        """Speak: (int16 samples as bytes, [(IPA name, first sample), ...]); an empty name is a pause.
+
+        EspeakError where the voice is unknown or the text cannot be spoken.
+        """
         self._samples.clear()
         self._events.clear()
         if self._lib.espeak_SetVoiceByName(voice.encode()) != 0:
@@ -120,7 +124,7 @@ class EspeakServer:
 
     @classmethod
     def current(cls) -> EspeakServer:
-        """The running server of this process, started on first use or when it died."""
+        """The running server of this process, started on first use or when it died. EspeakError without espeak-ng."""
         server = cls._current
         if server is None or server._owner != os.getpid() or server._process.poll() is not None:
             if find_library() is None:
@@ -129,7 +133,7 @@ class EspeakServer:
         return server
 
     def speak(self, text: str, voice: str, rate: int, pitch: int, pitch_range: int) -> tuple[int, bytes, list]:
-        """(sample rate in Hz, int16 samples as bytes, [(IPA name, first sample), ...])."""
+        """Speak: (sample rate in Hz, int16 samples as bytes, [(IPA name, first sample), ...]). Raises EspeakError."""
         request = {"text": text, "voice": voice, "rate": rate, "pitch": pitch, "pitch_range": pitch_range}
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")

@@ -1,4 +1,4 @@
-"""Texts to speak: own sentences in sixteen languages, and an endless supply made by shuffling them.
+"""Texts to speak: own sentences in seventeen languages, and an endless supply made by shuffling them.
 
 English leans on m, b, p, f, v, w, "oo" and "ee": the sounds whose mouth shapes differ most. Mandarin is in pinyin and
 Japanese in kana, the spellings espeak-ng reads. The last sentences of every language are held out of training.
@@ -261,8 +261,9 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "Många människor bor vid havet.",
     ),
 }
-HELDOUT_COUNT = {"en": 8}  # the last ones; two of every other language
+HELDOUT_COUNT = {"en": 8}  # the last sentences are held out; two of every other language
 
+# Beginnings and rests of made-up syllables, by split.
 ONSETS = {
     "train": ("b", "p", "m", "f", "v", "w", "t", "d", "s", "n", "l", "r", "k", "g", "sh", "ch", "bl", "pr", "fl", "sm"),
     "heldout": ("b", "p", "m", "f", "v", "w", "t", "n", "l", "br", "pl", "fr", "sp", "th"),
@@ -274,7 +275,7 @@ RIMES = {
 
 
 def language_key(language: str) -> str:
-    """Key in `SENTENCES` of an espeak-ng language name: "en-gb-scotland" -> "en", "cmn-latn-pinyin" -> "cmn"."""
+    """Key in `SENTENCES` of an espeak-ng language name: "en-gb-scotland" -> "en". ValueError where it has none."""
     key = language.split("-")[0]
     if key not in SENTENCES:
         raise ValueError(f"no sentences in {language!r}; there are {sorted(SENTENCES)}")
@@ -282,7 +283,7 @@ def language_key(language: str) -> str:
 
 
 def sentences(language: str, split: str) -> tuple[str, ...]:
-    """The sentences of one split, "train" or "heldout", in the language."""
+    """The sentences of a language (an espeak-ng name) in one split, "train" or "heldout"; ValueError for another."""
     if split not in ("train", "heldout"):
         raise ValueError(f'split must be "train" or "heldout", got {split!r}')
     key = language_key(language)
@@ -307,8 +308,8 @@ def _shuffled(rng: np.random.Generator, language: str, split: str) -> str:
 
 
 def random_sentence(rng: np.random.Generator, language: str, split: str = "train") -> str:
-    """A sentence as written (half of the time) or words of the split's sentences in random order, in English with
-    made-up words among them, so that training does not learn the sentences themselves."""
+    """A sentence to speak: one of the split's as written (half of the time), or its words in random order, in English
+    with made-up words among them, so that training does not learn the sentences themselves."""
     if rng.random() < 0.5:
         return str(rng.choice(np.array(sentences(language, split), dtype=object)))
     return _shuffled(rng, language, split)

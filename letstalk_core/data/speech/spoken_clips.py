@@ -1,4 +1,4 @@
-"""Clips to train on: a waveform as recorded, and the mouth that spoke it. One seed, one clip, in any process."""
+"""Spoken clips to train on: a waveform as recorded, and the mouth that spoke it. One seed, one clip, in any process."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .synthesis import HELDOUT_LANGUAGES, SAMPLE_RATE, VOICES, Speech, Voice, av
 from .visemes import MOUTH, Style, mouth_track
 
 FPS = 25
-SILENT_SHARE = 0.07  # clips of noise alone
-FLITE_SHARE = 0.06  # recorded voices: few, slow to make, and English only
-ENGLISH_SHARE = 0.4
-BABBLE_SHARE = 0.08
-MOST_SENTENCES = 40
+SILENT_SHARE = 0.07  # share of clips that are noise alone
+FLITE_SHARE = 0.06  # share of clips with recorded voices: few, slow to make, and English only
+ENGLISH_SHARE = 0.4  # share of the other training clips that are English
+BABBLE_SHARE = 0.08  # share of training clips with other speech in the background
+MOST_SENTENCES = 40  # sentences that are spoken for one clip, at most
 
 
 def pick_voice(rng: np.random.Generator, split: str) -> Voice:
-    """A voice of the split. Held out: a new language half of the time, else a new voice in a known language."""
+    """A random voice of the split. Held out: a new language half of the time, else a new voice in a known language."""
     own = [voice for voice in VOICES if voice.split == split and voice.engine in available_engines()]
     flite = [voice for voice in own if voice.engine == "flite"]
     espeak = [voice for voice in own if voice.engine == "espeak"]
@@ -60,7 +60,9 @@ def random_speech(rng: np.random.Generator, split: str, start: float, seconds: f
 def speech_clip(
     rng: np.random.Generator, split: str = "train", seconds: float = 4.0, augmented: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(waveform float32 [S] at 16 kHz, mouth float32 [F, 6], columns `visemes.MOUTH`), F = ceil(S / 16000 * 25).
+    """A spoken clip: (waveform float32 [S] at 16 kHz, mouth float32 [F, 6]), F = ceil(S / 16000 * 25).
+
+    The columns of the mouth are `visemes.MOUTH`.
 
     Args:
         rng: decides everything; the same state gives the same clip.

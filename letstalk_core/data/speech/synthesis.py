@@ -95,7 +95,7 @@ class Speech:
 
     @property
     def duration(self) -> float:
-        """Seconds."""
+        """Length of the waveform in seconds."""
         return len(self.waveform) / SAMPLE_RATE
 
     def crop(self, start: float, seconds: float) -> Speech:
@@ -174,7 +174,7 @@ def _espeak(text: str, name: str, rate: int, pitch: int, pitch_range: int) -> Sp
 
 
 def _glottal(samples: np.ndarray, span: tuple[str, int, int]) -> tuple[str, int, int]:
-    """A nameless espeak-ng event is silence, or the creak between two vowels: "happy apple"."""
+    """The span, a glottal stop where a nameless event is no silence but the creak between vowels: "happy apple"."""
     symbol, start, end = span
     if symbol == PAUSE and float(np.mean(np.square(samples[start:end]))) > 1e-4:
         return ("ʔ", start, end)

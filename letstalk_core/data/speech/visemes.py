@@ -1,4 +1,4 @@
-"""From phonemes to the mouth: targets per sound, blended in time the way speakers blend them.
+"""The mouth that speaks phonemes: targets per sound, blended in time the way speakers blend them.
 
 A mouth is six numbers, `MOUTH`:
 open    0..1   distance of the lips;
@@ -99,7 +99,7 @@ class Style:
     opening: float = 1.0  # factor on open
     width: float = 1.0  # factor on width and round
     rest: float = 0.01  # gap of the lips in pauses, 0..0.03
-    phase: float = 0.0  # of the slow change of that gap, radians
+    phase: float = 0.0  # where the slow change of that gap begins, radians
 
     @staticmethod
     def draw(rng: np.random.Generator) -> Style:
@@ -123,7 +123,7 @@ class Segment:
 
 
 def parse_symbol(symbol: str) -> tuple[list[str], list[str]]:
-    """(the letters that have a target, in order, modifiers kept; letters nothing is known about)."""
+    """Split an IPA symbol: (letters that have a target, in order, modifiers kept; letters nothing is known about)."""
     known: list[str] = []
     unknown: list[str] = []
     for letter in unicodedata.normalize("NFD", symbol):
@@ -141,6 +141,7 @@ def parse_symbol(symbol: str) -> tuple[list[str], list[str]]:
 
 
 def _target(letter: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(target, pull) of a letter with its modifiers, five numbers each."""
     base = letter[0]
     target = VOWELS.get(base) or CONSONANTS[base]
     pull = VOWEL_PULL if base in VOWELS else PULLS[base]
@@ -154,8 +155,8 @@ def _target(letter: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def segments(phonemes: tuple[tuple[str, float, float], ...]) -> list[Segment]:
-    """One segment for a plain sound, one for each part of a diphthong, an affricate or a syllabic pair, in equal
-    shares. Unknown symbols become a neutral mouth."""
+    """Phonemes (IPA, start, end) as targets in time: one for a plain sound, one for each part of a diphthong, an
+    affricate or a syllabic pair, in equal shares. Unknown symbols become a neutral mouth."""
     result = []
     for symbol, start, end in phonemes:
         letters, _ = parse_symbol(symbol)
@@ -183,16 +184,10 @@ def closures(phonemes: tuple[tuple[str, float, float], ...]) -> list[tuple[float
     return found
 
 
-def unknown_share(phonemes: tuple[tuple[str, float, float], ...]) -> float:
-    """Share 0..1 of the sounding symbols that carry a letter nothing is known about."""
-    sounding = [symbol for symbol, _, _ in phonemes if symbol not in (PAUSE, RELEASE)]
-    return sum(bool(parse_symbol(symbol)[1]) for symbol in sounding) / max(len(sounding), 1)
-
-
-CLOSING_S, OPENING_S = 0.045, 0.050  # of the lips around an m, b or p
-PAUSE_CLOSING_S, PAUSE_OPENING_S = 0.15, 0.12
-MARGIN_S = 0.1  # computed around the asked-for frames, for the filters
-FAR_S = 10.0  # silence before the first and after the last phoneme
+CLOSING_S, OPENING_S = 0.045, 0.050  # seconds that lips take to close and open around an m, b or p
+PAUSE_CLOSING_S, PAUSE_OPENING_S = 0.15, 0.12  # the same for pauses
+MARGIN_S = 0.1  # seconds computed around the asked-for frames, for the filters
+FAR_S = 10.0  # seconds of silence before the first and after the last phoneme
 
 
 def _ease(distance: np.ndarray, length: float) -> np.ndarray:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ...config import LetsTalkConfig
+from ...config import PRESETS
 from ...data.drawn.talking_clips import AvatarSource, ClipStore
 from ...data.source import Window
 from ...data.speech.synthesis import available_engines
 from ...errors import InputError
 from ...model.audio_projection import AudioProjection
-from ...model.checkpoint import LetsTalkModel, load_checkpoint, save_checkpoint
+from ...model.checkpoint import LetsTalkModel, load_bundled_autoencoder, load_checkpoint, save_checkpoint
 from ...picture.autoencoder import Autoencoder
 from ...pipeline import LetsTalkPipeline
 from ..build import freeze
 from ..sources import DRAWN_FRAMES, encode_clips
 from ..train import train_transformer
-from ..train_autoencoder import autoencoder_quality, train_autoencoder
-from ..training_config import TrainingConfig
+from ..training_config import TransformerTraining
+from .bundled_autoencoder import autoencoder_quality, train_bundled_autoencoder
 from .train_projection import train_audio_projection
 
 NOTES = {
@@ -29,23 +28,12 @@ NOTES = {
     "licence": "Apache-2.0",
     "trained_on": "drawn portraits and synthetic speech of this repository (train-avatar)",
 }
-PEAK = 1e-3  # learning rate
-
-BUNDLED = LetsTalkConfig(
-    depth=5, width=192, heads=6, attention="linear", mlp_ratio=2.0, latent_channels=32, patch_size=2,
-    clip_frames=16, memory_frames=2, portrait_each_frame=False, add_portrait=True,
-    audio_tokens=4, audio_width=192, audio_hidden=256, audio_window=9, audio_blocks=4, audio_channels=80,
-    audio_convolutions=True, blink_condition=True, objective="x0", learn_variance=False, time_shift=6.0,
-    relative_latents=True,
-    autoencoder="dc-ae", latent_scale=1.0, image_size=128, audio_encoder="mel", default_steps=4,
-    default_sampler="euler", default_guidance_scale=2.0, noise_scale=0.5, memory_scale=0.4,
-    border_smoothing=0.4,
-)  # fmt: skip
+PEAK = 1e-3  # largest learning rate
 
 
-def transformer_config(work: Path, steps: int, clips: int, peak: float) -> TrainingConfig:
-    """How the bundled transformer is trained."""
-    return TrainingConfig(
+def transformer_config(work: Path, steps: int, clips: int, peak: float) -> TransformerTraining:
+    """The settings of the bundled transformer's training; peak: the largest learning rate."""
+    return TransformerTraining(
         run=str(work / "transformer"), preset="tiny", data="avatar", data_path=str(work / "clips"), avatar_clips=clips,
         steps=steps, batch_size=12, learning_rate=peak, schedule="cosine", warmup_steps=min(100, steps // 2),
         beta2=0.98, gradient_clip=1.0, gradient_clip_start=0, ema_decay=0.998, device="cpu", workers=0, save_every=200,
@@ -69,18 +57,21 @@ def train_avatar(
     audio_steps: int,
     start: Path | None = None,
 ) -> Path | None:
-    """Train all parts in `work` and write the model to `output`. Every part goes on from its last saved state.
+    """Train all parts in `work` and write the model to `output`, which is returned.
+
+    Every part goes on from its last saved state. Returns None where it was asked to stop before the end. InputError
+    where espeak-ng is missing.
 
     start: a model that bundles its autoencoder; that one and the audio projection are taken from it, and its
-    transformer learns on, instead of all beginning at random. None where it was asked to stop before the end.
+    transformer learns on, instead of all beginning at random.
     """
     if "espeak" not in available_engines():
         raise InputError("train-avatar needs espeak-ng for its speech; run apt-get install espeak-ng flite.")
     torch.set_flush_denormal(True)
     if start is None:
-        autoencoder = train_autoencoder(work, autoencoder_steps, people)
+        autoencoder = train_bundled_autoencoder(work, autoencoder_steps, people)
         print("autoencoder on held-out people:", autoencoder_quality(autoencoder, work))
-        projection = train_audio_projection(work, BUNDLED, speech_clips, audio_steps)
+        projection = train_audio_projection(work, PRESETS["bundled"], speech_clips, audio_steps)
     else:
         pipeline = LetsTalkPipeline.load(start, "cpu")
         autoencoder = pipeline.autoencoder
@@ -93,24 +84,26 @@ def train_avatar(
         model, peak = pipeline.model, PEAK / 2
     config = transformer_config(work, transformer_steps, clips, peak)
     freeze(model, config.frozen)
-    window = Window(model.config.clip_frames, model.config.memory_frames, model.config.audio_window)
+    window = Window.of(model.config)
     trained = train_transformer(config, model, autoencoder, AvatarSource(store, window, encoded))
     if trained is None:
         return None
-    save_checkpoint(output, load_checkpoint(trained), dtype=torch.float16, notes=NOTES)
+    save_checkpoint(
+        output, load_checkpoint(trained), load_bundled_autoencoder(trained), dtype=torch.float16, notes=NOTES
+    )
     return output
 
 
 def relative_scale(latents: np.ndarray, portraits: np.ndarray) -> float:
-    """1 / the deviation of frames' latents from their portraits'."""
+    """1 / the deviation of frames' latents [n,T,C,h,w] from their portraits' [n,C,h,w]: relative_scale of the model."""
     some = slice(None, None, max(1, len(latents) // 200))
     difference = latents[some].astype(np.float32) - portraits[some, None].astype(np.float32)
     return float(1 / difference.std())
 
 
 def new_model(autoencoder: Autoencoder, projection: AudioProjection, scale: float) -> LetsTalkModel:
-    """An untrained transformer with a projection that knows mouths (training/audio.py)."""
-    config = dataclasses.replace(BUNDLED, latent_scale=autoencoder.latent_scale, relative_scale=scale)
+    """An untrained model with a projection that knows mouths (train_projection.py); scale: its relative_scale."""
+    config = PRESETS["bundled"].with_changes(latent_scale=autoencoder.latent_scale, relative_scale=scale)
     torch.manual_seed(0)
     model = LetsTalkModel(config)
     model.audio_projection.load_state_dict(projection.state_dict())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from ...audio.encoder import mel_features
+from ...audio.mel import mel_features
 from ...config import LetsTalkConfig
 from ...data.drawn.motion import MOUTH_COLUMNS
 from ...data.drawn.stills import HELD_OUT
@@ -22,26 +22,26 @@ from ...data.speech.spoken_clips import speech_clip
 from ...model.audio_projection import AudioProjection
 from ..loop import Loss, TrainingRun, small_config
 
-SECONDS = 4.0
+SECONDS = 4.0  # length of a spoken clip
 FRAMES = round(SECONDS * 25)
 
 
 class MouthReader(nn.Module):
-    """Mouth controls (open, width, round, teeth, tongue) from features, through the audio tokens."""
+    """Reads mouth controls (open, width, round, teeth, tongue) off the audio tokens of features."""
 
     def __init__(self, config: LetsTalkConfig):
         super().__init__()
         self.projection = AudioProjection(config)
-        self.read = nn.Linear(config.audio_tokens * config.audio_width, MOUTH_COLUMNS)
+        self.read = nn.Linear(config.audio.tokens * config.audio.width, MOUTH_COLUMNS)
 
     def along(self, features: Tensor) -> Tensor:
-        """Recordings [n,T,L,E] -> [n,T-W+1,5], for the frames whose whole window is there."""
+        """Features [n,T,L,E] of recordings -> mouth controls [n,T-W+1,5] of the frames whose whole window is there."""
         tokens = self.projection.tokens(self.projection.window.along(features))  # [n,T-W+1,K,A]
         return self.read(tokens.flatten(2))
 
 
 def speech_pairs(path: Path, count: int, first: int = 0, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
-    """Features float16 [count,F,4,80] and mouths float32 [count,F,5] of spoken clips; made once, kept in `path`."""
+    """Features float16 [count,F,4,80] and mouths float32 [count,F,5] of spoken clips; made once and kept in `path`."""
     if path.exists():
         kept = np.load(path)
         return kept["features"], kept["mouths"]
@@ -61,11 +61,12 @@ def speech_pairs(path: Path, count: int, first: int = 0, split: str = "train") -
 def train_audio_projection(
     work: Path, config: LetsTalkConfig, clips: int, steps: int, batch: int = 8
 ) -> AudioProjection:
-    """Train on `batch` whole clips a step in work/audio (resumed if begun). The blink token stays untrained."""
+    """Train an audio projection in work/audio (resumed if begun), `batch` whole clips a step. The blink token stays
+    untrained."""
     features, mouths = speech_pairs(work / "audio" / "speech.npz", clips)
     torch.manual_seed(0)
     run = TrainingRun(work / "audio", MouthReader(config), small_config(steps, 2e-3))
-    reach = config.audio_window // 2
+    reach = config.audio.window // 2
     scale = torch.from_numpy(mouths.reshape(-1, MOUTH_COLUMNS).std(0))
 
     def loss_of(step: int) -> Loss:
@@ -82,9 +83,9 @@ def train_audio_projection(
 
 @torch.no_grad()
 def reading_accuracy(reader: MouthReader, work: Path, clips: int = 60) -> list[float]:
-    """Correlation with the truth on held-out voices, languages and sentences, in the order of the controls."""
+    """Correlation with the truth on held-out voices, languages and sentences, for each of the five controls."""
     features, mouths = speech_pairs(work / "audio" / "heldout.npz", clips, HELD_OUT, "heldout")
-    reach = reader.projection.config.audio_window // 2
+    reach = reader.projection.config.audio.window // 2
     read = reader.along(torch.from_numpy(features).float()).numpy().reshape(-1, MOUTH_COLUMNS)
     truth = mouths[:, reach:-reach].reshape(-1, MOUTH_COLUMNS)
     return [round(float(np.corrcoef(read[:, i], truth[:, i])[0, 1]), 3) for i in range(MOUTH_COLUMNS)]

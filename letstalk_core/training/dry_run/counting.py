@@ -26,7 +26,7 @@ from ...model.layers import grid_positions, time_positions
 from ...model.lora import lora_targets
 from ...picture.autoencoder import build_autoencoder
 from ..build import freeze
-from ..training_config import TrainingConfig
+from ..training_config import TransformerTraining
 from ..transformer_loss import Denoiser
 
 ENCODED_AT_ONCE = 16  # frames: Autoencoder.encode's chunk
@@ -51,7 +51,8 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Work:
-    """Of one batch on one device: FLOPs forward and backward (a multiplication and an addition are two), and bytes.
+    """What one batch takes on one device: FLOPs forward and backward (a multiplication and an addition are two), and
+    bytes.
 
     activations: what the forward pass keeps for the backward pass, besides copies: the weights in 16 bits. working:
     the most that is held beside both at any moment.
@@ -63,7 +64,7 @@ class Work:
     working: int = 0
 
 
-def count_parameters(config: TrainingConfig, model_config: LetsTalkConfig) -> Parameters:
+def count_parameters(config: TransformerTraining, model_config: LetsTalkConfig) -> Parameters:
     model = _build(config, model_config)
     adapters = _count(parameter for name, parameter in model.named_parameters() if ".lora_" in name)
     audio = _count(p for name, p in model.audio_projection.named_parameters() if ".lora_" not in name)
@@ -80,7 +81,7 @@ def _count(parameters) -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 
-def _build(config: TrainingConfig, model_config: LetsTalkConfig) -> LetsTalkModel:
+def _build(config: TransformerTraining, model_config: LetsTalkConfig) -> LetsTalkModel:
     """The model as training prepares it (build.build_model), on the meta device."""
     with torch.device("meta"):
         model = LetsTalkModel(model_config).train()
@@ -102,17 +103,17 @@ def _add_adapters(model: LetsTalkModel, rank: int) -> None:
 
 
 def count_step(
-    config: TrainingConfig, model_config: LetsTalkConfig, latent_side: int, kind: str, dtype: torch.dtype
+    config: TransformerTraining, model_config: LetsTalkConfig, latent_side: int, kind: str, dtype: torch.dtype
 ) -> Work:
     """One batch through Denoiser and back, on a "cuda" or "cpu" device with autocast to dtype (float32: none).
 
     A deep model is counted with one and with two blocks: every further block is like the second. Where names of blocks
     decide what is trained it is counted whole.
     """
-    depth = model_config.depth
+    depth = model_config.transformer.depth
 
     def count(blocks: int) -> Work:
-        return _count_batch(config, dataclasses.replace(model_config, depth=blocks), latent_side, kind, dtype)
+        return _count_batch(config, model_config.with_changes(depth=blocks), latent_side, kind, dtype)
 
     if depth <= 2 or config.frozen:
         return count(depth)
@@ -120,7 +121,7 @@ def count_step(
     return Work(**{name: one[name] + (depth - 1) * (two[name] - one[name]) for name in one})
 
 
-def _count_batch(config: TrainingConfig, model_config: LetsTalkConfig, side: int, kind: str, dtype) -> Work:
+def _count_batch(config: TransformerTraining, model_config: LetsTalkConfig, side: int, kind: str, dtype) -> Work:
     denoiser = Denoiser(_build(config, model_config))
     with _pretend(kind, dtype):
         _put_fakes(denoiser)
@@ -138,12 +139,13 @@ def _count_batch(config: TrainingConfig, model_config: LetsTalkConfig, side: int
 
 
 def denoiser_inputs(config: LetsTalkConfig, batch: int, side: int) -> list[Tensor | None]:
-    """What Denoiser.forward takes, of a batch's shapes."""
-    latents = torch.zeros(batch, config.clip_frames, config.latent_channels, side, side)
-    memory = latents.new_zeros(batch, config.memory_frames, *latents.shape[2:]) if config.memory_frames else None
-    window = latents.new_zeros(batch, config.clip_frames, config.audio_window)
-    features = window[..., None, None].expand(-1, -1, -1, config.audio_blocks, config.audio_channels).contiguous()
-    blinks = window if config.blink_condition else None
+    """What Denoiser.forward takes: zeros and ones in the shapes of a batch, latents of `side` x `side`."""
+    frames, remembered = config.transformer.clip_frames, config.transformer.memory_frames
+    latents = torch.zeros(batch, frames, config.transformer.latent_channels, side, side)
+    memory = latents.new_zeros(batch, remembered, *latents.shape[2:]) if remembered else None
+    window = latents.new_zeros(batch, frames, config.audio.window)
+    features = window[..., None, None].expand(-1, -1, -1, config.audio.blocks, config.audio.channels).contiguous()
+    blinks = window if config.departures.blink_condition else None
     return [latents, latents.new_ones(batch), latents[:, 0].clone(), memory, features, blinks, latents.new_ones(batch)]
 
 

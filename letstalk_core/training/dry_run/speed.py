@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from ...config import LetsTalkConfig
 from ...errors import InputError
 from ...model.transformer import LetsTalkTransformer
 from ..loop import native_precision
-from ..training_config import TrainingConfig
+from ..training_config import TransformerTraining
 from .counting import DTYPES, Watch, Work
 
 MEASURED_SECONDS = 1.5  # that one run of the measured block may take
@@ -33,22 +32,23 @@ class Speed:
     shape: str  # of what the block was given
 
 
-def measure(config: TrainingConfig, model: LetsTalkConfig, step: Work, side: int) -> Speed:
+def measure_speed(config: TransformerTraining, model: LetsTalkConfig, step: Work, side: int) -> Speed:
     """Run one block of the model for a few seconds on the device that a training would use now.
 
     step: one batch of the whole model; side: of its latents. The block is given less than a batch where that does not
     fit or would take long.
     """
     device = training_device(config)
-    cuda, dtype = device.type == "cuda", DTYPES[native_precision(config.precision)]
+    cuda, dtype = device.type == "cuda", DTYPES[native_precision(config.precision, config.device)]
     product = _product_rate(device, dtype)
+    depth = model.transformer.depth
     free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available
-    full = (config.batch_size, model.clip_frames, side)
-    flops, held = step.flops / model.depth, step.activations / model.depth + step.working  # of a block, about
-    for shape in _smaller(*full, model.patch_size):
+    full, patch = (config.batch_size, model.transformer.clip_frames, side), model.transformer.patch_size
+    flops, held = step.flops / depth, step.activations / depth + step.working  # of a block, about
+    for shape in _smaller(*full, patch):
         share = math.prod(shape) / math.prod(full)
         too_much = flops * share > USUAL_SHARE * product * MEASURED_SECONDS or 2 * held * share > free
-        if too_much and shape != (1, 1, model.patch_size):
+        if too_much and shape != (1, 1, patch):
             continue
         try:
             rate = _block_rate(model, shape, side, device, dtype)
@@ -56,12 +56,12 @@ def measure(config: TrainingConfig, model: LetsTalkConfig, step: Work, side: int
             continue
         threads = torch.get_num_threads()
         name = torch.cuda.get_device_name() if cuda else f"the CPU, {threads} thread{'s' if threads > 1 else ''}"
-        return Speed(rate, product, name, _said(shape, full, model.patch_size))
+        return Speed(rate, product, name, _said(shape, full, patch))
     raise InputError("Not even a small block fits into the graphics card's free memory; close what uses it.")
 
 
-def training_device(config: TrainingConfig) -> torch.device:
-    """That a training would use now."""
+def training_device(config: TransformerTraining) -> torch.device:
+    """The device that a training would use now."""
     return torch.device("cuda" if torch.cuda.is_available() and config.device != "cpu" else "cpu")
 
 
@@ -96,13 +96,13 @@ def _product_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 def _block_rate(model: LetsTalkConfig, shape: tuple[int, int, int], side: int, device: torch.device, dtype) -> float:
     """FLOP/s of one block, forward and backward, as it is called inside a model of one block."""
-    (batch, frames, rows), channels = shape, model.latent_channels
-    transformer = LetsTalkTransformer(dataclasses.replace(model, depth=1)).to(device)
+    (batch, frames, rows), remembered = shape, model.transformer.memory_frames
+    transformer = LetsTalkTransformer(model.with_changes(depth=1)).to(device)
     inputs = []
     transformer.blocks[0].register_forward_pre_hook(lambda block, given: inputs.append(given))
-    latents = torch.randn(batch, frames, channels, rows, side, device=device)
-    memory = torch.randn(batch, model.memory_frames, *latents.shape[2:], device=device) if model.memory_frames else None
-    audio = torch.randn(batch, frames, model.audio_tokens, model.audio_width, device=device)
+    latents = torch.randn(batch, frames, model.transformer.latent_channels, rows, side, device=device)
+    memory = torch.randn(batch, remembered, *latents.shape[2:], device=device) if remembered else None
+    audio = torch.randn(batch, frames, model.audio.tokens, model.audio.width, device=device)
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     with torch.no_grad(), autocast:
         transformer(latents, latents.new_ones(batch), portrait=latents[:, 0], audio_tokens=audio, memory=memory)

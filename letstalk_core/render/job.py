@@ -1,0 +1,93 @@
+"""Everything that decides a video."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from dataclasses import dataclass
+
+import av
+import torch
+from torch import Tensor
+
+from ..audio.encoder import FeatureStream
+from ..audio.recording import Recording
+from ..diffusion.samplers import Callback
+from ..picture.paste_back import PasteBack
+from ..picture.portrait import Portrait
+from ..pipeline import LetsTalkPipeline
+from ..pixels import images_to_pictures, pictures_to_pixels
+from ..video.clips import ClipSampler, SamplingSettings
+
+JOB_FORMAT = 1  # raised when the same inputs begin to give other frames, so that old segments are not gone on with
+SEGMENT_SECONDS = 8.0  # about so much is lost by a crash at most; each begins with a key frame, which can be seen
+
+
+@dataclass(frozen=True)
+class VideoJob:
+    """Everything that decides a video: who speaks what, and how it is sampled.
+
+    portrait: the crop that speaks. paste_back: puts each frame into the picture that the crop is from; None leaves the
+    square as it is.
+    """
+
+    pipeline: LetsTalkPipeline
+    portrait: Portrait
+    recording: Recording
+    settings: SamplingSettings
+    paste_back: PasteBack | None = None
+
+    @property
+    def frames(self) -> int:
+        """How many frames the video has."""
+        return self.recording.frames(self.fps)
+
+    @property
+    def fps(self) -> float:
+        return self.pipeline.config.fps
+
+    @property
+    def clip_frames(self) -> int:
+        """Frames of a clip, F."""
+        return self.pipeline.config.transformer.clip_frames
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self.paste_back.portrait.original_size if self.paste_back else (self.pipeline.config.image_size,) * 2
+
+    @property
+    def segment_frames(self) -> int:
+        """Frames of a segment: those of a whole number of clips, so that it ends with a memory."""
+        return max(1, round(SEGMENT_SECONDS * self.fps / self.clip_frames)) * self.clip_frames
+
+    @functools.cached_property
+    def features(self) -> FeatureStream:
+        """The audio features of the recording, computed as they are needed."""
+        return self.pipeline.stream_audio(self.recording)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The digest of everything that decides the video, whatever the files are called.
+
+        Versions are in it, too: another encoder's packets must not be joined with these.
+        """
+        decides = {
+            "format": [JOB_FORMAT, torch.__version__, av.__version__, str(av.library_versions)],
+            "models": self.pipeline.digest,
+            "portrait": hashlib.sha256(self.portrait.image.contiguous().numpy()).hexdigest(),
+            "audio": [self.recording.digest, self.recording.rate, self.recording.channels],
+            "settings": dataclasses.asdict(self.settings),
+            "picture": self.paste_back and self.paste_back.digest,
+        }
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+    def sampler(self, portrait: Tensor, callback: Callback, settings: SamplingSettings | None = None) -> ClipSampler:
+        """What makes the clips, from the portrait's latents [1,C,h,w]; settings: in place of the job's own."""
+        return ClipSampler(self.pipeline.model, portrait, self.features, settings or self.settings, callback)
+
+    def pixels(self, frames: Tensor) -> Tensor:
+        """Frames [n,3,H,W] in -1..1 -> uint8 [n,H,W,3] as they go into the file."""
+        return pictures_to_pixels(self.paste_back(frames) if self.paste_back else images_to_pictures(frames))
