@@ -82,8 +82,9 @@ def test_a_path_stays_text():
 
 def test_each_task_has_its_own_keys():
     autoencoder = load_config(None, ["task=autoencoder", "data=images", "data_path=x"])
-    assert type(autoencoder) is AutoencoderTraining and autoencoder.image_size == 128
+    assert type(autoencoder) is AutoencoderTraining and autoencoder.image_size == 0
     assert load_config(None, ["task=autoencoder", "data_path=x", "image_size=64"]).image_size == 64
+    assert load_config(None, [*TINY, "task="]).task == "transformer"
     refused("image_size goes with task autoencoder", "set model.image_size", changes=[*TINY, "image_size=64"])
     refused("avatar_people goes with task autoencoder", changes=[*TINY, "avatar_people=3"])
     refused("data is 'images'", "which task transformer learns from", changes=[*TINY, "data=images"])

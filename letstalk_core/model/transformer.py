@@ -36,7 +36,10 @@ def timestep_features(timesteps: Tensor) -> Tensor:
 
 
 class Tokens(NamedTuple):
-    """The tokens that travel through the blocks; a tuple, so that sharded training finds the tensors in it."""
+    """The tokens that travel through the blocks; a tuple, so that sharded training finds the tensors in it.
+
+    A block makes a new one of it: _replace, compiled by torch 2.11, gives an empty tuple.
+    """
 
     frames: Tensor  # [B,F,N,D]
     memory: Tensor | None = None  # [B,M,N,D], seen by temporal attention only
@@ -90,7 +93,7 @@ class Block(nn.Module):
         frames, memory = self._temporal(tokens.frames, tokens.memory)  # [B,F,N,D], [B,M,N,D]
         for name, cross_attention in self.cross.items():
             frames = cross_attention(frames, attended[name])  # [B,F,N,D]
-        tokens = self._spatial(tokens._replace(frames=frames, memory=memory), attention)
+        tokens = self._spatial(Tokens(frames, memory, tokens.of_frame, tokens.of_clip), attention)
         return self._feed_forward(tokens, feed_forward, grid)
 
     def _temporal(self, frames: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -114,7 +117,7 @@ class Block(nn.Module):
             frames, of_frame = together.split((frames.shape[2], of_frame.shape[2]), dim=2)
         if of_clip is not None:
             of_clip = attention.onto(of_clip, answer_once)
-        return tokens._replace(frames=frames, of_frame=of_frame, of_clip=of_clip)
+        return Tokens(frames, tokens.memory, of_frame, of_clip)
 
     def _feed_forward(self, tokens: Tokens, modulation: Modulation, grid: tuple[int, int]) -> Tokens:
         def fed(some: Tensor | None) -> Tensor | None:
@@ -122,10 +125,10 @@ class Block(nn.Module):
                 return None
             return modulation.onto(some, self.feed_forward(modulation.into(self.norm_feed_forward(some)), grid))
 
-        tokens = tokens._replace(frames=fed(tokens.frames))
+        of_frame, of_clip = tokens.of_frame, tokens.of_clip
         if self.feed_forward.takes_conditions:
-            tokens = tokens._replace(of_frame=fed(tokens.of_frame), of_clip=fed(tokens.of_clip))
-        return tokens
+            of_frame, of_clip = fed(of_frame), fed(of_clip)
+        return Tokens(fed(tokens.frames), tokens.memory, of_frame, of_clip)
 
 
 class LetsTalkTransformer(nn.Module):

@@ -27,7 +27,7 @@ def load_config(path: str | Path | None, changes: Iterable[str] = ()) -> Trainin
         key, separator, text = change.partition("=")
         need(bool(separator) and bool(key), f"{change!r} is not key=value")
         values = _merged(values, _nested(key, _parsed(key, text, change)))
-    task = values.get("task") or "transformer"
+    task = values["task"] = values.get("task") or "transformer"
     need(task in TASKS, f"task is {task!r}, not one of {', '.join(TASKS)}")
     kinds = _types_of(TASKS[task])
     _check_keys(values, kinds, task)
@@ -119,7 +119,7 @@ def _check_keys(values: Mapping, known: Mapping, task: str) -> None:
     for key in values:
         others = [name for name, kind in TASKS.items() if name != task and key in _types_of(kind)]
         if key not in known and others:
-            hint = "; set model.image_size" if key == "image_size" else ""
+            hint = {"image_size": "; set model.image_size", "model": "; set image_size"}.get(key, "")
             need(False, f"{key} goes with task {others[0]}, and the task is {task}{hint}")
     _check_names(values, known, "")
 

@@ -27,6 +27,7 @@ from .loop import TrainingRun, make_accelerator
 from .reconstruction import ReconstructionLoss, Reconstructor, psnr
 from .training_config import AutoencoderTraining
 
+IMAGE_SIZE = 128  # pixels, where the configuration does not say otherwise
 HELD_OUT_PICTURES = 64  # pictures that the log's PSNR is of
 SCALE_PICTURES = 256  # pictures that the scale of the latents is measured on
 SHEET_PICTURES = 8  # pictures of a sample
@@ -40,7 +41,7 @@ def train_autoencoder(config: AutoencoderTraining) -> Path | None:
     accelerator = make_accelerator(config, folder)
     torch.manual_seed(config.seed)
     autoencoder = starting_point(config).train().to(memory_format=torch.channels_last)
-    size = config.image_size
+    size = config.image_size or IMAGE_SIZE
     if size % autoencoder.downscale:
         raise InputError(f"image_size is {size}, but the autoencoder needs a multiple of {autoencoder.downscale}.")
     freeze(autoencoder, config.frozen)

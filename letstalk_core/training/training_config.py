@@ -119,11 +119,12 @@ class AutoencoderTraining(TrainingConfig):
 
     task: str = "autoencoder"
     avatar_people: int = 2500  # drawn people of data "avatar"
-    image_size: int = 128  # pixels
+    image_size: int = 0  # pixels, the side of the squares; 0: 128
 
     def __post_init__(self):
         super().__post_init__()
-        _need_at_least(self, 1, "avatar_people", "image_size")
+        _need_at_least(self, 1, "avatar_people")
+        _need_at_least(self, 0, "image_size")
 
 
 @dataclass(frozen=True)

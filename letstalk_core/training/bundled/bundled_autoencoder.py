@@ -12,10 +12,8 @@ from ...picture.autoencoder import Autoencoder, load_autoencoder
 from ...pixels import pixels_to_images
 from ..loop import small_config
 from ..reconstruction import psnr
-from ..train_autoencoder import train_autoencoder
+from ..train_autoencoder import IMAGE_SIZE, train_autoencoder
 from ..training_config import AutoencoderTraining
-
-IMAGE_SIZE = 128  # pixels
 
 
 @torch.no_grad()
