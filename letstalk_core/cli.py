@@ -15,8 +15,8 @@ from pathlib import Path
 
 from .config import SAMPLERS
 from .errors import InputError
+from .files import ASSETS
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
 EXIT_INTERRUPTED = 130
 
 

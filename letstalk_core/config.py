@@ -19,10 +19,21 @@ from typing import Any
 VERSION = 2  # of the JSON in checkpoints; without a number it is 1
 FUSIONS = ("direct", "siamese", "symbiotic")
 # The objectives that each sampler goes with (diffusion/samplers.py).
-SAMPLERS = {"dpm++": ("noise", "v"), "ddim": ("noise", "v"), "ddpm": ("noise", "v"), "euler": ("flow", "x0")}
+SAMPLERS = {"euler": ("flow", "x0"), "dpm++": ("noise", "v"), "ddim": ("noise", "v"), "ddpm": ("noise", "v")}
 OBJECTIVES = ("noise", "v", "flow", "x0")
-MOST_STEPS = 1000  # of denoising: as many as there are training timesteps
+TIMESTEPS = 1000  # of training, and the most steps of denoising
 MOST_GUIDANCE = 20.0
+FPS_RANGE = (1, 240)
+TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+# Each part with what its fields' flat names begin with.
+PARTS = {"transformer": "", "audio": "audio_", "diffusion": "", "sampling": "default_", "departures": ""}
+
+
+def samplers_for(objective: str) -> list[str]:
+    """Names of the samplers that go with an objective."""
+    return [name for name, objectives in SAMPLERS.items() if objective in objectives]
 
 
 def _need(condition: bool, sentence: str) -> None:
@@ -38,12 +49,18 @@ def _need_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     _need(value in allowed, f"{name} is {value!r}, not one of {', '.join(map(repr, allowed))}")
 
 
+def _need_types(part: Any, prefix: str = "") -> None:
+    """Every field has the type of its default; a number with a point may be a whole one, but not NaN or infinite."""
+    for field in dataclasses.fields(part):
+        value, kind = getattr(part, field.name), type(field.default)
+        good = type(value) is kind or (kind is float and type(value) is int)
+        good = good and (kind is not float or math.isfinite(value))
+        _need(good, f"{prefix}{field.name} is {value!r}, not {TYPES.get(kind, kind.__name__)}")
+
+
 def _need_positive(part: Any, prefix: str, *names: str) -> None:
-    """Fields whose default is a whole number hold one; all are finite and above 0."""
     for name in names:
-        value, whole = getattr(part, name), isinstance(getattr(type(part), name), int)
-        good = isinstance(value, int if whole else int | float) and math.isfinite(value) and value > 0
-        _need(good, f"{prefix}{name} is {value!r}, not a {'whole ' if whole else ''}number above 0")
+        _need(getattr(part, name) > 0, f"{prefix}{name} is {getattr(part, name)}, not above 0")
 
 
 @dataclass(frozen=True)
@@ -64,9 +81,11 @@ class TransformerConfig:
     audio_fusion: str = "direct"
 
     def __post_init__(self):
+        _need_types(self)
         _need_positive(self, "", "depth", "width", "heads", "linear_head_width", "mlp_ratio")
         _need_positive(self, "", "latent_channels", "patch_size", "clip_frames")
         _need(self.memory_frames >= 0, f"memory_frames is {self.memory_frames}, less than 0")
+        _need(round(self.width * self.mlp_ratio) >= 1, f"mlp_ratio {self.mlp_ratio} of width {self.width} is nothing")
         _need_one_of("attention", self.attention, ("linear", "softmax"))
         _need_one_of("portrait_fusion", self.portrait_fusion, FUSIONS)
         _need_one_of("audio_fusion", self.audio_fusion, FUSIONS)
@@ -91,6 +110,7 @@ class AudioConfig:
     channels: int = 768  # E
 
     def __post_init__(self):
+        _need_types(self, PARTS["audio"])
         _need_one_of("audio_encoder", self.encoder, ("wav2vec2", "mel"))
         _need_positive(self, "audio_", "tokens", "width", "hidden", "window", "blocks", "channels")
         _need(self.window % 2 == 1, f"audio_window {self.window} is even, so it has no centre")
@@ -104,6 +124,7 @@ class DiffusionConfig:
     learn_variance: bool = True  # only with "noise": 2C output channels
 
     def __post_init__(self):
+        _need_types(self)
         _need_one_of("objective", self.objective, OBJECTIVES)
         _need(
             self.objective == "noise" or not self.learn_variance,
@@ -115,20 +136,25 @@ class DiffusionConfig:
 class SamplingDefaults:
     """How clips are sampled where nobody says otherwise."""
 
-    steps: int = 25  # of denoising, 1 to MOST_STEPS
+    steps: int = 25  # of denoising, 1 to TIMESTEPS
     sampler: str = "dpm++"
     guidance_scale: float = 1.0  # 1 is neutral
 
     def __post_init__(self):
+        _need_types(self, PARTS["sampling"])
         _need_one_of("default_sampler", self.sampler, tuple(SAMPLERS))
-        _need(1 <= self.steps <= MOST_STEPS, f"default_steps is {self.steps}, not in 1..{MOST_STEPS}")
+        _need(1 <= self.steps <= TIMESTEPS, f"default_steps is {self.steps}, not in 1..{TIMESTEPS}")
         scale = self.guidance_scale
         _need(0 <= scale <= MOST_GUIDANCE, f"default_guidance_scale is {scale}, not in 0..{MOST_GUIDANCE:g}")
 
 
 @dataclass(frozen=True)
 class Departures:
-    """Everything in which our own models depart from the paper, and nothing else; the defaults are the paper's."""
+    """Switches that the paper does not have, all of them here; the defaults are the paper's.
+
+    Our own models also choose among what the other parts offer otherwise than the paper: objective "x0", mel features,
+    fewer and smaller tokens, the euler sampler.
+    """
 
     # model
     portrait_each_frame: bool = True  # False: one set of portrait tokens for the whole clip (faster)
@@ -144,6 +170,7 @@ class Departures:
     border_smoothing: float = 0.0  # b: a clip's frame f is moved by b^(f+1) of what its first frame jumps
 
     def __post_init__(self):
+        _need_types(self)
         _need_positive(self, "", "relative_scale", "time_shift")
         _need(0 < self.noise_scale <= 1, f"noise_scale {self.noise_scale} is not above 0 and at most 1")
         _need(
@@ -172,14 +199,15 @@ class LetsTalkConfig:
     fps: float = 25.0  # frames a second
 
     def __post_init__(self):
+        _need_types(self)
         _need_one_of("autoencoder", self.autoencoder, ("dc-ae", "sd-vae"))
         _need_positive(self, "", "latent_scale", "image_size")
-        _need(1 <= self.fps <= 240, f"fps is {self.fps}, not in 1..240")
+        _need(FPS_RANGE[0] <= self.fps <= FPS_RANGE[1], f"fps is {self.fps}, not in {FPS_RANGE[0]}..{FPS_RANGE[1]}")
         objective, sampler, audio = self.diffusion.objective, self.sampling.sampler, self.audio
-        fitting = ", ".join(name for name, objectives in SAMPLERS.items() if objective in objectives)
         _need(
-            objective in SAMPLERS[sampler],
-            f"default_sampler {sampler!r} does not go with objective {objective!r}; choose {fitting}",
+            sampler in samplers_for(objective),
+            f"default_sampler {sampler!r} does not go with objective {objective!r}; choose "
+            f"{', '.join(samplers_for(objective))}",
         )
         _need(
             not self.departures.audio_convolutions
@@ -239,15 +267,9 @@ class LetsTalkConfig:
 
 def _with_fitting_sampler(values: dict[str, Any]) -> dict[str, Any]:
     """Version 1 took any default sampler; one that cannot sample becomes the first that can."""
-    objective = values.get("objective", DiffusionConfig.objective)
-    if objective in SAMPLERS.get(values.get("default_sampler", SamplingDefaults.sampler), OBJECTIVES):
-        return values
-    fitting = (name for name, objectives in SAMPLERS.items() if objective in objectives)
-    return {**values, "default_sampler": next(fitting, "")}
-
-
-# Each part with what its fields' flat names begin with.
-PARTS = {"transformer": "", "audio": "audio_", "diffusion": "", "sampling": "default_", "departures": ""}
+    fitting = samplers_for(values.get("objective", DiffusionConfig.objective))
+    sampler = values.get("default_sampler", SamplingDefaults.sampler)
+    return values if not fitting or sampler in fitting else {**values, "default_sampler": fitting[0]}
 
 
 def _flat_name(part: str, field: str) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from .errors import InputError
 
+ASSETS = Path(__file__).resolve().parent.parent / "assets"  # the example's portrait, scene and recording
+
 
 def check_file(path: str | Path, kind: str) -> Path:
     """The path, if it is a file that is there, readable and not empty; else InputError. kind: "audio", "picture"..."""

@@ -31,7 +31,7 @@ class LetsTalkPipeline:
     """A model with its autoencoder and audio encoder, on one device.
 
     From files to latents: crop and encode_portrait, encode_audio or stream_audio. From these to frames:
-    video.clips.ClipSampler, with decode. render.write_video does all of it.
+    video.clips.ClipSampler, with decode. render.render.write_video does all of it.
     """
 
     def __init__(self, model: LetsTalkModel, autoencoder: Autoencoder, audio_encoder: AudioEncoder):
@@ -49,7 +49,9 @@ class LetsTalkPipeline:
         audio_encoder: str | Path | None = None,
         loras: Sequence[tuple[str | Path, float]] = (),
     ) -> LetsTalkPipeline:
-        """From a checkpoint file. autoencoder and audio_encoder: paths, for a checkpoint that does not bundle them.
+        """The pipeline of a checkpoint file.
+
+        autoencoder and audio_encoder: paths, for a checkpoint that does not bundle them.
 
         loras: (path, strength) of each LoRA to add to its weights (see lora.apply_loras).
 
@@ -68,9 +70,15 @@ class LetsTalkPipeline:
             precision = "bf16" if chosen.type == "cuda" else "fp32"
         if precision not in DTYPES:
             raise InputError(f"The dtype is {dtype!r}; choose auto, {', '.join(DTYPES)}.")
-        found = _find_autoencoder(model.config, path, autoencoder)
-        hearing = _find_audio_encoder(model.config, path, audio_encoder)
-        return cls(model.to(chosen, DTYPES[precision]), found.to(chosen, DTYPES[precision]), hearing.to(chosen))
+        pipeline = cls(
+            model,
+            _find_autoencoder(model.config, path, autoencoder),
+            _find_audio_encoder(model.config, path, audio_encoder),
+        )
+        pipeline.model.to(chosen, DTYPES[precision])
+        pipeline.autoencoder.to(chosen, DTYPES[precision])
+        pipeline.audio_encoder.to(chosen)
+        return pipeline
 
     @property
     def device(self) -> torch.device:
@@ -129,7 +137,7 @@ def bundled_autoencoder(path: str | Path) -> Autoencoder | None:
     bundled = load_bundled_autoencoder(path)
     if bundled is None:
         return None
-    return restore_autoencoder(bundled.config, bundled.weights, bundled.latent_scale, f"{path}: autoencoder")
+    return restore_autoencoder(bundled.config, bundled.weights, f"{path}: autoencoder")
 
 
 def _find_autoencoder(config: LetsTalkConfig, path: str | Path, given: str | Path | None) -> Autoencoder:

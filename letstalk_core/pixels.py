@@ -1,8 +1,9 @@
-"""The three forms in which pictures travel, and the only place that converts between them.
+"""The four forms in which pictures travel, and the only place that converts between them.
 
 - *pixels*: uint8 [...,H,W,3] in 0..255, as files, OpenCV and Pillow have them;
 - *pictures*: float [...,H,W,3] in 0..1, as ComfyUI has them;
-- *images*: float [...,3,H,W] in -1..1, as networks have them.
+- *images*: float [...,3,H,W] in -1..1, as networks have them;
+- *planes*: uint8 [...,3,H,W], as training examples have them until they are `normalise`d.
 
 It lies below picture/ and video/ because both need it.
 """
@@ -18,6 +19,11 @@ from torch import Tensor
 def normalise(values: Tensor) -> Tensor:
     """uint8 of any layout in 0..255 -> float32 in -1..1."""
     return values.float().div(127.5).sub(1)
+
+
+def pixels_to_planes(pixels: np.ndarray) -> Tensor:
+    """uint8 [...,H,W,3] -> a copy uint8 [...,3,H,W]."""
+    return torch.from_numpy(rearrange(pixels, "... h w c -> ... c h w").copy())
 
 
 def pixels_to_images(pixels: np.ndarray | Tensor) -> Tensor:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .errors import CheckpointError
 from .files import cannot_write, create_part, move_into_place
+
+T = TypeVar("T", bound=nn.Module)
 
 
 def write_weights(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -52,6 +55,17 @@ def fill_strictly(module: nn.Module, tensors: Mapping[str, Tensor], where: str, 
     module.load_state_dict(dict(tensors), assign=True)
 
 
+def write_network(path: str | Path, network: nn.Module) -> None:
+    """Write the weights of a small network that ships with the package, as float16."""
+    write_weights(path, {name: value.half() for name, value in network.state_dict().items()}, {})
+
+
+def read_network(path: str | Path, network: T) -> T:
+    """The network with the weights of a file, float32, in evaluation mode; CheckpointError unless they fit."""
+    fill_strictly(network, {name: value.float() for name, value in load_file(path).items()}, str(path))
+    return network.eval()
+
+
 def some_of(keys: Iterable[str]) -> str:
     """The first few of a set of keys and how many there are."""
     keys = sorted(keys)
@@ -59,7 +73,7 @@ def some_of(keys: Iterable[str]) -> str:
 
 
 def add_to_digest(digest, state: Mapping[str, Tensor]) -> None:
-    """Feed one of hashlib's hashes with all of a state dict: names (in their order), types, shapes and values."""
-    for name, value in sorted(state.items()):
+    """Feed one of hashlib's hashes with all of a state dict, in its order: names, types, shapes and values."""
+    for name, value in state.items():
         digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

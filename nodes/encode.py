@@ -1,22 +1,19 @@
-"""EncodeAudio, EncodePortrait and the example of the pack."""
+"""The nodes that encode what is given, and the example of the pack."""
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
-from pathlib import Path
 
 import folder_paths
 import torch
 from comfy_api.latest import io
 
 from ..letstalk_core.errors import InputError
+from ..letstalk_core.files import ASSETS
 from .load import CATEGORY
-from .runtime import on_device, tell
+from .runtime import on_device, showing_warnings
 from .types import AudioSocket, EncodedAudio, EncodedPortrait, LoadedModel, ModelSocket, PortraitSocket
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
 SOUNDS = ["audio", "video"]
 FACES = ("largest", "by index", "none")
 MISSING = {"centred crop": "crop", "stop with an error": "error"}
@@ -182,8 +179,7 @@ class EncodePortrait(io.ComfyNode):
         from ..letstalk_core.pixels import images_to_pictures
 
         picture = without_alpha(_one_picture(image))
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
+        with showing_warnings(cls.hidden.unique_id):
             portrait = crop_portrait(
                 picture.numpy(),
                 letstalk_model.pipeline.config.image_size,
@@ -192,8 +188,6 @@ class EncodePortrait(io.ComfyNode):
                 MISSING[no_face],
                 yunet=_model_folders(),
             )
-        for sentence in dict.fromkeys(str(warning.message) for warning in told):
-            _warn(cls.hidden.unique_id, sentence)
         with on_device(letstalk_model) as pipeline:
             latents = pipeline.encode_portrait(portrait)
             reconstruction = pipeline.decode(latents)[0]
@@ -218,12 +212,6 @@ def _model_folders() -> list[str]:
 
 def _folders(name: str) -> list[str]:
     return folder_paths.get_folder_paths(name) if name in folder_paths.folder_names_and_paths else []
-
-
-def _warn(node: str, sentence: str) -> None:
-    """Into ComfyUI's log, and onto the node."""
-    logging.warning("LetsTalk: %s", sentence)
-    tell(node, sentence)
 
 
 class LetsTalkExample(io.ComfyNode):

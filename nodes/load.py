@@ -1,4 +1,4 @@
-"""LoadLetsTalkModel."""
+"""The node that loads a model."""
 
 from __future__ import annotations
 

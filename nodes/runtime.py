@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from ..letstalk_core.video.clips import SamplingSettings
 
 PREVIEW_SIDE = 512
-CORE = Path(__file__).resolve().parent.parent / "letstalk_core"
+PACK = Path(__file__).resolve().parent.parent
 
 
 class Progress:
     """A progress bar of a node that counts denoising steps over all clips, with a preview of the latest frame.
 
-    It is a rendering's observer too (letstalk_core.render.Observer); the estimate goes onto the node.
+    It is a rendering's observer too (letstalk_core.render.render.Observer); the estimate goes onto the node.
     """
 
     def __init__(self, pipeline: LetsTalkPipeline, frames: int, settings: SamplingSettings, node: str | None = None):
@@ -58,7 +58,7 @@ class Progress:
         self.bar.update_absolute(self.clip * self.steps + step)
 
     def advance(self, frames: int, picture: Tensor) -> None:
-        """When so many frames are made: the latest one, uint8 [H,W,3]."""
+        """Show that so many frames are made, with the latest one, uint8 [H,W,3]; raises when the user cancelled."""
         self.check()
         self.clip = math.ceil(frames / self.length)
         preview = ("JPEG", Image.fromarray(picture.cpu().numpy()), PREVIEW_SIDE)
@@ -73,18 +73,18 @@ def tell(node: str | None, sentence: str) -> None:
 
 @contextlib.contextmanager
 def showing_warnings(node: str | None):
-    """The core's own warnings go into ComfyUI's log and onto the node; other libraries' are not the user's business."""
+    """The pack's own warnings, once each, go into ComfyUI's log and onto the node; other libraries' stay unsaid."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", UserWarning)
         yield
-    for warning in told:
-        if warning.category is UserWarning and Path(warning.filename).resolve().is_relative_to(CORE):
-            logging.warning("LetsTalk: %s", warning.message)
-            tell(node, str(warning.message))
+    own = (w for w in told if w.category is UserWarning and Path(w.filename).resolve().is_relative_to(PACK))
+    for sentence in dict.fromkeys(str(warning.message) for warning in own):
+        logging.warning("LetsTalk: %s", sentence)
+        tell(node, sentence)
 
 
 def show_progress(done: int, total: int) -> None:
-    """Of a node that takes long without denoising; raises when the user cancelled."""
+    """Show the progress of a node that takes long without denoising; raises when the user cancelled."""
     management.throw_exception_if_processing_interrupted()
     comfy.utils.ProgressBar(total).update_absolute(done)
 

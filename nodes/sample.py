@@ -1,4 +1,4 @@
-"""LetsTalkSampler, MemoryBankLongVideo and LetsTalkPasteBack."""
+"""The nodes that make frames: two samplers, and the one that puts frames back into the picture."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import folder_paths
 import torch
 from comfy_api.latest import InputImpl, io
 
+from ..letstalk_core.config import MOST_GUIDANCE, SAMPLERS, TIMESTEPS
 from ..letstalk_core.errors import InputError
 from .load import CATEGORY
 from .runtime import Progress, check_same_model, on_device, show_progress, tell
 from .types import AudioSocket, Memory, MemorySocket, ModelSocket, PortraitSocket
 
 DEFAULT_SAMPLER = "as the model says"
-SAMPLER_NAMES = [DEFAULT_SAMPLER, "euler", "dpm++", "ddim", "ddpm"]
+SAMPLER_NAMES = [DEFAULT_SAMPLER, *SAMPLERS]
 PICTURES = ("crop", "full picture")
 MEMORY_NOISE = 0.0  # the core's default
 
@@ -45,7 +46,7 @@ def sampling_inputs() -> list[io.Input]:
             "steps",
             default=0,
             min=0,
-            max=1000,
+            max=TIMESTEPS,
             tooltip="Denoising steps of each clip; 0 takes the model's own number (4 for the bundled one).",
         ),
         io.Combo.Input(
@@ -60,7 +61,7 @@ def sampling_inputs() -> list[io.Input]:
             display_name="guidance scale",
             default=0.0,
             min=0.0,
-            max=20.0,
+            max=MOST_GUIDANCE,
             step=0.1,
             tooltip="How strongly the speech moves the mouth; 0 takes the model's own (2 for the bundled one), 1 is "
             "neutral and twice as fast.",

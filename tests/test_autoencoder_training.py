@@ -19,7 +19,7 @@ from letstalk_core.picture.autoencoder import build_autoencoder, load_autoencode
 from letstalk_core.pipeline import BUNDLED_MODEL
 from letstalk_core.training import train_autoencoder as training
 from letstalk_core.training.build import find_autoencoder
-from letstalk_core.training.bundled import bundled_autoencoder
+from letstalk_core.training.bundled import train_small_autoencoder
 from letstalk_core.training.config_file import load_config
 from letstalk_core.training.examples import collate
 from letstalk_core.training.reconstruction import ReconstructionLoss, Reconstructor, psnr, reconstruction_loss
@@ -88,7 +88,7 @@ def test_the_loss_falls_and_the_file_can_be_used(tmp_path, tiny):
     latents = autoencoder.encode(pixels.float() / 127.5 - 1)
     assert 0.5 < latents.std() < 2  # latents that a diffusion model can start from noise with
     assert psnr(autoencoder.decode(latents), pixels.float() / 127.5 - 1) > 12
-    used = find_autoencoder(load_config(None, ["preset=linear-S", "data_path=x", f"autoencoder={path}"]))
+    used = find_autoencoder(str(path))
     assert used.encoder_digest == autoencoder.encoder_digest and used.latent_scale == autoencoder.latent_scale != 1
     sheet = np.asarray(Image.open(tmp_path / "run" / "samples" / "step-00000080.png")).astype(float)
     assert sheet.shape == (2 * SIZE, 8 * SIZE, 3)
@@ -144,9 +144,9 @@ def test_with_a_frozen_encoder_the_latents_stay(tmp_path, tiny):
 
 def test_the_bundled_models_autoencoder_is_trained_alike(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(bundled_autoencoder, "train_autoencoder", lambda config: asked.append(config))
+    monkeypatch.setattr(train_small_autoencoder, "train_autoencoder", lambda config: asked.append(config))
     with pytest.raises(KeyboardInterrupt):  # None: asked to stop
-        bundled_autoencoder.train_bundled_autoencoder(tmp_path, 20, 3, 2)
+        train_small_autoencoder.train_bundled_autoencoder(tmp_path, 20, 3, 2)
     config = asked[0]
     assert (config.data, config.data_path, config.avatar_people) == ("avatar", str(tmp_path), 3)
     assert (config.steps, config.batch_size, config.schedule) == (20, 2, "cosine")

@@ -8,13 +8,13 @@ import torch
 from letstalk_core.config import OBJECTIVES, SAMPLERS
 from letstalk_core.diffusion.objective import (
     FLOW_OBJECTIVES,
-    STEPS,
+    TIMESTEPS,
     Diffusion,
     Schedule,
     discretised_log_likelihood,
 )
 from letstalk_core.diffusion.samplers import (
-    DENOISERS,
+    SAMPLER_FUNCTIONS,
     clip_generator,
     clip_noise,
     guided,
@@ -36,7 +36,7 @@ def perfect(diffusion: Diffusion, mean, variance: float):
     """The best possible model of data drawn from N(mean, variance)."""
 
     def predict(x, timesteps):
-        t = timesteps / STEPS if diffusion.objective in FLOW_OBJECTIVES else timesteps
+        t = timesteps / TIMESTEPS if diffusion.objective in FLOW_OBJECTIVES else timesteps
         a, b = diffusion.alpha_sigma(t, x)
         if diffusion.objective == "x0":  # back from the linear estimate to x_t; at t = 1 there is nothing in it
             x = torch.where(a > 0, x * (a**2 + b**2) / a, a)
@@ -107,7 +107,7 @@ def test_a_time_shift_moves_the_steps_towards_noise_and_keeps_both_ends(objectiv
     diffusion, seen = Diffusion(objective, False, time_shift=6.0), []
 
     def predict(x, timesteps):
-        seen.append(float(timesteps[0]) / STEPS)
+        seen.append(float(timesteps[0]) / TIMESTEPS)
         return POINT if objective == "x0" else noise - POINT
 
     noise = torch.randn(POINT.shape, generator=torch.Generator().manual_seed(1))
@@ -186,7 +186,7 @@ def test_a_wrong_sampler_names_those_that_fit():
         sample(lambda x, t: x, POINT, of("noise"), 5, "euler")
     with pytest.raises(ValueError, match="'heun' does not go"):
         sample(lambda x, t: x, POINT, of("v"), 5, "heun")
-    assert DENOISERS.keys() == SAMPLERS.keys()
+    assert SAMPLER_FUNCTIONS.keys() == SAMPLERS.keys()
     assert all(samplers_for(objective) for objective in OBJECTIVES)
 
 
@@ -278,7 +278,7 @@ def test_training_times(objective):
     assert t.is_floating_point() == (objective in FLOW_OBJECTIVES)
     span = diffusion.model_timesteps(t).float()
     assert span.min() >= 0
-    assert span.max() <= STEPS
+    assert span.max() <= TIMESTEPS
     assert abs(span.mean() - 500) < 25
     middle = ((span > 250) & (span < 750)).float().mean()
     assert abs(middle - (0.728 if objective in FLOW_OBJECTIVES else 0.5)) < 0.03  # logit-normal or uniform

@@ -31,7 +31,7 @@ def data(tmp_path_factory):
 
 def initial(config) -> LetsTalkModel:
     torch.manual_seed(config.seed)
-    return build_model(config, find_autoencoder(config), make_accelerator(config, None))
+    return build_model(config, find_autoencoder(config.autoencoder, config.init_from), make_accelerator(config, None))
 
 
 @pytest.mark.parametrize("memory_frames", [0, 2])

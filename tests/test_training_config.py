@@ -219,7 +219,7 @@ def test_the_document_has_every_key_with_its_default(repository):
     assert keys_in(of_tasks.pop("Both tasks")) == both
     for task in (TransformerTraining, AutoencoderTraining):
         own = {key: default for key, default in fields_of(task).items() if key not in both}
-        assert keys_in(of_tasks.pop(f"Task `{task.default_task}`")) == own
+        assert keys_in(of_tasks.pop(f"Task `{task.task}`")) == own
     assert not of_tasks
 
 

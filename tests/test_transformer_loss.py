@@ -21,7 +21,7 @@ def data(tmp_path_factory):
 def open_model(config) -> LetsTalkModel:
     """A model whose every input matters: a fresh one's gates are closed."""
     torch.manual_seed(config.seed)
-    model = build_model(config, find_autoencoder(config), make_accelerator(config, None))
+    model = build_model(config, find_autoencoder(config.autoencoder, config.init_from), make_accelerator(config, None))
     for parameter in model.parameters():
         if parameter.abs().sum() == 0:
             torch.nn.init.normal_(parameter, std=0.2)
@@ -30,7 +30,9 @@ def open_model(config) -> LetsTalkModel:
 
 def loss_of(config):
     model = open_model(config)
-    return TransformerLoss(config, model.config, find_autoencoder(config), CPU), Denoiser(model)
+    return TransformerLoss(config, model.config, find_autoencoder(config.autoencoder, config.init_from), CPU), Denoiser(
+        model
+    )
 
 
 def batch(count=3, **more):
@@ -135,7 +137,7 @@ def test_shared_noise_is_mostly_alike_in_all_memory_frames(tmp_path, data):
 
 def test_pixel_noise_is_on_portrait_and_memory_before_encoding(tmp_path, data):
     config, seen = configured(tmp_path, data, **{**OFF, "memory_pixel_noise": True}), []
-    autoencoder = find_autoencoder(config)
+    autoencoder = find_autoencoder(config.autoencoder, config.init_from)
     usual = autoencoder.encode
     autoencoder.encode = lambda images: (seen.append(images), usual(images))[1]
     pixels = {name: torch.full((64, *n, 3, 64, 64), 127, dtype=torch.uint8) for name, n in

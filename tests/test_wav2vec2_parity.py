@@ -75,7 +75,7 @@ def test_one_pass_is_that_of_transformers(encoder):
     normal = ((waveform - waveform.mean()) / (waveform.var(unbiased=False) + 1e-7).sqrt())[None]
     with torch.inference_mode():
         convolved = F.interpolate(encoder.model.feature_extractor(normal), size=75, mode="linear", align_corners=True)
-        expected = encoder._transform(convolved.transpose(1, 2))
+        expected = encoder.transform(convolved.transpose(1, 2))
     torch.testing.assert_close(encoder.encode(waveform, 16000), expected, atol=2e-5, rtol=1e-5)
 
 

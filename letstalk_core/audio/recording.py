@@ -14,6 +14,7 @@ import av
 import torch
 from torch import Tensor
 
+from ..config import FPS_RANGE
 from ..errors import InputError
 from ..files import check_file
 
@@ -34,8 +35,8 @@ def frame_count(samples: int, sample_rate: int, fps: float = 25.0) -> int:
 
 def exact_fps(fps: float) -> Fraction:
     """The frame rate as a fraction (29.97002997 becomes 30000/1001); InputError outside 1 to 240."""
-    if not 1 <= fps <= 240:
-        raise InputError(f"The frame rate is {fps}; choose one between 1 and 240.")
+    if not FPS_RANGE[0] <= fps <= FPS_RANGE[1]:
+        raise InputError(f"The frame rate is {fps}; choose one between {FPS_RANGE[0]} and {FPS_RANGE[1]}.")
     return Fraction(fps).limit_denominator(10000)
 
 

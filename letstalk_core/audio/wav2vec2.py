@@ -105,9 +105,9 @@ class Wav2Vec2Encoder(AudioEncoder):
         share = (positions - left).float().to(hidden.device)
         right = (left + 1).clamp(max=hidden.shape[-1] - 1)
         at_frames = hidden[0, :, left].float() * (1 - share) + hidden[0, :, right].float() * share  # [C, n]
-        return self._transform(at_frames.T[None].to(weight.dtype)).cpu()
+        return self.transform(at_frames.T[None].to(weight.dtype)).cpu()
 
-    def _transform(self, convolved: Tensor) -> Tensor:
+    def transform(self, convolved: Tensor) -> Tensor:
         """Convolutional features [1, n, C] at the video's rate -> the outputs of all layers [n, L, E]."""
         hidden, _ = self.model.feature_projection(convolved)  # [1, n, E]
         outputs: list[Tensor] = []

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..files import cannot_write, check_file, find_files
 from ..picture.portrait import MIN_SIDE, read_image
-from ..pixels import pictures_to_pixels
+from ..pixels import pictures_to_pixels, pixels_to_planes
 from .drawn.stills import POSES, render_pictures
 from .footage.frames import crop_stretch, cut_square, resample, timed_frames, to_rgb
 from .footage.prepare import find_videos
@@ -53,7 +53,7 @@ def random_square(picture: np.ndarray, size: int, rng: np.random.Generator) -> T
     square = cut_square(picture, (left, top, left + side, top + side), size)
     if rng.random() < 0.5:
         square = square[:, ::-1]
-    return torch.from_numpy(square.transpose(2, 0, 1).copy())
+    return pixels_to_planes(square)
 
 
 # Files ----------------------------------------------------------------------------------------------------------------

@@ -12,9 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from ..config import OBJECTIVES, LetsTalkConfig
+from ..config import TIMESTEPS, DiffusionConfig, LetsTalkConfig
 
-STEPS = 1000
 BETA_FIRST, BETA_LAST = 1e-4, 0.02
 CHANNELS = 2
 FLOW_OBJECTIVES = ("flow", "x0")  # objectives on the straight path of rectified flow
@@ -43,8 +42,8 @@ class Schedule:
 
     @classmethod
     def linear(cls) -> Schedule:
-        betas = torch.linspace(BETA_FIRST, BETA_LAST, STEPS, dtype=torch.float64)
-        return cls((1 - betas).cumprod(0), torch.arange(STEPS))
+        betas = torch.linspace(BETA_FIRST, BETA_LAST, TIMESTEPS, dtype=torch.float64)
+        return cls((1 - betas).cumprod(0), torch.arange(TIMESTEPS))
 
     def respaced(self, timesteps: Tensor) -> Schedule:
         """The schedule of these steps alone, ascending [n]."""
@@ -80,10 +79,7 @@ class Diffusion:
     """
 
     def __init__(self, objective: str = "noise", learn_variance: bool = True, time_shift: float = 1.0):
-        if objective not in OBJECTIVES:
-            raise ValueError(f"objective is {objective!r}, not one of {OBJECTIVES}")
-        if learn_variance and objective != "noise":
-            raise ValueError(f"learn_variance goes with objective 'noise', not with {objective!r}")
+        DiffusionConfig(objective, learn_variance)  # refuses what does not go together
         self.objective, self.learn_variance, self.time_shift = objective, learn_variance, time_shift
         self.schedule = Schedule.linear()
 
@@ -96,7 +92,7 @@ class Diffusion:
         (arXiv 2403.03206, Section 3.1) and shifted by time_shift."""
         place = dict(generator=generator, device=generator.device)
         if self.objective not in FLOW_OBJECTIVES:
-            return torch.randint(0, STEPS, (count,), **place)
+            return torch.randint(0, TIMESTEPS, (count,), **place)
         return self.shifted(torch.randn(count, **place).sigmoid())
 
     def shifted(self, t: Tensor) -> Tensor:
@@ -116,7 +112,7 @@ class Diffusion:
 
     def model_timesteps(self, t: Tensor) -> Tensor:
         """What the model is given for time t: t itself, or 1000 t on the straight path."""
-        return t * STEPS if self.objective in FLOW_OBJECTIVES else t
+        return t * TIMESTEPS if self.objective in FLOW_OBJECTIVES else t
 
     def alpha_sigma(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha, sigma) of x_t = alpha x_0 + sigma noise, shaped to multiply `like` [B,...]."""

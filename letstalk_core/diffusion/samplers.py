@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..config import SAMPLERS
-from .objective import CHANNELS, STEPS, Diffusion, Schedule
+from ..config import TIMESTEPS, samplers_for
+from .objective import CHANNELS, Diffusion, Schedule
 
 Predict = Callable[[Tensor, Tensor], Tensor]
 Callback = Callable[[int, int, Tensor], None]
@@ -67,24 +67,19 @@ def sample(
     Raises ValueError where steps is not in 1..1000, the sampler does not fit the objective, or a generator is missing.
     """
     check_sampler(sampler, diffusion.objective)
-    if not 1 <= steps <= STEPS:
-        raise ValueError(f"steps is {steps}, not between 1 and {STEPS}")
+    if not 1 <= steps <= TIMESTEPS:
+        raise ValueError(f"steps is {steps}, not between 1 and {TIMESTEPS}")
     if generator is None and sampler == "ddpm":
         raise ValueError(f"sampler {sampler!r} draws noise at every step and needs a generator")
     report = callback or (lambda step, steps, x0: None)
-    return DENOISERS[sampler](predict, noise.float(), diffusion, steps, generator, report)
+    return SAMPLER_FUNCTIONS[sampler](predict, noise.float(), diffusion, steps, generator, report)
 
 
 def check_sampler(sampler: str, objective: str) -> None:
     """Raises ValueError, naming the samplers that fit, unless this one goes with the objective."""
-    if objective not in SAMPLERS.get(sampler, ()):
+    if sampler not in samplers_for(objective):
         fitting = ", ".join(samplers_for(objective))
         raise ValueError(f"sampler {sampler!r} does not go with a model trained on {objective!r}; choose {fitting}")
-
-
-def samplers_for(objective: str) -> list[str]:
-    """Names of the samplers that go with an objective."""
-    return [name for name, objectives in SAMPLERS.items() if objective in objectives]
 
 
 def spaced_timesteps(steps: int) -> Tensor:
@@ -93,8 +88,8 @@ def spaced_timesteps(steps: int) -> Tensor:
     The reference's spacing for "ddpm" and "ddim".
     """
     if steps == 1:
-        return torch.tensor([STEPS - 1])
-    return torch.linspace(0, STEPS - 1, steps, dtype=torch.float64).round().long()
+        return torch.tensor([TIMESTEPS - 1])
+    return torch.linspace(0, TIMESTEPS - 1, steps, dtype=torch.float64).round().long()
 
 
 def spaced_by_snr(schedule: Schedule, steps: int) -> Tensor:
@@ -106,9 +101,9 @@ def spaced_by_snr(schedule: Schedule, steps: int) -> Tensor:
         return spaced_timesteps(1)
     log_snr = torch.special.logit(schedule.alphas_cumprod).flip(0)  # ascending
     wanted = torch.linspace(float(log_snr[0]), float(log_snr[-1]), steps, dtype=torch.float64)
-    nearest = STEPS - 1 - torch.searchsorted((log_snr[1:] + log_snr[:-1]) / 2, wanted).flip(0)
+    nearest = TIMESTEPS - 1 - torch.searchsorted((log_snr[1:] + log_snr[:-1]) / 2, wanted).flip(0)
     order = torch.arange(steps)
-    room = (nearest - order).cummax(0).values.clamp(max=STEPS - steps)  # no timestep twice
+    room = (nearest - order).cummax(0).values.clamp(max=TIMESTEPS - steps)  # no timestep twice
     return room + order
 
 
@@ -180,7 +175,7 @@ def _evaluate(predict: Predict, x: Tensor, diffusion: Diffusion, time: Tensor) -
 
 
 # By the names of config.SAMPLERS, which says the objectives that each goes with.
-DENOISERS: dict[str, Callable[..., Tensor]] = {
+SAMPLER_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "dpm++": _denoise_dpm,
     "ddim": _denoise_ddim,
     "ddpm": _denoise_ddpm,

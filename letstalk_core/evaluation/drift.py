@@ -62,10 +62,10 @@ def measure_drift(video: str | Path, portrait: str | Path | None = None, clip_fr
             rows.append(_second(held, float(1 - (vectors @ reference).mean()), colour - first_colour))
         held = []
     series = {name: [row[name] if np.isfinite(row[name]) else None for row in rows] for name in SERIES}
-    return {"seconds": len(rows), **summarise(series), "series": series}
+    return {"seconds": len(rows), **summarise_series(series), "series": series}
 
 
-def summarise(series: dict[str, list]) -> dict:
+def summarise_series(series: dict[str, list]) -> dict:
     """Means and slopes a minute of series of one value a second, and the change at borders over that inside clips."""
     means, slopes = {}, {}
     for name, values in series.items():

@@ -1,7 +1,7 @@
 """A small network that tells drawn people apart: how far a frame's person is from the portrait's.
 
 Trained on renderings, blurred and disturbed as generated frames are; pictures of one person in different poses have to
-lie together and those of different people apart. `accuracy` judges it on people it never met.
+lie together and those of different people apart. `identity_accuracy` judges it on people it never met.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from ..data.drawn.stills import HELD_OUT_POSES, POSES, held_out_pictures, render_pictures
 from ..pixels import pixels_to_images
 from ..training.loop import Loss, TrainingRun, small_config
-from .meter import FaceNet, disturb, load_net, save_net
+from ..weights import read_network, write_network
+from .meter import FaceNet, disturb
 
 WEIGHTS = Path(__file__).resolve().parent / "identity.safetensors"
 SIZE, WIDTH = 128, 48  # pixels, length of a vector
@@ -63,7 +64,7 @@ def train_identity(work: Path, people: int = 2500, steps: int = 2000, batch: int
     return run.averaged()
 
 
-def accuracy(net: IdentityNet, work: Path) -> dict[str, float]:
+def identity_accuracy(net: IdentityNet, work: Path) -> dict[str, float]:
     """Judge the network on held-out people: "same" and "different", the median distances of two pictures of one person
     and of two; "nearer", how often the former is below the latter (the area under the ROC curve)."""
     vectors = net.read(held_out_pictures(work, SIZE)[0])
@@ -77,7 +78,7 @@ def accuracy(net: IdentityNet, work: Path) -> dict[str, float]:
 
 def load_identity(path: Path = WEIGHTS) -> IdentityNet:
     """The network with the weights of a file, in evaluation mode."""
-    return load_net(IdentityNet(), path)
+    return read_network(path, IdentityNet())
 
 
 if __name__ == "__main__":  # python -m letstalk_core.evaluation.identity WORK_FOLDER makes the file beside this one
@@ -85,5 +86,5 @@ if __name__ == "__main__":  # python -m letstalk_core.evaluation.identity WORK_F
 
     work = Path(sys.argv[1])
     trained = train_identity(work)
-    print("on held-out people:", accuracy(trained, work))
-    save_net(trained, WEIGHTS)
+    print("on held-out people:", identity_accuracy(trained, work))
+    write_network(WEIGHTS, trained)

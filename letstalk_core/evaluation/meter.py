@@ -1,7 +1,7 @@
 """A small network that reads a drawn face: how far the mouth is open, how wide, how round, how closed the eyes.
 
 Trained on renderings, whose controls are known, blurred and disturbed as generated frames are. It judges every model
-alike and is itself judged on held-out people (`accuracy`).
+alike and is itself judged on held-out people (`meter_accuracy`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,7 +17,7 @@ from ..data.drawn.motion import COLUMN
 from ..data.drawn.stills import held_out_pictures, training_pictures
 from ..pixels import pixels_to_images
 from ..training.loop import Loss, TrainingRun, small_config
-from ..weights import write_weights
+from ..weights import read_network, write_network
 
 READINGS = ("open", "width", "round", "blink")
 SIZE = 128  # pixels
@@ -70,9 +69,9 @@ def disturb(images: Tensor, rng: np.random.Generator) -> Tensor:
     return images
 
 
-def train_meter(work: Path, identities: int = 2500, steps: int = 6000, batch: int = 32) -> FaceMeter:
+def train_meter(work: Path, people: int = 2500, steps: int = 6000, batch: int = 32) -> FaceMeter:
     """Train the network in work/meter (resumed if begun), on the autoencoder's training pictures."""
-    pictures, _, controls = training_pictures(work, identities, SIZE)
+    pictures, _, controls = training_pictures(work, people, SIZE)
     targets = torch.from_numpy(controls[:, _COLUMNS])
     torch.manual_seed(0)
     net = FaceMeter().to(memory_format=torch.channels_last)
@@ -92,7 +91,7 @@ def train_meter(work: Path, identities: int = 2500, steps: int = 6000, batch: in
     return run.averaged()
 
 
-def accuracy(meter: FaceMeter, work: Path) -> dict[str, float]:
+def meter_accuracy(meter: FaceMeter, work: Path) -> dict[str, float]:
     """Correlation of each reading with the truth on held-out people."""
     pictures, _, truth = held_out_pictures(work, SIZE)
     readings = meter.read(pictures)
@@ -102,20 +101,9 @@ def accuracy(meter: FaceMeter, work: Path) -> dict[str, float]:
     }
 
 
-def save_net(net: FaceNet, path: Path) -> None:
-    """Write the weights as float16."""
-    write_weights(path, {key: value.half() for key, value in net.state_dict().items()}, {})
-
-
-def load_net(net: FaceNet, path: Path) -> FaceNet:
-    """The network with the weights of a file, in evaluation mode."""
-    net.load_state_dict({key: value.float() for key, value in load_file(path).items()})
-    return net.eval()
-
-
 def load_meter(path: Path) -> FaceMeter:
     """The meter with the weights of a file, in evaluation mode."""
-    return load_net(FaceMeter(), path)
+    return read_network(path, FaceMeter())
 
 
 if __name__ == "__main__":  # python -m letstalk_core.evaluation.meter WORK_FOLDER makes the file beside this one
@@ -123,5 +111,5 @@ if __name__ == "__main__":  # python -m letstalk_core.evaluation.meter WORK_FOLD
 
     work = Path(sys.argv[1])
     trained = train_meter(work)
-    print("correlation with the truth on held-out people:", accuracy(trained, work))
-    save_net(trained, Path(__file__).resolve().parent / "face_meter.safetensors")
+    print("correlation with the truth on held-out people:", meter_accuracy(trained, work))
+    write_network(Path(__file__).resolve().parent / "face_meter.safetensors", trained)

@@ -86,7 +86,7 @@ def score_pair(clip: TalkingClip, frames: np.ndarray, true_frames: np.ndarray, m
     }
 
 
-def summarise(rows: list[dict], fps: float) -> dict:
+def summarise_pairs(rows: list[dict], fps: float) -> dict:
     """The rows of score_pair in one: means over the pairs, shares that reach a bar, and counts over all frames."""
     result = {}
     for name in (key for key in rows[0] if not key.startswith("_")):
@@ -169,7 +169,12 @@ def evaluate(
         if i < 6:
             sheets += [true_frames, frames]
     contact_sheet(output / "pairs.png", sheets)
-    report = {"model": Path(model).name, "pairs": pairs, "seconds": seconds, **summarise(rows, pipeline.config.fps)}
+    report = {
+        "model": Path(model).name,
+        "pairs": pairs,
+        "seconds": seconds,
+        **summarise_pairs(rows, pipeline.config.fps),
+    }
     if recordings:
         report["recordings"] = evaluate_speech(
             pipeline, meter, recordings, output, SamplingSettings(memory_noise=memory_noise)

@@ -45,12 +45,11 @@ class LetsTalkModel(nn.Module):
 class BundledAutoencoder:
     """The autoencoder in a model's file, as data; picture/autoencoder.py builds it.
 
-    config: diffusers' configuration. latent_scale: the model's, which counts; config's scaling_factor does not.
+    config: diffusers' configuration; as it is loaded, its scaling_factor is the model's latent_scale.
     """
 
     config: dict
     weights: Mapping[str, Tensor]
-    latent_scale: float = 1.0
 
 
 def save_checkpoint(
@@ -98,7 +97,8 @@ def load_bundled_autoencoder(
         model, config = _read_metadata(path, file)
         if config is None:
             return None
-        return BundledAutoencoder(config, _read_part(file, AUTOENCODER, dtype), model.latent_scale)
+        config = {**config, "scaling_factor": model.latent_scale}
+        return BundledAutoencoder(config, _read_part(file, AUTOENCODER, dtype))
 
 
 def _read_part(file, part: str, dtype: torch.dtype | None) -> dict[str, Tensor]:

@@ -10,12 +10,13 @@ A new scheme is a new class and a line in a table.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..config import LetsTalkConfig
+from ..config import LetsTalkConfig, TransformerConfig
 from .layers import (
     CrossAttention,
     FeedForward,
@@ -46,6 +47,7 @@ class Fusion(nn.Module):
         self.config = config
 
     def block_layer(self) -> CrossAttention | None:
+        """A new layer for one block; None: the scheme adds nothing there."""
         return None
 
     def prepare(self, tokens: Tensor, grid: tuple[int, int]) -> Condition:
@@ -105,9 +107,8 @@ class SymbioticAudio(Fusion):
 class TwinBlock(nn.Module):
     """A block of a twin: as the backbone's, without timestep (so that once per clip is enough) and conditions."""
 
-    def __init__(self, config: LetsTalkConfig, temporal: bool, on_grid: bool):
+    def __init__(self, config: TransformerConfig, temporal: bool, on_grid: bool):
         super().__init__()
-        config = config.transformer
         self.temporal = TemporalAttention(config) if temporal else None
         self.norm_attention, self.norm_feed_forward = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
         self.spatial = SpatialAttention(config)
@@ -140,7 +141,7 @@ class PortraitTwin(Twin):
 
     def __init__(self, config: LetsTalkConfig):
         super().__init__()
-        blocks = (TwinBlock(config, temporal=False, on_grid=True) for _ in range(config.transformer.depth))
+        blocks = (TwinBlock(config.transformer, temporal=False, on_grid=True) for _ in range(config.transformer.depth))
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, ...]:
@@ -154,7 +155,7 @@ class AudioTwin(Twin):
     def __init__(self, config: LetsTalkConfig):
         super().__init__()
         self.enter = nn.Linear(config.audio.width, config.transformer.width)
-        blocks = (TwinBlock(config, temporal=True, on_grid=False) for _ in range(config.transformer.depth))
+        blocks = (TwinBlock(config.transformer, temporal=True, on_grid=False) for _ in range(config.transformer.depth))
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, ...]:
@@ -177,11 +178,11 @@ AUDIO_FUSIONS = {
 
 
 class Conditions(NamedTuple):
-    """Portrait and audio of one clip as the blocks take them, free of the timestep."""
+    """Portrait and audio of one clip as the blocks take them, free of the timestep; the fields are Fusions' names."""
 
     portrait: Condition
     audio: Condition
-    added: Tensor | None  # [B,1,N,D], added to every frame's tokens (config.Departures.add_portrait)
+    added: Tensor | None = None  # [B,1,N,D], added to every frame's tokens (config.Departures.add_portrait)
 
     def attended(self, block: int) -> dict[str, Tensor | KeysValues]:
         """What the cross-attentions of a block read, by the names of Fusions."""
@@ -199,20 +200,33 @@ class Conditions(NamedTuple):
         """The tokens that the clip has once, [B,1,S,D]; only a portrait gives such."""
         return self.portrait.clip_tokens
 
+    def with_keys_values(self, cross: Sequence[nn.ModuleDict]) -> Conditions:
+        """The same with keys and values in place of the tokens that cross-attentions read; cross: of every block."""
+        read = [self.attended(block) for block in range(len(cross))]
+        pairs = {
+            name: tuple(layers[name].keys_values(given[name]) for layers, given in zip(cross, read, strict=True))
+            for name in (cross[0] if cross else ())
+        }
+        return Conditions(
+            self.portrait._replace(attended=pairs.get("portrait", ())),
+            self.audio._replace(attended=pairs.get("audio", ())),
+            self.added,
+        )
+
 
 class Fusions(nn.ModuleDict):
     """The configuration's two fusions, under "portrait" and "audio": the one place where schemes are looked up."""
 
     def __init__(self, config: LetsTalkConfig):
         chosen = config.transformer
-        super().__init__(
-            {
-                "portrait": PORTRAIT_FUSIONS[chosen.portrait_fusion](config),
-                "audio": AUDIO_FUSIONS[chosen.audio_fusion](config),
-            }
-        )
+        portrait, audio = PORTRAIT_FUSIONS[chosen.portrait_fusion], AUDIO_FUSIONS[chosen.audio_fusion]
+        super().__init__({"portrait": portrait(config), "audio": audio(config)})
 
     def block_layers(self) -> nn.ModuleDict:
         """New cross-attentions for one block, by the names of the fusions that have such."""
         layers = {name: fusion.block_layer() for name, fusion in self.items()}
         return nn.ModuleDict({name: layer for name, layer in layers.items() if layer is not None})
+
+    def prepare(self, portrait: Tensor, audio: Tensor, grid: tuple[int, int], added: Tensor | None) -> Conditions:
+        """The conditions of a clip, from the portrait's tokens [B,1,N,D] with positions and the audio's [B,F,K,A]."""
+        return Conditions(self["portrait"].prepare(portrait, grid), self["audio"].prepare(audio, grid), added)

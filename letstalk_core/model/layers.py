@@ -112,9 +112,8 @@ class GLUMBConv(nn.Module):
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """tokens [B,F,N,D] with N = rows * columns of grid -> [B,F,N,D]."""
         hidden = functional.silu(self.expand(tokens))  # [B,F,N,2rD]
-        image = rearrange(
-            hidden, "b f (rows columns) c -> (b f) c rows columns", rows=grid[0]
-        )  # channels last in memory
+        # In memory the channels stay last.
+        image = rearrange(hidden, "b f (rows columns) c -> (b f) c rows columns", rows=grid[0])
         mixed = rearrange(self.depthwise(image), "(b f) c rows columns -> b f (rows columns) c", b=len(tokens))
         value, gate = mixed.chunk(2, dim=-1)  # [B,F,N,rD]
         return self.contract(value * functional.silu(gate))

@@ -50,13 +50,18 @@ def add_lora(model: LetsTalkModel, rank: int, alpha: float) -> list[str]:
     """
     if rank < 1 or not (math.isfinite(alpha) and alpha > 0):
         raise InputError(f"A LoRA needs a rank of 1 or more and an alpha above 0, not rank {rank} and alpha {alpha}.")
+    if _adapters(model):
+        raise ValueError("the model has adapters already")
+    model.lora_base_digest = base_digest(model)
+    return inject_adapters(model, rank, alpha)
+
+
+def inject_adapters(model: LetsTalkModel, rank: int, alpha: float) -> list[str]:
+    """What add_lora does to a model's layers, also where it is on the meta device. InputError where peft is missing."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise InputError(f"Training a LoRA needs peft ({error}); install it with: pip install peft") from error
-    if _adapters(model):
-        raise ValueError("the model has adapters already")
-    model.lora_base_digest = base_digest(model)
     targets = lora_targets(model)
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), model, ADAPTER)
     model.requires_grad_(False)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..config import LetsTalkConfig
-from .fusion import Condition, Conditions, Fusions
+from .fusion import Conditions, Fusions
 from .layers import (
     KeysValues,
     SpatialAttention,
@@ -168,28 +168,14 @@ class LetsTalkTransformer(nn.Module):
 
     def prepare(self, portrait: Tensor, audio_tokens: Tensor) -> Conditions:
         """The conditions of a clip, from portrait [B,C,h,w] and audio_tokens [B,F,K,A], for sampling."""
-        conditions = self._prepare(portrait, audio_tokens)
-        return conditions._replace(
-            portrait=self._with_keys_values("portrait", conditions.portrait),
-            audio=self._with_keys_values("audio", conditions.audio),
-        )
+        return self._prepare(portrait, audio_tokens).with_keys_values([block.cross for block in self.blocks])
 
     def _prepare(self, portrait: Tensor, audio_tokens: Tensor) -> Conditions:
         """The same without what belongs to the blocks: sharded training has their weights only while they run."""
         dtype, grid = self.linear_out.weight.dtype, self._grid(portrait)
         tokens = self._patches(portrait.to(dtype)[:, None])  # [B,1,N,D]
         added = None if self.portrait_to_frames is None else self.portrait_to_frames(tokens)
-        return Conditions(
-            self.fusions["portrait"].prepare(tokens + self._positions(grid, tokens), grid),
-            self.fusions["audio"].prepare(audio_tokens.to(dtype), grid),
-            added,
-        )
-
-    def _with_keys_values(self, name: str, condition: Condition) -> Condition:
-        """The condition with keys and values in place of the tokens that cross-attention reads."""
-        layers = [block.cross[name] for block in self.blocks if name in block.cross]
-        pairs = zip(layers, condition.attended, strict=True)
-        return condition._replace(attended=tuple(layer.keys_values(tokens) for layer, tokens in pairs))
+        return self.fusions.prepare(tokens + self._positions(grid, tokens), audio_tokens.to(dtype), grid, added)
 
     def forward(
         self,
@@ -257,7 +243,15 @@ class LetsTalkTransformer(nn.Module):
         pattern = "b f (rows columns) (p q c) -> b f c (rows p) (columns q)"
         return rearrange(patches, pattern, rows=grid[0], p=p, q=p)
 
-    def _check(self, latents: Tensor, timesteps: Tensor, portrait, audio_tokens, memory, conditions) -> None:
+    def _check(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        portrait: Tensor | None,
+        audio_tokens: Tensor | None,
+        memory: Tensor | None,
+        conditions: Conditions | None,
+    ) -> None:
         channels, patch, width = (
             self.config.transformer.latent_channels, self.config.transformer.patch_size, self.config.audio.width
         )  # fmt: skip

@@ -194,13 +194,13 @@ def load_autoencoder(path: str | Path, latent_scale: float | None = None, config
     return autoencoder.eval().requires_grad_(False)
 
 
-def restore_autoencoder(config: dict, weights: Mapping[str, Tensor], latent_scale: float, where: str) -> Autoencoder:
+def restore_autoencoder(config: dict, weights: Mapping[str, Tensor], where: str) -> Autoencoder:
     """An autoencoder from its configuration and weights, in evaluation mode, without gradients.
 
     Raises CheckpointError, which begins with `where`, unless they fit.
     """
     with torch.device("meta"):
-        autoencoder = build_autoencoder(config, latent_scale)
+        autoencoder = build_autoencoder(config)
     fill_strictly(autoencoder.model, weights, where)
     return autoencoder.eval().requires_grad_(False)
 

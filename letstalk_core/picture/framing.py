@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..pixels import pictures_to_images
+from ..weights import read_network
 
 SIZE = 64  # pixels, the side of a crop
 WEIGHTS = Path(__file__).parent / "framing.safetensors"
@@ -51,6 +51,4 @@ class FramingNet(nn.Module):
 @functools.cache
 def framing_net() -> FramingNet:
     """The framing network with the weights of this repository, loaded once, in evaluation mode."""
-    net = FramingNet()
-    net.load_state_dict({key: value.float() for key, value in load_file(WEIGHTS).items()})
-    return net.eval()
+    return read_network(WEIGHTS, FramingNet())

@@ -18,7 +18,7 @@ from ..diffusion.samplers import Callback
 from ..picture.paste_back import PasteBack
 from ..picture.portrait import Portrait
 from ..pipeline import LetsTalkPipeline
-from ..pixels import images_to_pictures, pictures_to_pixels
+from ..pixels import images_to_pixels, pictures_to_pixels
 from ..video.clips import ClipSampler, SamplingSettings
 
 JOB_FORMAT = 1  # raised when the same inputs begin to give other frames, so that old segments are not gone on with
@@ -90,4 +90,4 @@ class VideoJob:
 
     def pixels(self, frames: Tensor) -> Tensor:
         """Frames [n,3,H,W] in -1..1 -> uint8 [n,H,W,3] as they go into the file."""
-        return pictures_to_pixels(self.paste_back(frames) if self.paste_back else images_to_pictures(frames))
+        return pictures_to_pixels(self.paste_back(frames)) if self.paste_back else images_to_pixels(frames)

@@ -23,12 +23,12 @@ from pathlib import Path
 
 import filelock
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import InputError
 from ..files import short_name, sync_folder, write_durably
 from ..video.memory import MemoryBank
+from ..weights import write_weights
 
 FORMAT = "letstalk-work-1"
 _OURS = re.compile(r"\d{5,}\.(mp4|safetensors)|(joined|trial)\.\w+|owner\.json|job\.json")
@@ -135,8 +135,7 @@ class WorkFolder:
             "memory_frames": str(memory.frames),
             "sha256": _digest(video),
         }
-        tensors = {"memory": memory.latents.contiguous(), "portrait": portrait.cpu().contiguous()}
-        write_durably(video.with_suffix(".safetensors"), save(tensors, told))
+        write_weights(video.with_suffix(".safetensors"), {"memory": memory.latents, "portrait": portrait}, told)
         self.segments.append(video)
         self.frames, self.memory, self.portrait = last, memory, portrait
         self._find_segments()

@@ -14,22 +14,22 @@ from ..model.lora import add_lora
 from ..picture.autoencoder import Autoencoder, load_autoencoder
 from ..pipeline import bundled_autoencoder
 from .initialise import initialise_from
-from .training_config import TrainingConfig, TransformerTraining
+from .training_config import TransformerTraining
 
 
-def find_autoencoder(config: TrainingConfig) -> Autoencoder | None:
-    """The autoencoder of config.autoencoder (a file or folder of one, or a model that bundles one), else of init_from.
+def find_autoencoder(given: str, init_from: str = "") -> Autoencoder | None:
+    """The autoencoder of `given` (a file or folder of its own, or a model that bundles one), else that of init_from.
 
-    None where neither gives one; InputError where config.autoencoder is a model that bundles none.
+    None where neither names one. InputError where `given` is a model without an autoencoder.
     """
-    for path in (config.autoencoder, config.init_from):
+    for path in (given, init_from):
         if path and _is_model(path):
             found = bundled_autoencoder(path)
             if found is not None:
                 return found
-            if path == config.autoencoder:
+            if path == given:
                 raise InputError(f"{path} is a model that bundles no autoencoder; set autoencoder to one that does.")
-        elif path and path == config.autoencoder:
+        elif path and path == given:
             return load_autoencoder(path)
     return None
 

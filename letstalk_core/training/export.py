@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import InputError
+from ..files import ASSETS
 from ..model.checkpoint import BundledAutoencoder, LetsTalkModel, save_checkpoint
 from ..model.lora import plain_model, save_lora
 from ..picture.autoencoder import Autoencoder
@@ -19,15 +20,14 @@ from ..video.clips import SamplingSettings
 from .training_config import TransformerTraining
 
 BUNDLED_PARAMETERS = 50e6  # autoencoders up to this size go into the model's file
-STEPS = "trained_steps"  # key of their number in the metadata of what a training writes
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
+STEPS_KEY = "trained_steps"  # key of their number in the metadata of what a training writes
 
 
 def step_of_file(path: Path) -> int | None:
     """How many steps the weights in a training's file were trained; None where it does not say or is not there."""
     try:
         with safe_open(path, "pt") as file:
-            return int((file.metadata() or {})[STEPS])
+            return int((file.metadata() or {})[STEPS_KEY])
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
 
@@ -45,14 +45,14 @@ class ModelExporter:
         self.model, self.autoencoder = copy.deepcopy(model), None
         if autoencoder is not None and sum(p.numel() for p in autoencoder.parameters()) <= BUNDLED_PARAMETERS:
             weights = {name: value.cpu().clone() for name, value in autoencoder.model.state_dict().items()}
-            scale = autoencoder.latent_scale
-            self.autoencoder = BundledAutoencoder({**autoencoder.config, "scaling_factor": scale}, weights, scale)
+            config = {**autoencoder.config, "scaling_factor": autoencoder.latent_scale}
+            self.autoencoder = BundledAutoencoder(config, weights)
 
     def __call__(self, step: int, average: dict[str, Tensor]) -> None:
         """Write the files of a step; average: the averaged state dict of a Denoiser."""
         if self.accelerator.is_main_process:
             self.model.load_state_dict({name.removeprefix("model."): value for name, value in average.items()})
-            notes = {STEPS: str(step)}
+            notes = {STEPS_KEY: str(step)}
             model = self.model
             if self.config.lora_rank:
                 save_lora(self.lora, model, notes=notes)

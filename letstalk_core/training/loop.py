@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, NotFiniteError
 from .checkpoints import Checkpoints
+from .stopping import StopRequest
 from .training_config import LoopConfig, fixed_settings
 
 WAIT = timedelta(hours=12)  # for the main process, while it prepares data or samples a video
@@ -30,11 +31,11 @@ class Loss:
     names: list[str] = field(default_factory=list)  # the examples', for the message when one is not finite
 
 
-def small_config(steps: int, learning_rate: float, ema_decay: float = 0.999) -> LoopConfig:
+def small_config(steps: int, learning_rate: float) -> LoopConfig:
     """The loop's settings for the small networks of this repository, which learn on a CPU in minutes."""
     return LoopConfig(
         steps=steps, learning_rate=learning_rate, schedule="cosine", warmup_steps=min(100, steps // 2), beta2=0.98,
-        gradient_clip=1.0, gradient_clip_start=0, ema_decay=ema_decay, device="cpu", save_every=200, keep_checkpoints=1,
+        gradient_clip=1.0, gradient_clip_start=0, ema_decay=0.999, device="cpu", save_every=200, keep_checkpoints=1,
     )  # fmt: skip
 
 
@@ -162,8 +163,6 @@ class TrainingRun:
         batches: from number `batches_done` on; by default just these numbers. on_save(step, averaged weights): called
         in every process after each save. Raises NotFiniteError for a loss or gradient that is NaN or infinite.
         """
-        from .stopping import StopRequest
-
         with StopRequest() as stop, self._bar() as bar:
             iterator, log = iter(itertools.count(self.batches_done) if batches is None else batches), LossLog(self)
             while self.step < self.config.steps and not log.stop_asked:
@@ -178,7 +177,7 @@ class TrainingRun:
                     self._save(on_save)
             return self.step >= self.config.steps
 
-    def _update(self, loss: Loss, log: LossLog, stop) -> None:
+    def _update(self, loss: Loss, log: LossLog, stop: StopRequest) -> None:
         """Learn from one batch: its gradient, and after the last one of a step the weights and their average."""
         log.add(loss, bool(stop))  # before the weights change: a loss that is not finite stops here
         self.accelerator.backward(loss.per_example.mean())

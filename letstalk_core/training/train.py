@@ -34,7 +34,7 @@ def train(config: TrainingConfig) -> Path | None:
         return train_autoencoder(config)
     accelerator = make_accelerator(config, Path(config.run))
     torch.manual_seed(config.seed)
-    autoencoder = find_autoencoder(config)
+    autoencoder = find_autoencoder(config.autoencoder, config.init_from)
     if autoencoder is not None:
         autoencoder.to(accelerator.device)
     model = build_model(config, autoencoder, accelerator)

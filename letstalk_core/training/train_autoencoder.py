@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import warnings
 from pathlib import Path
@@ -21,7 +20,7 @@ from ..pixels import images_to_pixels, normalise
 from ..weights import write_weights
 from .build import find_autoencoder, freeze
 from .examples import held_apart
-from .export import STEPS
+from .export import STEPS_KEY
 from .fitting import autocast, fit_source
 from .loop import TrainingRun, make_accelerator
 from .reconstruction import ReconstructionLoss, Reconstructor, psnr
@@ -73,7 +72,7 @@ def starting_point(config: AutoencoderTraining) -> Autoencoder:
     path = config.init_from or config.autoencoder
     if not path:
         return build_autoencoder(SMALL_DC_AE)
-    return find_autoencoder(dataclasses.replace(config, init_from="", autoencoder=path))
+    return find_autoencoder(path)
 
 
 def open_pictures(config: AutoencoderTraining, size: int) -> Pictures:
@@ -150,7 +149,7 @@ class AutoencoderExporter:
         """Write diffusers' weights with its configuration in the metadata, whole or not at all."""
         autoencoder = self.autoencoder
         metadata = {"config": json.dumps({**autoencoder.config, "scaling_factor": autoencoder.latent_scale})}
-        metadata[STEPS] = str(step)
+        metadata[STEPS_KEY] = str(step)
         if quality is not None:
             metadata[HELD_OUT_PSNR] = f"{quality:.2f}"
         write_weights(self.path, autoencoder.model.state_dict(), metadata)

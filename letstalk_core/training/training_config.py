@@ -74,7 +74,6 @@ class TrainingConfig(LoopConfig):
     """
 
     data_kinds: typing.ClassVar[tuple[str, ...]] = ()  # kinds of data that the task learns from
-    default_task: typing.ClassVar[str] = ""
 
     run: str = "runs/letstalk"
     task: str = ""  # the name in TASKS
@@ -93,7 +92,7 @@ class TrainingConfig(LoopConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        need(self.task == self.default_task, f"task is {self.task!r}, not one of {', '.join(TASKS)}")
+        need(self.task == type(self).task, f"task is {self.task!r}, not one of {', '.join(TASKS)}")
         need(
             self.data in self.data_kinds,
             f"data is {self.data!r}, not one of {', '.join(self.data_kinds)}, which task {self.task} learns from",
@@ -115,7 +114,6 @@ class AutoencoderTraining(TrainingConfig):
     """A training of an autoencoder, the small DC-AE or one to go on from."""
 
     data_kinds = ("shards", "videos", "avatar", "images")
-    default_task = "autoencoder"
 
     task: str = "autoencoder"
     avatar_people: int = 2500  # drawn people of data "avatar"
@@ -135,7 +133,6 @@ class TransformerTraining(TrainingConfig):
     """
 
     data_kinds = ("shards", "videos", "avatar")
-    default_task = "transformer"
 
     task: str = "transformer"
     preset: str = ""  # linear-S ... softmax-XL; may be left out where init_from is a .safetensors of this package
@@ -197,9 +194,7 @@ class TransformerTraining(TrainingConfig):
             raise InputError(str(error)) from None
 
 
-TASKS: dict[str, type[TrainingConfig]] = {
-    kind.default_task: kind for kind in (TransformerTraining, AutoencoderTraining)
-}
+TASKS: dict[str, type[TrainingConfig]] = {kind.task: kind for kind in (TransformerTraining, AutoencoderTraining)}
 
 # What may differ between a run and its continuation: it changes no step that is still to come, or only how fast.
 FREE_TO_CHANGE = (

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..config import MOST_GUIDANCE, MOST_STEPS
+from ..config import MOST_GUIDANCE, TIMESTEPS
 from ..diffusion.objective import Diffusion
 from ..diffusion.samplers import Callback, Predict, check_sampler, clip_generator, clip_noise, guided, sample
 from ..errors import InputError
@@ -42,8 +42,8 @@ class SamplingSettings:
     memory_noise: float = 0.0
 
     def __post_init__(self):
-        if self.steps is not None and not 1 <= self.steps <= MOST_STEPS:
-            raise InputError(f"The number of steps is {self.steps}; choose one between 1 and {MOST_STEPS}.")
+        if self.steps is not None and not 1 <= self.steps <= TIMESTEPS:
+            raise InputError(f"The number of steps is {self.steps}; choose one between 1 and {TIMESTEPS}.")
         scale = self.guidance_scale
         if scale is not None and not (math.isfinite(scale) and 0 <= scale <= MOST_GUIDANCE):
             raise InputError(

@@ -12,7 +12,7 @@ from .avatars import Avatar
 from .drawing import draw_frames
 from .motion import COLUMN, control_track
 
-HELD_OUT = 1_000_000  # identities from here on are never trained on
+HELD_OUT = 1_000_000  # people from here on are never trained on
 POSES = 12  # training pictures of each person
 HELD_OUT_PEOPLE, HELD_OUT_POSES = 48, 4
 
@@ -36,9 +36,9 @@ def random_controls(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def render_pictures(
-    folder: Path, identities: int, poses: int, size: int, first_identity: int = 0, name: str = "pictures"
+    folder: Path, people: int, poses: int, size: int, first_person: int = 0, name: str = "pictures"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures uint8 [identities * poses, size, size, 3] and their loss regions uint8 [identities, size, size].
+    """Pictures uint8 [people * poses, size, size, 3] and their loss regions uint8 [people, size, size].
 
     A region is 1 in the mouth, 2 in the eyes, 0 elsewhere. Rendered on the first call, mapped from the file later.
     """
@@ -46,28 +46,28 @@ def render_pictures(
     pictures_path, regions_path = folder / f"{name}.npy", folder / f"{name}-regions.npy"
     if not (pictures_path.exists() and regions_path.exists()):
         aside = folder / f"{name}.part.npy"
-        shape = (identities * poses, size, size, 3)
+        shape = (people * poses, size, size, 3)
         pictures = np.lib.format.open_memmap(aside, mode="w+", dtype=np.uint8, shape=shape)
-        regions = np.zeros((identities, size, size), np.uint8)
-        for i in range(identities):
-            avatar = Avatar((first_identity + i, 0), size)
-            rng = np.random.default_rng((first_identity + i, 1))
+        regions = np.zeros((people, size, size), np.uint8)
+        for i in range(people):
+            avatar = Avatar((first_person + i, 0), size)
+            rng = np.random.default_rng((first_person + i, 1))
             pictures[i * poses : (i + 1) * poses] = draw_frames(avatar, random_controls(rng, poses))
             regions[i] = avatar.regions()
         pictures.flush()
         np.save(regions_path, regions)
         os.replace(aside, pictures_path)
     pictures, regions = np.load(pictures_path, mmap_mode="r"), np.load(regions_path)
-    expected = (identities * poses, size, size, 3)
+    expected = (people * poses, size, size, 3)
     if pictures.shape != expected:
         raise InputError(f"{pictures_path} holds {pictures.shape}, not {expected}; delete it or choose another folder.")
     return pictures, regions
 
 
-def training_pictures(folder: Path, identities: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pictures and regions as render_pictures gives them, and the controls float32 [identities * POSES, 15]."""
-    controls = [random_controls(np.random.default_rng((i, 1)), POSES) for i in range(identities)]
-    return *render_pictures(folder, identities, POSES, size), np.concatenate(controls)
+def training_pictures(folder: Path, people: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pictures and regions as render_pictures gives them, and the controls float32 [people * POSES, 15]."""
+    controls = [random_controls(np.random.default_rng((i, 1)), POSES) for i in range(people)]
+    return *render_pictures(folder, people, POSES, size), np.concatenate(controls)
 
 
 def held_out_pictures(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -75,26 +75,24 @@ class ClipStore:
 
     def __init__(self, folder: Path, count: int, length: int, size: int = 128):
         self.folder, self.count, self.length, self.size = folder, count, length, size
-        shapes = {
-            "frames": ((length, size, size, 3), np.uint8),
-            "portraits": ((size, size, 3), np.uint8),
-            "features": ((length + 2 * CONTEXT, 4, 80), np.float16),
-            "controls": ((length + 2 * CONTEXT, len(CONTROLS)), np.float32),
-            "regions": ((size, size), np.uint8),
-            "starts": ((), np.bool_),
-        }
+        around = length + 2 * CONTEXT
         folder.mkdir(parents=True, exist_ok=True)
-        for name, (shape, dtype) in shapes.items():
-            path = folder / f"{name}.npy"
-            if path.exists():
-                array = np.load(path, mmap_mode="r+")
-                if array.shape != (count, *shape):
-                    raise InputError(
-                        f"{path} holds {array.shape}, not {(count, *shape)}; delete its folder or choose another."
-                    )
-            else:
-                array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(count, *shape))
-            setattr(self, name, array)
+        self.frames = self._array("frames", (length, size, size, 3), np.uint8)
+        self.portraits = self._array("portraits", (size, size, 3), np.uint8)
+        self.features = self._array("features", (around, 4, 80), np.float16)
+        self.controls = self._array("controls", (around, len(CONTROLS)), np.float32)
+        self.regions = self._array("regions", (size, size), np.uint8)
+        self.starts = self._array("starts", (), np.bool_)
+
+    def _array(self, name: str, shape: tuple[int, ...], dtype) -> np.ndarray:
+        """The array in a file of the folder, made if it is missing."""
+        path, wanted = self.folder / f"{name}.npy", (self.count, *shape)
+        if not path.exists():
+            return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=wanted)
+        array = np.load(path, mmap_mode="r+")
+        if array.shape != wanted:
+            raise InputError(f"{path} holds {array.shape}, not {wanted}; delete its folder or choose another.")
+        return array
 
     @property
     def done(self) -> int:

@@ -111,17 +111,17 @@ def crop_stretch(pictures: Iterator[np.ndarray], size: int, face: int | None) ->
     return np.stack([cut_square(picture, box, size) for picture in itertools.chain(held, pictures)]), found
 
 
-def square_box(picture: np.ndarray, face: int | None) -> Box | None:
-    """The square around face number `face` of a picture uint8 [H, W, 3], as portraits are cropped; None without it.
+def square_box(pixels: np.ndarray, face: int | None) -> Box | None:
+    """The square around face number `face` of pixels uint8 [H, W, 3], as portraits are cropped; None without it.
 
     face None takes the centred square.
     """
-    image = pixels_to_pictures(picture)
-    if face is not None and len(find_faces(image)) <= face:
+    picture = pixels_to_pictures(pixels)
+    if face is not None and len(find_faces(picture)) <= face:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it says of a single picture
-        return crop_portrait(image, FRAMING_SIZE, "none" if face is None else face).box
+        return crop_portrait(picture, FRAMING_SIZE, "none" if face is None else face).box
 
 
 def cut_square(picture: np.ndarray, box: Box, size: int) -> np.ndarray:

@@ -249,7 +249,7 @@ def _digest(text: str) -> str:
 def _digest_of(encoder: AudioEncoder) -> str:
     """The digest of everything that decides an encoder's features."""
     digest = hashlib.sha256(f"{encoder.name} {encoder.settings}".encode())
-    add_to_digest(digest, encoder.state_dict())
+    add_to_digest(digest, dict(sorted(encoder.state_dict().items())))
     return digest.hexdigest()
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ...audio.recording import exact_fps
 from ...errors import InputError
+from ...pixels import pixels_to_planes
 from .shard_writer import KEY_EVERY
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -103,7 +104,7 @@ class ShardEntry:
         if len(found) < last - first:
             raise self.damaged(f"has a video without frames {first} to {last - 1} at {self.fps:g} a second")
         self._check_size(found[0], "video")
-        return torch.from_numpy(np.stack(found).transpose(0, 3, 1, 2).copy())
+        return pixels_to_planes(np.stack(found))
 
     def _decode(self, content: io.BytesIO, first: int, last: int, seek: bool) -> list[np.ndarray]:
         found: list[np.ndarray] = []
@@ -129,7 +130,7 @@ class ShardEntry:
         except (OSError, SyntaxError, ValueError) as error:
             raise self.damaged(f"has a portrait that cannot be read ({error})") from error
         self._check_size(pixels, "portrait")
-        return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+        return pixels_to_planes(pixels)
 
     def _check_size(self, picture: np.ndarray, kind: str) -> None:
         (height, width), found = self.size, picture.shape

@@ -20,8 +20,8 @@ from ..build import freeze
 from ..sources import DRAWN_FRAMES, encode_clips
 from ..train import train_transformer
 from ..training_config import TransformerTraining
-from .bundled_autoencoder import autoencoder_quality, train_bundled_autoencoder
 from .train_projection import train_audio_projection
+from .train_small_autoencoder import autoencoder_quality, train_bundled_autoencoder
 
 NOTES = {
     "title": "LetsTalk avatar 128",
@@ -34,8 +34,9 @@ PEAK = 1e-3  # largest learning rate
 def transformer_config(work: Path, steps: int, clips: int, peak: float) -> TransformerTraining:
     """The settings of the bundled transformer's training; peak: the largest learning rate."""
     return TransformerTraining(
-        run=str(work / "transformer"), preset="tiny", data="avatar", data_path=str(work / "clips"), avatar_clips=clips,
-        steps=steps, batch_size=12, learning_rate=peak, schedule="cosine", warmup_steps=min(100, steps // 2),
+        run=str(work / "transformer"), preset="bundled", data="avatar", data_path=str(work / "clips"),
+        avatar_clips=clips, steps=steps, batch_size=12, learning_rate=peak, schedule="cosine",
+        warmup_steps=min(100, steps // 2),
         beta2=0.98, gradient_clip=1.0, gradient_clip_start=0, ema_decay=0.998, device="cpu", workers=0, save_every=200,
         keep_checkpoints=1,
         frozen=r"^audio_projection\.window\.",  # it heard far more speech than the clips hold

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from ...data.drawn.stills import POSES, held_out_pictures, render_pictures
 from ...picture.framing import SIZE, WEIGHTS, FramingNet
 from ...pixels import pixels_to_images
-from ...weights import write_weights
+from ...weights import write_network
 from ..loop import Loss, TrainingRun, small_config
-from .bundled_autoencoder import IMAGE_SIZE
+from .train_small_autoencoder import IMAGE_SIZE
 
 # How a picture goes on outside: mostly as crops of portraits do (picture/portrait.py).
 BORDERS = (cv2.BORDER_REPLICATE, cv2.BORDER_REPLICATE, cv2.BORDER_REPLICATE, cv2.BORDER_REFLECT_101)
@@ -49,9 +49,9 @@ def random_crops(pictures: np.ndarray, rng: np.random.Generator) -> tuple[Tensor
     return images, torch.from_numpy(np.stack(targets))
 
 
-def train_framing(work: Path, identities: int = 2500, steps: int = 4000, batch: int = 48) -> FramingNet:
+def train_framing(work: Path, people: int = 2500, steps: int = 4000, batch: int = 48) -> FramingNet:
     """Train the network in work/framing (resumed if begun), on the autoencoder's training pictures."""
-    pictures = render_pictures(work, identities, POSES, IMAGE_SIZE)[0]
+    pictures = render_pictures(work, people, POSES, IMAGE_SIZE)[0]
     torch.manual_seed(0)
     net = FramingNet().to(memory_format=torch.channels_last)
     run = TrainingRun(work / "framing", net, small_config(steps, 1.5e-3))
@@ -78,4 +78,4 @@ def framing_error(net: FramingNet, work: Path) -> dict[str, float]:
 if __name__ == "__main__":
     trained = train_framing(Path(sys.argv[1]))
     print("errors on held-out people:", framing_error(trained, Path(sys.argv[1])))
-    write_weights(WEIGHTS, {key: value.half() for key, value in trained.state_dict().items()}, {})
+    write_network(WEIGHTS, trained)

@@ -19,11 +19,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count, shape_wrapper
 
 from ...config import LetsTalkConfig
-from ...errors import InputError
 from ...model import attention
 from ...model.checkpoint import LetsTalkModel
 from ...model.layers import grid_positions, time_positions
-from ...model.lora import lora_targets
+from ...model.lora import inject_adapters
 from ...picture.autoencoder import build_autoencoder
 from ..build import freeze
 from ..training_config import TransformerTraining
@@ -65,6 +64,7 @@ class Work:
 
 
 def count_parameters(config: TransformerTraining, model_config: LetsTalkConfig) -> Parameters:
+    """The parameters of the model that a training would train, without making their values."""
     model = _build(config, model_config)
     adapters = _count(parameter for name, parameter in model.named_parameters() if ".lora_" in name)
     audio = _count(p for name, p in model.audio_projection.named_parameters() if ".lora_" not in name)
@@ -87,19 +87,10 @@ def _build(config: TransformerTraining, model_config: LetsTalkConfig) -> LetsTal
         model = LetsTalkModel(model_config).train()
         model.transformer.gradient_checkpointing = config.gradient_checkpointing
         if config.lora_rank:
-            _add_adapters(model, config.lora_rank)
+            inject_adapters(model, config.lora_rank, config.lora_rank)
         else:
             freeze(model, config.frozen)
     return model
-
-
-def _add_adapters(model: LetsTalkModel, rank: int) -> None:
-    """As lora.add_lora, which needs weights for the digest that it keeps."""
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise InputError(f"Training a LoRA needs peft ({error}); install it with: pip install peft") from error
-    inject_adapter_in_model(LoraConfig(r=rank, target_modules=lora_targets(model)), model)
 
 
 def count_step(

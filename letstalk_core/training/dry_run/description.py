@@ -25,11 +25,11 @@ def describe_training(config: TrainingConfig, devices: int = 1) -> str:
         raise InputError(f"A training needs one device or more, not {devices}.")
     if isinstance(config, AutoencoderTraining):
         return _describe_autoencoder(config, devices)
-    plan = estimate_training(config, devices)
+    estimate = estimate_training(config, devices)
     lines = [
-        *_model_lines(plan),
-        *_memory_lines(plan),
-        *_time_lines(plan, measure_speed(config, plan.model, plan.step, plan.latent_side)),
+        *_model_lines(estimate),
+        *_memory_lines(estimate),
+        *_time_lines(estimate, measure_speed(config, estimate.model, estimate.step, estimate.latent_side)),
     ]
     return "\n".join(_wrapped(title, text) for title, text in lines)
 
@@ -40,7 +40,7 @@ def _wrapped(title: str, text: str) -> str:
 
 
 def _describe_autoencoder(config: AutoencoderTraining, devices: int) -> str:
-    found = find_autoencoder(config) if config.init_from or config.autoencoder else None
+    found = find_autoencoder(config.autoencoder or config.init_from)
     with torch.device("meta"):
         module: nn.Module = found or build_autoencoder(SMALL_DC_AE)
     count = sum(parameter.numel() for parameter in module.parameters())
@@ -51,33 +51,33 @@ def _describe_autoencoder(config: AutoencoderTraining, devices: int) -> str:
     )
 
 
-def _model_lines(plan: TrainingEstimate) -> list[tuple[str, str]]:
-    config, model, parameters = plan.config, plan.model, plan.parameters
+def _model_lines(estimate: TrainingEstimate) -> list[tuple[str, str]]:
+    config, model, parameters = estimate.config, estimate.model, estimate.parameters
     trained = "all" if parameters.trained == parameters.all else millions(parameters.trained)
     name = config.preset or f"as in {config.init_from}"
     if config.preset and config.model:
         name += " with changes"
     adapters = f", adapters {millions(parameters.adapters)}" if parameters.adapters else ""
-    examples = config.steps * plan.clips
+    examples = config.steps * estimate.clips
     data = (
-        f"{examples:,} clips of {model.transformer.clip_frames} frames in {config.steps:,} steps of {plan.clips} "
-        f"(batch_size {config.batch_size} x accumulation {config.accumulation} x {plan.devices} "
-        f"device{'s' if plan.devices > 1 else ''})"
+        f"{examples:,} clips of {model.transformer.clip_frames} frames in {config.steps:,} steps of {estimate.clips} "
+        f"(batch_size {config.batch_size} x accumulation {config.accumulation} x {estimate.devices} "
+        f"device{'s' if estimate.devices > 1 else ''})"
     )
     stretches = look_into_shards(config)[0] if config.data == "shards" else 0
     stretches = round((1 - config.held_out_share) * (config.avatar_clips if config.data == "avatar" else stretches))
     if stretches:
         data += f"; {examples / stretches:.3g} epochs of {stretches:,} stretches"
-    work = f"{flop(plan.flops)} per step and device"
+    work = f"{flop(estimate.flops)} per step and device"
     if config.gradient_checkpointing:
         work += ", blocks computed twice"
-    if plan.encoded:
+    if estimate.encoded:
         why = (
             "the shards hold no latents"
-            if plan.encoded > 1 + model.transformer.memory_frames
+            if estimate.encoded > 1 + model.transformer.memory_frames
             else "noise on portrait and memory"
         )
-        work += f"; {flop(plan.encoding_flops)} more to encode {plan.encoded} frames an example ({why})"
+        work += f"; {flop(estimate.encoding_flops)} more to encode {estimate.encoded} frames an example ({why})"
     return [
         (
             "Model",
@@ -90,17 +90,23 @@ def _model_lines(plan: TrainingEstimate) -> list[tuple[str, str]]:
     ]
 
 
-def _memory_lines(plan: TrainingEstimate) -> list[tuple[str, str]]:
-    where = "a graphics card" if plan.kind == "cuda" else "the CPU"
-    way = f", each of {plan.devices} (DDP)" if plan.devices > 1 else ""
-    precision = {"no": "fp32"}.get(plan.precision, plan.precision)
-    lines = [("Memory", f"{gib(plan.memory())} on {where} in {precision}{way}"), ("", _parts_text(plan.parts()))]
-    if plan.devices > 1:
-        lines += [("", f"{gib(plan.memory(True))} with FSDP over {plan.devices}"), ("", _parts_text(plan.parts(True)))]
-    here, there = _device_memory(plan.config)
-    if plan.memory() > there:
-        steps = ([] if plan.config.gradient_checkpointing else ["gradient_checkpointing=true"]) + (
-            ["a smaller batch_size with more accumulation"] if plan.config.batch_size > 1 else []
+def _memory_lines(estimate: TrainingEstimate) -> list[tuple[str, str]]:
+    where = "a graphics card" if estimate.kind == "cuda" else "the CPU"
+    way = f", each of {estimate.devices} (DDP)" if estimate.devices > 1 else ""
+    precision = {"no": "fp32"}.get(estimate.precision, estimate.precision)
+    lines = [
+        ("Memory", f"{gib(estimate.memory())} on {where} in {precision}{way}"),
+        ("", _parts_text(estimate.parts())),
+    ]
+    if estimate.devices > 1:
+        lines += [
+            ("", f"{gib(estimate.memory(True))} with FSDP over {estimate.devices}"),
+            ("", _parts_text(estimate.parts(True))),
+        ]
+    here, there = _device_memory(estimate.config)
+    if estimate.memory() > there:
+        steps = ([] if estimate.config.gradient_checkpointing else ["gradient_checkpointing=true"]) + (
+            ["a smaller batch_size with more accumulation"] if estimate.config.batch_size > 1 else []
         )
         advice = " or ".join(steps) or "a smaller model, or more devices with FSDP"
         lines.append(("", f"More than the {gib(there)} of {here}: choose {advice}."))
@@ -119,8 +125,8 @@ def _device_memory(config: TrainingConfig) -> tuple[str, int]:
     return name, psutil.virtual_memory().total
 
 
-def _time_lines(plan: TrainingEstimate, speed: Speed) -> list[tuple[str, str]]:
-    work = plan.flops + plan.encoding_flops
+def _time_lines(estimate: TrainingEstimate, speed: Speed) -> list[tuple[str, str]]:
+    work = estimate.flops + estimate.encoding_flops
     seconds = work / speed.block
     lines = [
         (
@@ -129,13 +135,13 @@ def _time_lines(plan: TrainingEstimate, speed: Speed) -> list[tuple[str, str]]:
             f"{100 * speed.block / speed.product:.0f} % of a large matrix product's {speed.product / 1e12:.3g}",
         ),
         ("", f"  measured with {speed.shape}"),
-        ("Time", f"{_long(seconds * plan.config.steps)} for {plan.config.steps:,} steps of {seconds:.3g} s"),
+        ("Time", f"{_long(seconds * estimate.config.steps)} for {estimate.config.steps:,} steps of {seconds:.3g} s"),
     ]
-    if plan.devices > 1:
-        lines.append(("", f"  on {plan.devices} such devices, if none waits for another (perfect scaling)"))
-    days_here = seconds * plan.config.steps / 86400
-    if days_here > 2 and plan.kind == "cuda" and training_device(plan.config).type == "cpu":
-        hours = _long(work / REFERENCE_RATE * plan.config.steps)
+    if estimate.devices > 1:
+        lines.append(("", f"  on {estimate.devices} such devices, if none waits for another (perfect scaling)"))
+    days_here = seconds * estimate.config.steps / 86400
+    if days_here > 2 and estimate.kind == "cuda" and training_device(estimate.config).type == "cpu":
+        hours = _long(work / REFERENCE_RATE * estimate.config.steps)
         lines.append(("", f"  on a device that reaches {REFERENCE_RATE / 1e12:.0f} TFLOP/s: {hours}"))
     lines.append(("", "  not counted: reading the data, AdamW, sample videos, torch.compile"))
     return lines

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,11 +122,10 @@ def _channels(autoencoder: dict) -> list[int]:
 def _autoencoder_config(config: TransformerTraining, model: LetsTalkConfig) -> dict:
     """The configuration of the autoencoder that training would use, or of the released one where its file is not there
     yet."""
-    if any(path and Path(path).exists() for path in (config.autoencoder, config.init_from)):
-        there = config.autoencoder if Path(config.autoencoder).exists() else ""
-        found = find_autoencoder(dataclasses.replace(config, autoencoder=there))
-        if found is not None:
-            return found.config
+    there = config.autoencoder if Path(config.autoencoder or " ").exists() else ""
+    found = find_autoencoder(there, config.init_from)
+    if found is not None:
+        return found.config
     return SD_VAE if model.autoencoder == "sd-vae" else DC_AE
 
 

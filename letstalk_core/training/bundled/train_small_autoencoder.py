@@ -29,10 +29,10 @@ def autoencoder_quality(autoencoder: Autoencoder, work: Path) -> dict[str, float
     }
 
 
-def train_bundled_autoencoder(work: Path, steps: int, identities: int = 2500, batch: int = 8) -> Autoencoder:
+def train_bundled_autoencoder(work: Path, steps: int, people: int = 2500, batch: int = 8) -> Autoencoder:
     """Train the small DC-AE on drawn people, in work/autoencoder (resumed if begun); KeyboardInterrupt if stopped."""
     config = AutoencoderTraining(
-        run=str(work / "autoencoder"), data="avatar", data_path=str(work), avatar_people=identities,
+        run=str(work / "autoencoder"), data="avatar", data_path=str(work), avatar_people=people,
         image_size=IMAGE_SIZE, batch_size=batch, workers=0, **dataclasses.asdict(small_config(steps, 8e-4)),
     )  # fmt: skip
     path = train_autoencoder(config)
