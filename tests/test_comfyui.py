@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from letstalk_core.audio.recording import read_audio
-from letstalk_core.diffusion.samplers import SAMPLERS
+from letstalk_core.config import SAMPLERS
 from letstalk_core.video.reader import probe, read_video_frames
 
 pytestmark = pytest.mark.comfyui
