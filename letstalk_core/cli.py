@@ -98,9 +98,9 @@ def _add_evaluation_commands(commands) -> None:
     evaluate = commands.add_parser("evaluate", help="measure a model on held-out drawings and speech")
     evaluate.add_argument("--model", metavar="FILE.safetensors")
     evaluate.add_argument("--output", default="runs/evaluation", metavar="FOLDER")
-    evaluate.add_argument("--pairs", type=int, default=40)
+    evaluate.add_argument("--pairs", type=int, default=40, help="0 with --speech: only that")
     evaluate.add_argument("--seconds", type=float, default=4.0, help="length of each held-out clip")
-    evaluate.add_argument("--speech", metavar="FOLDER", help="also: real recordings, scored against their envelope")
+    evaluate.add_argument("--speech", metavar="FOLDER", help="also: real recordings, or people with their tracks.npz")
     evaluate.add_argument("--memory-noise", type=float, default=0.0, help="as in generate")
     evaluate.set_defaults(run=_evaluate)
 

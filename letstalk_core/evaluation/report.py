@@ -21,6 +21,7 @@ from ..pixels import images_to_pixels, pixels_to_images
 from ..video.clips import ClipSampler, SamplingSettings
 from . import measures
 from .meter import READINGS, FaceMeter, load_meter
+from .speakers import TRACKS, Speaker, draw_speakers, fit_read_out, follow, load_speakers
 
 METER = Path(__file__).resolve().parent / "face_meter.safetensors"
 FIRST_PAIR = 10_000  # held-out clips from here on: none was looked at while training was tuned
@@ -43,9 +44,15 @@ def generate_frames(
     pipeline: LetsTalkPipeline, portrait: torch.Tensor, waveform: np.ndarray, rate: int, settings: SamplingSettings
 ) -> np.ndarray:
     """The video that a model makes of a portrait image [3,H,W] in -1..1 and mono samples [S]: uint8 [F,H,W,3]."""
+    return frames_of(pipeline, portrait, pipeline.encode_audio(torch.from_numpy(waveform)[None], rate), settings)
+
+
+def frames_of(
+    pipeline: LetsTalkPipeline, portrait: torch.Tensor, features: torch.Tensor, settings: SamplingSettings
+) -> np.ndarray:
+    """Frames uint8 [F,H,W,3] of a portrait image [3,H,W] in -1..1 that speaks features [F,L,E]."""
     size = portrait.shape[-1]
     latents = pipeline.encode_portrait(Portrait(portrait, (0, 0, size, size), (size, size)))
-    features = pipeline.encode_audio(torch.from_numpy(waveform)[None], rate)
     sampler = ClipSampler(pipeline.model, latents, features, settings)
     return np.concatenate([images_to_pixels(pipeline.decode(clip.latents)).numpy() for clip in sampler.clips()])
 
@@ -146,20 +153,48 @@ def evaluate_speech(pipeline, meter: FaceMeter, paths: list[Path], output: Path,
     return result
 
 
+def evaluate_speakers(
+    pipeline, meter: FaceMeter, speakers: list[Speaker], output: Path, settings: SamplingSettings
+) -> dict:
+    """How the mouth follows real people's own, by what it is read from ("tokens", "frames"): see speakers.follow.
+
+    Each of them is spoken by another held-out drawing. Writes the plot speakers.png.
+    """
+    read_out, ours = fit_read_out(pipeline), {"tokens": [], "frames": []}
+    for i, speaker in enumerate(tqdm(speakers, desc="speakers", disable=None)):
+        stream = pipeline.stream_audio(speaker.recording)
+        features = stream[0 : len(stream)]
+        portrait = pixels_to_images(talking_clip(FIRST_PAIR + i, 1.0, split="heldout").portrait[None])[0]
+        ours["tokens"].append(read_out(features))
+        ours["frames"].append(meter.read(frames_of(pipeline, portrait, features, settings))[:, OPEN])
+    report = {kind: follow(openings, speakers) for kind, openings in ours.items()}
+    output.mkdir(parents=True, exist_ok=True)
+    draw_speakers(speakers, ours, report, pipeline.config.fps, output / "speakers.png")
+    return report
+
+
 def evaluate(
     model: Path, output: Path, pairs: int, seconds: float, speech: Path | None = None, memory_noise: float = 0.0
 ) -> str:
-    """Generate and score held-out pairs, write output/report.json and contact sheets; returns the JSON."""
+    """Generate and score held-out pairs, write output/report.json and contact sheets; returns the JSON.
+
+    speech: a folder of real recordings, scored against their envelopes, or of people with tracks.npz (speakers.py),
+    scored against their own mouths. pairs 0: only that.
+    """
     try:
+        import matplotlib  # noqa: F401
         import torchmetrics  # noqa: F401
-    except ImportError:
-        raise InputError("evaluate needs torchmetrics; run pip install -r requirements-dev.txt.") from None
-    if pairs < 2:
-        raise InputError(f"The number of pairs is {pairs}; shuffled audio needs at least 2.")
+    except ImportError as error:
+        raise InputError(f"evaluate needs {error.name}; run pip install -r requirements-dev.txt.") from None
+    if pairs < 2 and (pairs or speech is None):
+        raise InputError(f"The number of pairs is {pairs}; shuffled audio needs at least 2, or 0 with --speech.")
     if not 1 <= seconds <= 60:
         raise InputError(f"The length of a pair is {seconds} seconds; choose 1 to 60.")
-    recordings = recordings_in(speech) if speech is not None else []
-    pipeline, meter = LetsTalkPipeline.load(model, "cpu"), load_meter(METER)
+    pipeline, meter, people, recordings = LetsTalkPipeline.load(model, "cpu"), load_meter(METER), [], []
+    if speech is not None and (speech / TRACKS).exists():
+        people = load_speakers(speech, pipeline.config.fps)
+    elif speech is not None:
+        recordings = recordings_in(speech)
     rows, sheets = [], []
     for i, clip in enumerate(tqdm(held_out_clips(pairs, seconds), total=pairs, desc="pairs", disable=None)):
         settings = SamplingSettings(seed=i, memory_noise=memory_noise)
@@ -168,17 +203,15 @@ def evaluate(
         rows.append(score_pair(clip, frames, true_frames, meter, pipeline))
         if i < 6:
             sheets += [true_frames, frames]
-    contact_sheet(output / "pairs.png", sheets)
-    report = {
-        "model": Path(model).name,
-        "pairs": pairs,
-        "seconds": seconds,
-        **summarise_pairs(rows, pipeline.config.fps),
-    }
+    report = {"model": Path(model).name, "pairs": pairs, "seconds": seconds}
+    settings = SamplingSettings(memory_noise=memory_noise)
+    if pairs:
+        contact_sheet(output / "pairs.png", sheets)
+        report |= summarise_pairs(rows, pipeline.config.fps)
     if recordings:
-        report["recordings"] = evaluate_speech(
-            pipeline, meter, recordings, output, SamplingSettings(memory_noise=memory_noise)
-        )
+        report["recordings"] = evaluate_speech(pipeline, meter, recordings, output, settings)
+    if people:
+        report["people"] = evaluate_speakers(pipeline, meter, people, output, settings)
     text = json.dumps(report, indent=2)
     (output / "report.json").write_text(text + "\n")
     return text
