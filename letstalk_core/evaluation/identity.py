@@ -76,9 +76,9 @@ def identity_accuracy(net: IdentityNet, work: Path) -> dict[str, float]:
     return {"same": float(np.median(same)), "different": float(np.median(other)), "nearer": 1 - nearer}
 
 
-def load_identity(path: Path = WEIGHTS) -> IdentityNet:
-    """The network with the weights of a file, in evaluation mode."""
-    return read_network(path, IdentityNet())
+def load_identity() -> IdentityNet:
+    """The network with the weights of this repository, in evaluation mode."""
+    return read_network(WEIGHTS, IdentityNet())
 
 
 if __name__ == "__main__":  # python -m letstalk_core.evaluation.identity WORK_FOLDER makes the file beside this one

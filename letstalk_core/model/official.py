@@ -56,7 +56,7 @@ OFFICIAL_POSITIONS = ("pos_embed", "temp_embed", "long_temp_embed")
 
 
 def convert_checkpoint(
-    source: str | Path, target: str | Path, *, dtype: torch.dtype | None = torch.float32, **options: float | None
+    source: str | Path, target: str | Path, *, dtype: torch.dtype | None = torch.float32, **options: int | None
 ) -> LetsTalkConfig:
     """Convert an official checkpoint to one file of ours, and return its configuration.
 
@@ -78,14 +78,13 @@ def read_official(
     clip_frames: int | None = None,
     audio_blocks: int | None = None,
     audio_channels: int | None = None,
-    latent_scale: float | None = None,
 ) -> LetsTalkModel:
     """The model in an official checkpoint, on the CPU, its weights as they are stored.
 
     The options say what shapes do not: the heads (known for the paper's S, B, L and XL), how a row of time positions
-    divides into memory and clip (memory is 2 frames in the models with memory), how the audio features divide into
-    blocks and channels (12 x 768 for wav2vec2-base), and the autoencoder's scaling factor. Raises CheckpointError
-    where the file is not such a checkpoint, an option is needed, or an option contradicts it.
+    divides into memory and clip (memory is 2 frames in the models with memory), and how the audio features divide into
+    blocks and channels (12 x 768 for wav2vec2-base). Raises CheckpointError where the file is not such a checkpoint, an
+    option is needed, or an option contradicts it.
     """
     given = dict(num_heads=num_heads, clip_frames=clip_frames, audio_blocks=audio_blocks, audio_channels=audio_channels)
     for name, value in given.items():
@@ -98,7 +97,7 @@ def read_official(
         shapes = _transformer_shapes(state, num_heads)
         frames = _frames(positions, memory_frames, clip_frames)
         tokens = _audio_shapes(audio, state, audio_blocks, audio_channels)
-        pictures = _pictures(shapes, positions, latent_scale)
+        pictures = _pictures(shapes, positions)
         config = LetsTalkConfig().with_changes(**shapes, **frames, **tokens, **pictures)
         _check_positions(positions, config)
     except KeyError as error:
@@ -230,7 +229,7 @@ def _audio_shapes(
     )
 
 
-def _pictures(shapes: dict, positions: dict[str, Tensor], latent_scale: float | None) -> dict:
+def _pictures(shapes: dict, positions: dict[str, Tensor]) -> dict:
     """The autoencoder, known by its latent channels, and the side of the square pictures in pixels."""
     channels = shapes["latent_channels"]
     if channels not in AUTOENCODERS:
@@ -239,7 +238,7 @@ def _pictures(shapes: dict, positions: dict[str, Tensor], latent_scale: float | 
     side = math.isqrt(positions["pos_embed"].shape[1])
     return dict(
         autoencoder=name,
-        latent_scale=scale if latent_scale is None else latent_scale,
+        latent_scale=scale,
         image_size=side * shapes["patch_size"] * pixels,
         default_steps=250,
         default_sampler="ddpm",

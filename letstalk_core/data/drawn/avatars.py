@@ -191,7 +191,7 @@ class Avatar:
         canvas.polygon(self.face_outline(), self.skin, self.outline)
         if self.style != "flat":
             self._paint_relief(canvas, rng)
-        self._paint_beard(canvas, rng)
+        self._paint_beard(canvas)
         self._paint_nose(canvas)
         self._paint_hair_front(canvas, rng)
         return canvas
@@ -236,7 +236,7 @@ class Avatar:
             canvas.polygon([(0, self.eye_y + 0.1), (0.11, y + 0.02), (0, y + 0.05)], _tone(self.skin, 0.82))
             canvas.line([(-0.1, y + 0.01), (0, y + 0.05), (0.11, y + 0.01)], dark, 0.02)
 
-    def _paint_beard(self, canvas: Canvas, rng: np.random.Generator) -> None:
+    def _paint_beard(self, canvas: Canvas) -> None:
         if self.beard == "none":
             return
         colour, y = _tone(self.hair, 0.95), self.mouth_y

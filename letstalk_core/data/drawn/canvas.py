@@ -7,6 +7,7 @@ import numpy as np
 
 _CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 28)[:-1]), np.sin(np.linspace(0, 2 * np.pi, 28)[:-1])], 1)
 SHIFT = 4  # OpenCV's fractional bits: shapes move by sixteenths of a pixel
+SURROUNDINGS = 0.05  # of a shape that is drawn inside, in the canvas's units
 
 
 class Canvas:
@@ -54,11 +55,11 @@ class Canvas:
             self.colour, [self._points(points)], False, tuple(float(c) for c in colour), thick, cv2.LINE_AA, SHIFT
         )
 
-    def inside(self, shape, draw, margin: float = 0.05) -> None:
+    def inside(self, shape, draw) -> None:
         """Call draw(canvas) on a copy of the shape's surroundings and keep what falls inside the shape."""
         shape = np.asarray(shape)
-        low = np.floor((shape.min(0) - margin) * self.scale + self.origin).astype(int).clip(0)
-        high = np.ceil((shape.max(0) + margin) * self.scale + self.origin).astype(int)
+        low = np.floor((shape.min(0) - SURROUNDINGS) * self.scale + self.origin).astype(int).clip(0)
+        high = np.ceil((shape.max(0) + SURROUNDINGS) * self.scale + self.origin).astype(int)
         window = self.colour[low[1] : high[1], low[0] : high[0]]
         if window.size == 0:
             return

@@ -14,6 +14,8 @@ CONTROLS = (
 )  # fmt: skip
 COLUMN = {name: i for i, name in enumerate(CONTROLS)}
 MOUTH_COLUMNS = 5  # the first ones of a control track
+FPS = 25.0  # of every track
+BLINKS_PER_MINUTE = 20.0
 
 
 def smooth_noise(rng: np.random.Generator, frames: int, period: float) -> np.ndarray:
@@ -29,15 +31,15 @@ def smooth_noise(rng: np.random.Generator, frames: int, period: float) -> np.nda
     return (weights / 6 * values[index[:, None] + np.arange(4)]).sum(1) * 1.4
 
 
-def blink_track(rng: np.random.Generator, frames: int, per_minute: float, fps: float = 25.0) -> np.ndarray:
+def blink_track(rng: np.random.Generator, frames: int, per_minute: float) -> np.ndarray:
     """Eyelid closure [F] in 0..1 with blinks at random times, never closer than 0.8 s."""
     track = np.zeros(frames + len(BLINK_SHAPE), np.float32)
-    mean_gap = 60 * fps / per_minute
+    mean_gap = 60 * FPS / per_minute
     at = rng.uniform(0, mean_gap)
     while at < frames:
         i = int(at)
         track[i : i + len(BLINK_SHAPE)] = np.maximum(track[i : i + len(BLINK_SHAPE)], BLINK_SHAPE)
-        at += 0.8 * fps + rng.exponential(mean_gap - 0.8 * fps)
+        at += 0.8 * FPS + rng.exponential(mean_gap - 0.8 * FPS)
     return track[:frames]
 
 
@@ -55,9 +57,7 @@ def gaze_track(rng: np.random.Generator, frames: int) -> np.ndarray:
     return np.clip(sum(k * padded[j : j + frames] for j, k in enumerate(kernel)), -1, 1).astype(np.float32)
 
 
-def control_track(
-    rng: np.random.Generator, mouth: np.ndarray, blinks_per_minute: float = 20.0, head: float = 1.0
-) -> np.ndarray:
+def control_track(rng: np.random.Generator, mouth: np.ndarray, head: float = 1.0) -> np.ndarray:
     """The whole motion [F, 15] of a clip that speaks `mouth` [F, >= 5] (open, width, round, teeth, tongue).
 
     head: size of the head's motion. It is small by default: a shift of a few pixels changes latents more than speech
@@ -66,7 +66,7 @@ def control_track(
     frames = len(mouth)
     track = np.zeros((frames, len(CONTROLS)), np.float32)
     track[:, :MOUTH_COLUMNS] = mouth[:, :MOUTH_COLUMNS]
-    track[:, COLUMN["blink"]] = blink_track(rng, frames, blinks_per_minute)
+    track[:, COLUMN["blink"]] = blink_track(rng, frames, BLINKS_PER_MINUTE)
     track[:, COLUMN["gaze_x"] : COLUMN["gaze_y"] + 1] = gaze_track(rng, frames)
 
     # Heads nod and brows rise a little with the stressed (wide open) parts of speech.
