@@ -24,7 +24,7 @@ OBJECTIVES = ("noise", "v", "flow", "x0")
 TIMESTEPS = 1000  # of training, and the most steps of denoising
 MOST_GUIDANCE = 20.0
 FPS_RANGE = (1, 240)
-TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a mapping"}
 
 
 # Each part with what its fields' flat names begin with.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .audio.encoder import AudioEncoder, FeatureStream
-from .audio.load import load_audio_encoder
+from .audio.load_encoder import load_audio_encoder
 from .audio.recording import Recording
 from .config import LetsTalkConfig
 from .errors import InputError

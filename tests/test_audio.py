@@ -17,7 +17,7 @@ import torch
 from letstalk_core.audio import encoder as audio_encoder
 from letstalk_core.audio import mel
 from letstalk_core.audio.encoder import FeatureStream
-from letstalk_core.audio.load import load_audio_encoder
+from letstalk_core.audio.load_encoder import load_audio_encoder
 from letstalk_core.audio.mel import MEL_REACH, mel_features
 from letstalk_core.audio.recording import Recording, SampleReader, audio_blocks, frame_count, read_audio
 from letstalk_core.errors import InputError
@@ -307,7 +307,7 @@ def test_memory_does_not_grow_with_the_recording(tmp_path):
 import re, sys, numpy, wave
 from pathlib import Path
 from letstalk_core.audio.encoder import FeatureStream
-from letstalk_core.audio.load import load_audio_encoder
+from letstalk_core.audio.load_encoder import load_audio_encoder
 from letstalk_core.audio.recording import Recording
 def peak(minutes):
     with wave.open(sys.argv[1], "wb") as file:

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from letstalk_core.errors import InputError
 from letstalk_core.training.config_file import load_config
-from letstalk_core.training.dry_run import describe_training, speed
+from letstalk_core.training.dry_run import block_speed, describe_training
 from letstalk_core.training.dry_run.counting import count_parameters
 from letstalk_core.training.dry_run.description import flop, gib, millions
 from letstalk_core.training.dry_run.requirements import estimate_training
@@ -63,9 +63,9 @@ def test_what_does_not_fit_is_said(monkeypatch):
 
 
 def test_a_shape_too_slow_for_the_hardware_is_measured_smaller(monkeypatch):
-    monkeypatch.setattr(speed, "MEASURED_SECONDS", 1e-9)
+    monkeypatch.setattr(block_speed, "MEASURED_SECONDS", 1e-9)
     plan = estimate_training(tiny(batch_size=4))
-    found = speed.measure_speed(plan.config, plan.model, plan.step, plan.latent_side)
+    found = block_speed.measure_speed(plan.config, plan.model, plan.step, plan.latent_side)
     assert found.block > 0 and found.shape.startswith("1 clip of 1 frame, 1 of 8 rows (instead of 4 of 4:")
 
 
@@ -90,7 +90,7 @@ def test_device_cpu_has_the_cpus_precision_beside_a_card(monkeypatch):
     plan = estimate_training(tiny(precision="auto"))
     assert (plan.kind, plan.precision, plan.step.copies) == ("cpu", "no", 0)
     with Products() as products:
-        speed.measure_speed(plan.config, plan.model, plan.step, plan.latent_side)
+        block_speed.measure_speed(plan.config, plan.model, plan.step, plan.latent_side)
     assert products.types == {torch.float32}
 
 

@@ -100,6 +100,10 @@ def test_a_folder_without_people_is_refused(tmp_path):
     (tmp_path / "tracks.npz").write_bytes(b"not an array")
     with pytest.raises(InputError, match="not a readable .npz"):
         load_speakers(tmp_path, 25.0)
+    for unfit in (np.zeros(50), np.full((50, 2), np.nan), np.zeros((0, 2))):
+        np.savez(tmp_path / "tracks.npz", one=unfit)
+        with pytest.raises(InputError, match="one is not a table"):
+            load_speakers(tmp_path, 25.0)
     tracks(tmp_path, one=signal(1, 50))
     with pytest.raises(InputError, match="0 people who speak"):
         load_speakers(tmp_path, 25.0)

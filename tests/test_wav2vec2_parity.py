@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from letstalk_core.audio import encoder as module
-from letstalk_core.audio.load import load_audio_encoder
+from letstalk_core.audio.load_encoder import load_audio_encoder
 from letstalk_core.errors import InputError
 
 pytest.importorskip("transformers")

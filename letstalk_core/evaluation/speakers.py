@@ -59,6 +59,8 @@ def load_speakers(folder: Path, fps: float) -> list[Speaker]:
         raise InputError(f"{path} is not a readable .npz file ({error}); make it again.") from error
     speakers, left_out = [], []
     for name, track in tracks.items():
+        if track.ndim != 2 or not track.size or not np.isfinite(track[:, 0]).all():
+            raise InputError(f"{path}: {name} is not a table [frames,columns] of finite openings; make it again.")
         video = next(iter(sorted(p for p in folder.glob(f"{name}.*") if p.suffix != ".npz")), None)
         found = None if video is None else probe(video)
         if found is None or not found.audio_samples:

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..config import FLAT_NAMES, LetsTalkConfig
+from ..config import FLAT_NAMES, TYPES, LetsTalkConfig
 from ..errors import InputError
 from .training_config import TASKS, TrainingConfig, need
 
@@ -143,5 +143,4 @@ def _converted(name: str, wanted: type, value: typing.Any) -> typing.Any:
             pass
     if type(value) is wanted:
         return value
-    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a mapping"}
-    raise InputError(f"training configuration: {name} is {value!r}, not {kinds[wanted]}")
+    raise InputError(f"training configuration: {name} is {value!r}, not {TYPES[wanted]}")

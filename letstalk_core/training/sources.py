@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..audio.load import load_audio_encoder
+from ..audio.load_encoder import load_audio_encoder
 from ..config import LetsTalkConfig
 from ..data.drawn.talking_clips import AvatarSource, ClipStore, read_count, write_count
 from ..data.source import Source, Window

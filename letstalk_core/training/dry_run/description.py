@@ -13,8 +13,8 @@ from ...picture.autoencoder import SMALL_DC_AE, build_autoencoder
 from ...render.estimate import duration
 from ..build import find_autoencoder
 from ..training_config import AutoencoderTraining, TrainingConfig
+from .block_speed import Speed, measure_speed, training_device
 from .requirements import GIB, TrainingEstimate, estimate_training, look_into_shards
-from .speed import Speed, measure_speed, training_device
 
 REFERENCE_RATE = 1e14  # FLOP/s, for planning where there is no graphics card
 
