@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from ..pixels import images_to_pixels, pixels_to_images
 from ..video.clips import ClipSampler, SamplingSettings
 from . import measures
 from .meter import READINGS, FaceMeter, load_meter
-from .speakers import TRACKS, Speaker, draw_speakers, fit_read_out, follow, load_speakers
+from .speakers import TRACKS, Speaker, draw_speakers, fit_read_out, follow, load_speakers, speakers_table
 
 METER = Path(__file__).resolve().parent / "face_meter.safetensors"
 FIRST_PAIR = 10_000  # held-out clips from here on: none was looked at while training was tuned
@@ -158,7 +159,7 @@ def evaluate_speakers(
 ) -> dict:
     """How the mouth follows real people's own, by what it is read from ("tokens", "frames"): see speakers.follow.
 
-    Each of them is spoken by another held-out drawing. Writes the plot speakers.png.
+    Each of them is spoken by another held-out drawing. Writes the plot speakers.png and, to stderr, a table.
     """
     read_out, ours = fit_read_out(pipeline), {"tokens": [], "frames": []}
     for i, speaker in enumerate(tqdm(speakers, desc="speakers", disable=None)):
@@ -170,6 +171,7 @@ def evaluate_speakers(
     report = {kind: follow(openings, speakers) for kind, openings in ours.items()}
     output.mkdir(parents=True, exist_ok=True)
     draw_speakers(speakers, ours, report, pipeline.config.fps, output / "speakers.png")
+    tqdm.write(speakers_table(report), file=sys.stderr)
     return report
 
 

@@ -146,6 +146,18 @@ def _best(own: np.ndarray, truth: np.ndarray) -> tuple[float, int]:
     return lagged_correlation(own[:length], truth[:length], LAGS)
 
 
+def speakers_table(report: dict[str, dict]) -> str:
+    """What `follow` says, by what the opening was read from, as lines of text: a row a speaker, the medians last."""
+    lines = [f"{'opening, r':32}" + "".join(f"{kind:>10} {'lag':>4} {'another':>8}" for kind in report)]
+    for name in next(iter(report.values()))["speakers"]:
+        rows = [follows["speakers"][name] for follows in report.values()]
+        cells = (f"{row['r']:10.2f} {row['lag']:+4d} {row['r_of_anothers_sound']:8.2f}" for row in rows)
+        lines.append(f"{name[:32]:32}" + "".join(cells))
+    medians = [follows["median"] for follows in report.values()]
+    cells = (f"{median['r']:10.2f} {'':4} {median['r_of_anothers_sound']:8.2f}" for median in medians)
+    return "\n".join([*lines, f"{'median':32}" + "".join(cells)])
+
+
 def draw_speakers(
     speakers: Sequence[Speaker], ours: dict[str, Sequence[np.ndarray]], report: dict[str, dict], fps: float, path: Path
 ) -> None:

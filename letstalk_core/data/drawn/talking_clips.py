@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ...audio.mel import mel_features
+from ...audio.mel import levelled_mel_features
 from ...errors import InputError
 from ...model.audio_projection import whole_windows
 from ..source import Window
@@ -114,7 +114,7 @@ class ClipStore:
         # Half of the clips begin where the speech begins, as a video does: they can follow the portrait itself.
         start = 0 if rng.random() < 0.5 else int(rng.integers(1, total - self.length + 1))
         around = np.clip(np.arange(start - CONTEXT, start + self.length + CONTEXT), 0, total - 1)
-        features = mel_features(torch.from_numpy(clip.waveform), total).numpy()
+        features = levelled_mel_features(torch.from_numpy(clip.waveform), total).numpy()
         self.frames[i] = clip.frames(start, self.length)
         self.portraits[i] = clip.portrait
         self.features[i] = features[around]

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import av
 import numpy as np
 import torch
 
+from .background import noise
 from .synthesis import SAMPLE_RATE, Speech
 
 FFT_BLOCK = 4096  # lengths are rounded up to a multiple, which keeps the transform fast
-NOISE_BLOCK = 32768  # samples of noise before it repeats
-NOISE_SLOPES = (0.0, -0.5, -1.0, 0.5)  # amplitude ~ f**slope: white, pink, brown, blue
+# Where sound is sent at low rates: (encoder, bits a second).
+CODECS = (("libmp3lame", (16000, 48000)), ("libopus", (6000, 24000)), ("aac", (12000, 40000)))
+CODEC_SHARE = 0.2
 
 
 def change_speed_pitch(speech: Speech, factor: float) -> Speech:
@@ -95,23 +98,6 @@ def _room(rng: np.random.Generator) -> np.ndarray:
     return tail
 
 
-def _noise(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Coloured noise float32 [count] of power 1 (repeating every 2 s), its level drifting slowly half of the time."""
-    bins = NOISE_BLOCK // 2 + 1
-    white = rng.standard_normal(2 * bins, dtype=np.float32).view(np.complex64)
-    slope = NOISE_SLOPES[int(rng.integers(len(NOISE_SLOPES)))]
-    frequencies = np.linspace(0.0, SAMPLE_RATE / 2, bins, dtype=np.float32)
-    block = _irfft(white * np.maximum(frequencies, 40.0) ** np.float32(slope), NOISE_BLOCK)
-    noise = np.resize(block, count)
-    if rng.random() < 0.2:  # mains hum
-        angle = np.arange(count, dtype=np.float32) * np.float32(2 * np.pi * rng.choice((50.0, 60.0)) / SAMPLE_RATE)
-        noise += noise.std() * np.sin(angle)
-    if rng.random() < 0.5:
-        knots = rng.uniform(0.4, 1.6, 8)
-        noise *= np.interp(np.arange(count), np.linspace(0, count, 8), knots).astype(np.float32)
-    return noise / max(float(noise.std()), 1e-9)
-
-
 def _degrade(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The waveform, rarely with mild clipping and rarely with coarse quantisation."""
     kind, peak = rng.random(), float(np.abs(waveform).max(initial=0.0))
@@ -126,17 +112,46 @@ def _degrade(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return waveform
 
 
+def _coded(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The waveform after a codec at a low rate, where it was in time: what the codec delays it by is taken away."""
+    name, (least, most) = CODECS[int(rng.integers(len(CODECS)))]
+    encoder = av.CodecContext.create(name, "w")
+    encoder.sample_rate, encoder.layout, encoder.bit_rate = SAMPLE_RATE, "mono", int(rng.uniform(least, most))
+    encoder.format = encoder.codec.audio_formats[0]
+    encoder.open()
+    decoder = av.CodecContext.create({"libmp3lame": "mp3float", "libopus": "libopus", "aac": "aac"}[name], "r")
+    decoder.extradata = encoder.extradata
+    convert = av.AudioResampler(format=encoder.format, layout="mono", rate=SAMPLE_RATE, frame_size=encoder.frame_size)
+    back = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE)
+    padded = np.pad(waveform, (0, 2 * 4096)).astype(np.float32)
+    frame = av.AudioFrame.from_ndarray(padded[None], format="fltp", layout="mono")
+    frame.sample_rate = SAMPLE_RATE
+    packets = [packet for part in (frame, None) for made in convert.resample(part) for packet in encoder.encode(made)]
+    packets += encoder.encode(None)
+    frames = [f for packet in packets for f in decoder.decode(packet)] + list(decoder.decode(None))
+    heard = np.concatenate([f.to_ndarray()[0] for part in (*frames, None) for f in back.resample(part)])
+    return _undelayed(heard, waveform)
+
+
+def _undelayed(heard: np.ndarray, waveform: np.ndarray) -> np.ndarray:
+    """[len(waveform)] of `heard` from where it is most like the waveform, within a quarter of a second."""
+    size = _fft_size(len(heard) + len(waveform))
+    likeness = _irfft(_rfft(heard, size) * np.conj(_rfft(waveform, size)), size)
+    delay = int(np.argmax(likeness[: SAMPLE_RATE // 4]))
+    return np.pad(heard[delay:], (0, len(waveform)))[: len(waveform)].astype(np.float32)
+
+
 def augment(
-    waveform: np.ndarray, rng: np.random.Generator, babble: np.ndarray | None = None, mild: bool = False
+    waveform: np.ndarray, rng: np.random.Generator, background: np.ndarray | None = None, mild: bool = False
 ) -> np.ndarray:
     """Another recording of the same sounds, float32 [S] at 16 kHz, none of them moved in time.
 
-    Gain, tilt and band limits, a room, coloured noise at 5..40 dB (or none), clipping or quantisation.
+    Gain, tilt and band limits, a room, coloured noise at 0..40 dB (or none), clipping or quantisation, a codec.
 
     Args:
         waveform: [S] at 16 kHz.
         rng: decides everything.
-        babble: other speech, any length > 0, mixed in at 5..20 dB below; None for none.
+        background: other speech or music, any length > 0, mixed in at 3..20 dB below; None for none.
         mild: only a light tilt, noise at 25..45 dB and gain, as for held-out clips.
     """
     count = len(waveform)
@@ -150,15 +165,17 @@ def augment(
         spectrum *= _rfft(room, size)
     response = _equalise(frequencies, rng, mild).astype(np.float32)
     result = _irfft(spectrum * response, size)[:count].astype(np.float32)
-    if babble is not None and len(babble):
-        other = np.resize(np.roll(babble, int(rng.integers(len(babble)))), count)
+    if background is not None and len(background):
+        other = np.resize(np.roll(background, int(rng.integers(len(background)))), count)
         level = np.sqrt(power / max(float(np.mean(np.square(other))), 1e-9))
-        result += other * level * 10.0 ** (-rng.uniform(5.0, 20.0) / 20.0)
+        result += other * level * 10.0 ** (-rng.uniform(3.0, 20.0) / 20.0)
     if rng.random() < 0.8:
-        snr = rng.uniform(25.0, 45.0) if mild else rng.uniform(5.0, 40.0)
+        snr = rng.uniform(25.0, 45.0) if mild else rng.uniform(0.0, 40.0)
         level = np.sqrt(max(float(np.mean(np.square(result))), 0.05 * power)) * 10.0 ** (-snr / 20.0)
-        result += level * _noise(count, rng)
+        result += level * noise(count, rng)
     if not mild:
         result = _degrade(result, rng)
+        if count and rng.random() < CODEC_SHARE:
+            result = _coded(result, rng)
     result = result * 10.0 ** (rng.uniform(-18.0, 6.0) / 20.0)
     return np.clip(result, -1.0, 1.0).astype(np.float32)

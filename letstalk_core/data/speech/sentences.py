@@ -1,10 +1,15 @@
-"""Texts to speak: own sentences in seventeen languages, and an endless supply made by shuffling them.
+"""Texts to speak: own sentences in seventeen languages, and an endless supply of shuffled words, theirs and (where the
+package wordfreq is installed) the commonest of each language.
 
 English leans on m, b, p, f, v, w, "oo" and "ee": the sounds whose mouth shapes differ most. Mandarin is in pinyin and
 Japanese in kana, the spellings espeak-ng reads. The last sentences of every language are held out of training.
 """
 
 from __future__ import annotations
+
+import importlib.util
+import zlib
+from functools import lru_cache
 
 import numpy as np
 
@@ -273,6 +278,8 @@ RIMES = {
     "heldout": ("a", "ee", "oo", "om", "ap", "ib", "uff", "ove", "ay", "our"),
 }
 
+COMMON_WORDS = 12000  # of a language, before one in ten is held out
+
 
 def language_key(language: str) -> str:
     """Key in `SENTENCES` of an espeak-ng language name: "en-gb-scotland" -> "en". ValueError where it has none."""
@@ -296,20 +303,50 @@ def _pseudo_word(rng: np.random.Generator, split: str) -> str:
     return "".join(str(rng.choice(ONSETS[split])) + str(rng.choice(RIMES[split])) for _ in range(syllables))
 
 
+@lru_cache(maxsize=64)
+def common_words(key: str, split: str) -> tuple[str, ...]:
+    """The commonest words of a language in one split, commonest first; a word in ten is held out. () where wordfreq is
+    not installed or has none, and for languages whose usual script is not the one that espeak-ng is given here."""
+    if key in ("ja", "cmn") or importlib.util.find_spec("wordfreq") is None:
+        return ()
+    import wordfreq
+
+    if key not in wordfreq.available_languages("small"):
+        return ()
+    words = (word for word in wordfreq.top_n_list(key, COMMON_WORDS, "small") if word.isalpha())
+    return tuple(word for word in words if (zlib.crc32(word.encode()) % 10 == 0) == (split == "heldout"))
+
+
 def _shuffled(rng: np.random.Generator, language: str, split: str) -> str:
+    """Words of the split's sentences in random order, in English with made-up words among them."""
     pool = [word.strip(".,!?।。、") for sentence in sentences(language, split) for word in sentence.split()]
     pool = [word for word in pool if word]
     words = [pool[index] for index in rng.integers(0, len(pool), int(rng.integers(4, 12)))]
     if language_key(language) == "en":
         words = [_pseudo_word(rng, split) if rng.random() < 0.35 else word for word in words]
+    return _punctuated(rng, words)
+
+
+def _from_common_words(rng: np.random.Generator, words: tuple[str, ...]) -> str:
+    """Words as often as people use them, which is about one over their rank."""
+    ranks = len(words) ** rng.random(int(rng.integers(4, 13)))
+    return _punctuated(rng, [words[min(int(rank), len(words)) - 1] for rank in ranks])
+
+
+def _punctuated(rng: np.random.Generator, words: list[str]) -> str:
     if len(words) > 6:
         words[len(words) // 2 - 1] += ","
     return " ".join(words) + str(rng.choice([".", ".", "?", "!"]))
 
 
 def random_sentence(rng: np.random.Generator, language: str, split: str = "train") -> str:
-    """A sentence to speak: one of the split's as written (half of the time), or its words in random order, in English
-    with made-up words among them, so that training does not learn the sentences themselves."""
-    if rng.random() < 0.5:
+    """A sentence to speak, so drawn that training does not learn sentences by heart: common words of the language in
+    random order (more than half of the time, where there are any), the words of the split's sentences in random order,
+    or one of them as written."""
+    common = common_words(language_key(language), split)
+    kind = rng.random()
+    if common and kind < 0.6:
+        return _from_common_words(rng, common)
+    if kind < 0.8 if common else kind < 0.5:
         return str(rng.choice(np.array(sentences(language, split), dtype=object)))
     return _shuffled(rng, language, split)

@@ -7,20 +7,36 @@ import math
 import numpy as np
 
 from .augment import augment, change_speed_pitch
+from .background import music
 from .sentences import random_sentence
-from .synthesis import HELDOUT_LANGUAGES, SAMPLE_RATE, VOICES, Speech, Voice, available_engines, join, synthesize
+from .synthesis import HELDOUT_LANGUAGES, NEURAL, SAMPLE_RATE, VOICES, Speech, Voice, available_engines, join, synthesize
+from .utterances import COUNT, KeptUtterances
 from .visemes import MOUTH, Style, mouth_track
 
 FPS = 25
-SILENT_SHARE = 0.07  # share of clips that are noise alone
+SILENT_SHARE = 0.12  # share of clips in which nobody speaks: half of them music, half noise
+MUSIC_SHARE = 0.12  # share of training clips with music under the speech
+NEURAL_SHARES = {"kokoro": 0.25, "hibari": 0.25, "joe": 0.15}  # of clips, where utterances are kept
 FLITE_SHARE = 0.06  # share of clips with recorded voices: few, slow to make, and English only
 ENGLISH_SHARE = 0.4  # share of the other training clips that are English
 BABBLE_SHARE = 0.08  # share of training clips with other speech in the background
 MOST_SENTENCES = 40  # sentences that are spoken for one clip, at most
 
 
+def pick_neural_voice(rng: np.random.Generator, split: str) -> Voice | None:
+    """A random neural voice of the split, or None: then it is another engine's turn."""
+    kind, passed = rng.random(), 0.0
+    for engine, share in NEURAL_SHARES.items():
+        passed += share
+        if kind < passed:
+            own = [voice for voice in VOICES if voice.engine == engine and voice.split == split]
+            return own[int(rng.integers(len(own)))] if own and engine in available_engines() else None
+    return None
+
+
 def pick_voice(rng: np.random.Generator, split: str) -> Voice:
-    """A random voice of the split. Held out: a new language half of the time, else a new voice in a known language."""
+    """A random voice of espeak-ng or flite of the split. Held out: a new language half of the time, else a new voice in
+    a known language."""
     own = [voice for voice in VOICES if voice.split == split and voice.engine in available_engines()]
     flite = [voice for voice in own if voice.engine == "flite"]
     espeak = [voice for voice in own if voice.engine == "espeak"]
@@ -37,9 +53,14 @@ def pick_voice(rng: np.random.Generator, split: str) -> Voice:
     return pool[int(rng.integers(len(pool)))]
 
 
-def random_speech(rng: np.random.Generator, split: str, start: float, seconds: float) -> Speech:
-    """`seconds` of one speaker's sentences with pauses between them, from `start` s on (before 0: silence first)."""
-    voice = pick_voice(rng, split)
+def random_speech(
+    rng: np.random.Generator, split: str, start: float, seconds: float, utterances: KeptUtterances | None = None
+) -> Speech:
+    """`seconds` of one speaker's sentences with pauses between them, from `start` s on (before 0: silence first).
+
+    utterances: gives neural voices their share; without them espeak-ng and flite speak.
+    """
+    voice = (pick_neural_voice(rng, split) if utterances else None) or pick_voice(rng, split)
     factor = float(rng.uniform(0.9, 1.12)) if voice.engine == "espeak" else float(rng.uniform(0.85, 1.25))
     rate, pitch, pitch_range = int(rng.integers(110, 231)), int(rng.integers(15, 86)), int(rng.integers(25, 86))
     if voice.engine == "flite":
@@ -48,8 +69,11 @@ def random_speech(rng: np.random.Generator, split: str, start: float, seconds: f
     gaps: list[float] = []
     length = 0.0
     while length < (start + seconds) * factor and len(parts) < MOST_SENTENCES:
-        text = random_sentence(rng, voice.language, split)
-        parts.append(synthesize(text, voice, rate, pitch, pitch_range))
+        if voice.engine in NEURAL:
+            parts.append(utterances(voice, int(rng.integers(COUNT[voice.engine]))))
+        else:
+            text = random_sentence(rng, voice.language, split)
+            parts.append(synthesize(text, voice, rate, pitch, pitch_range))
         gaps.append(float(rng.uniform(0.4, 1.5)) if rng.random() < 0.25 else float(rng.uniform(0.0, 0.3)))
         length += parts[-1].duration + gaps[-1]
     # Cut before changing the speed: only what is used is computed. The last crop rounds to the sample.
@@ -57,8 +81,24 @@ def random_speech(rng: np.random.Generator, split: str, start: float, seconds: f
     return change_speed_pitch(part, factor).crop(0.0, seconds)
 
 
+def _background(rng: np.random.Generator, split: str, silent: bool, count: int) -> np.ndarray | None:
+    """What else is to be heard in a clip of `count` samples: music, other speech, or nothing (None)."""
+    kind = rng.random()
+    if silent:
+        return music(count, rng) if kind < 0.5 else None
+    if split != "train":
+        return None
+    if kind < MUSIC_SHARE:
+        return music(count, rng)
+    return random_speech(rng, split, 0.0, 2.0).waveform if kind < MUSIC_SHARE + BABBLE_SHARE else None
+
+
 def speech_clip(
-    rng: np.random.Generator, split: str = "train", seconds: float = 4.0, augmented: bool = True
+    rng: np.random.Generator,
+    split: str = "train",
+    seconds: float = 4.0,
+    augmented: bool = True,
+    utterances: KeptUtterances | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A spoken clip: (waveform float32 [S] at 16 kHz, mouth float32 [F, 6]), F = ceil(S / 16000 * 25).
 
@@ -69,6 +109,7 @@ def speech_clip(
         split: "train", or "heldout": languages, voices and sentences training never meets, and mild augmentation.
         seconds: length; S = round(seconds * 16000).
         augmented: False for the clean recording.
+        utterances: where neural voices keep theirs; None for espeak-ng and flite alone.
 
     Raises:
         ValueError: unknown split, or seconds not positive.
@@ -86,14 +127,11 @@ def speech_clip(
         speech = Speech(np.zeros(count, np.float32), ())
     else:
         start = -float(rng.uniform(0.0, 1.0)) if rng.random() < 0.3 else float(rng.uniform(0.0, 1.2))
-        speech = random_speech(rng, split, start, seconds)
+        speech = random_speech(rng, split, start, seconds, utterances)
     mouth = mouth_track(speech, frames, FPS, style)
     waveform = speech.waveform
     if augmented:
-        babble = None
-        if split == "train" and not silent and rng.random() < BABBLE_SHARE:
-            babble = random_speech(rng, split, 0.0, 2.0).waveform
-        waveform = augment(waveform, rng, babble, mild=split == "heldout")
+        waveform = augment(waveform, rng, _background(rng, split, silent, count), mild=split == "heldout")
     return waveform, mouth
 
 

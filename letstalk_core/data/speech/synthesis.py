@@ -1,4 +1,5 @@
-"""Synthetic speech whose phonemes and their times are known: espeak-ng (many languages) and flite (recorded voices).
+"""Synthetic speech whose phonemes and their times are known: espeak-ng (many languages), flite (recorded voices) and the
+neural voices of natural.py.
 
 Times are seconds from the start of the waveform. Symbols are IPA throughout (flite's ARPAbet is translated); `PAUSE`
 is silence and `RELEASE` the burst and breath of a stop after its closure, so that the interval of a p, b or t is the
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import wave
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,6 +21,7 @@ import numpy as np
 import torch
 from torchaudio.transforms import Resample
 
+from . import natural
 from .espeak import INSTALL_HINT, EspeakError, EspeakServer, find_library
 
 SAMPLE_RATE = 16000
@@ -36,6 +39,9 @@ TRAIN_VARIANTS = (
 )
 HELDOUT_VARIANTS = ("m6", "f3", "Alicia", "Diogo")
 TRAIN_FLITE, HELDOUT_FLITE = ("slt", "rms"), ("awb",)  # kal16 is left out: its phone times run 1 % slow
+KOKORO_LANGUAGES, KOKORO_MIXES = ("en-us", "en-gb", "es", "fr", "it", "pt-br"), 12
+NEURAL = ("kokoro", "joe", "hibari")
+NEURAL_INSTALL_HINT = "pip install -r requirements-train.txt"
 
 ARPABET = {
     **{"aa": "ɑ", "ae": "æ", "ah": "ʌ", "ao": "ɔ", "aw": "aʊ", "ax": "ə", "ay": "aɪ", "b": "b", "ch": "tʃ", "d": "d"},
@@ -54,7 +60,8 @@ class SpeechUnavailableError(RuntimeError):
 
 @dataclass(frozen=True)
 class Voice:
-    """One speaker: engine "espeak" (language and variant) or "flite" (language "en-us", variant its voice name)."""
+    """One speaker: engine "espeak" (language and variant), "flite" (language "en-us", variant its voice name), or one of
+    NEURAL, whose variants natural.py explains."""
 
     engine: str
     language: str
@@ -62,15 +69,19 @@ class Voice:
 
     @property
     def split(self) -> str:
-        """ "heldout" where the language, variant or flite voice is kept out of training, else "train"."""
-        held = HELDOUT_VARIANTS if self.engine == "espeak" else HELDOUT_FLITE
+        """ "heldout" where the language, variant or voice is kept out of training, else "train"."""
+        held = HELDOUT_VARIANTS if self.engine == "espeak" else (*HELDOUT_FLITE, natural.KOKORO_HELDOUT_STYLE)
         return "heldout" if self.language in HELDOUT_LANGUAGES or self.variant in held else "train"
 
 
 def _table() -> tuple[Voice, ...]:
     languages, variants = TRAIN_LANGUAGES + HELDOUT_LANGUAGES, TRAIN_VARIANTS + HELDOUT_VARIANTS
     espeak = [Voice("espeak", language, variant) for language in languages for variant in variants]
-    return tuple(espeak + [Voice("flite", "en-us", name) for name in TRAIN_FLITE + HELDOUT_FLITE])
+    flite = [Voice("flite", "en-us", name) for name in TRAIN_FLITE + HELDOUT_FLITE]
+    timbres = [f"mix{number}" for number in range(KOKORO_MIXES)] + [natural.KOKORO_HELDOUT_STYLE]
+    kokoro = [Voice("kokoro", language, timbre) for language in KOKORO_LANGUAGES for timbre in timbres]
+    hibari = [Voice("hibari", "en-us", name) for name in natural.HIBARI_FORMANTS]
+    return tuple(espeak + flite + kokoro + hibari + [Voice("joe", "en-us", "joe")])
 
 
 VOICES = _table()
@@ -78,9 +89,9 @@ VOICES = _table()
 
 @lru_cache(maxsize=1)
 def available_engines() -> tuple[str, ...]:
-    """Which of "espeak" and "flite" this machine has."""
+    """Which of "espeak", "flite" and NEURAL this machine has."""
     found = [("espeak", find_library() is not None), ("flite", shutil.which("flite") is not None)]
-    return tuple(name for name, present in found if present)
+    return tuple(name for name, present in found if present) + natural.installed()
 
 
 @dataclass(frozen=True)
@@ -130,15 +141,16 @@ def join(parts: list[Speech], gaps: list[float]) -> Speech:
     return Speech(np.concatenate(waveforms), tuple(phonemes))
 
 
-def synthesize(text: str, voice: Voice, rate: int = 160, pitch: int = 50, pitch_range: int = 50) -> Speech:
+def synthesize(text: str, voice: Voice, rate: int = 160, pitch: int = 50, pitch_range: int = 50, seed: int = 0) -> Speech:
     """Speak `text`. The same arguments give the same samples.
 
     Args:
         text: in the language of `voice`, any script espeak-ng reads in it (kana for ja, pinyin for cmn-latn-pinyin).
         voice: see `VOICES`.
         rate: words a minute, 80..300.
-        pitch: 0..100, espeak only; flite voices speak as recorded (`augment.change_speed_pitch` changes both).
+        pitch: 0..100, espeak only; other voices speak as recorded (`augment.change_speed_pitch` changes both).
         pitch_range: 0..100, from monotone to lively, espeak only.
+        seed: of what a neural voice draws at random.
 
     Raises:
         ValueError: rate, pitch or pitch_range out of range.
@@ -149,7 +161,10 @@ def synthesize(text: str, voice: Voice, rate: int = 160, pitch: int = 50, pitch_
     if not (0 <= pitch <= 100 and 0 <= pitch_range <= 100):
         raise ValueError(f"pitch and pitch_range must be 0..100, got {pitch} and {pitch_range}")
     if voice.engine not in available_engines():
-        raise SpeechUnavailableError(f"{voice.engine} is not installed: {INSTALL_HINT}")
+        hint = NEURAL_INSTALL_HINT if voice.engine in NEURAL else INSTALL_HINT
+        raise SpeechUnavailableError(f"{voice.engine} is not installed: {hint}")
+    if voice.engine in NEURAL:
+        return _neural(text, voice, rate, seed)
     if voice.engine == "flite":
         return _flite(text, voice.variant, rate)
     return _espeak(text, f"{voice.language}+{voice.variant}", int(rate), int(pitch), int(pitch_range))
@@ -231,6 +246,35 @@ def _flite(text: str, name: str, rate: int) -> Speech:
             phonemes.append((symbol, start, end))
         start = end
     return Speech(_to_16k(samples, sample_rate), tuple(phonemes))
+
+
+STRESS, LENGTH = "ˈˌ", "ː "  # belong to the symbol after, and to the one before (a space between words is no pause)
+SHORTEST_PAUSE = 0.09  # seconds; a comma that lasts less is spoken over
+
+
+def _neural(text: str, voice: Voice, rate: int, seed: int) -> Speech:
+    ipa = natural.to_ipa(text, voice.language)
+    rng = np.random.default_rng((seed, zlib.crc32(ipa.encode())))
+    spoken = natural.engine(voice.engine).speak(ipa, voice.variant, rate / 160, rng)
+    phonemes: list[tuple[str, float, float]] = []
+    begin = end = -spoken.lead
+    for symbol, seconds in spoken.symbols:
+        end += seconds
+        silent = symbol == natural.BOUNDARY or symbol in natural.PUNCTUATION
+        if symbol in STRESS:
+            continue  # its time goes to the next: `begin` stays
+        if symbol in LENGTH or (silent and symbol != natural.BOUNDARY and end - begin < SHORTEST_PAUSE):
+            if phonemes:
+                phonemes[-1] = (*phonemes[-1][:2], end)
+        elif silent:
+            phonemes.append((PAUSE, begin, end))
+        elif symbol[0] in VOICELESS_STOPS + VOICED_STOPS:  # affricates, too
+            burst = begin + (0.65 if symbol[0] in VOICELESS_STOPS else 0.8) * (end - begin)
+            phonemes += [(symbol[0], begin, burst), (symbol[1:] or RELEASE, burst, end)]
+        else:
+            phonemes.append((symbol, begin, end))
+        begin = end
+    return Speech(_to_16k(spoken.samples, spoken.rate), tuple(phonemes))
 
 
 def _to_16k(samples: np.ndarray, sample_rate: int) -> np.ndarray:

@@ -6,24 +6,25 @@ the steps before its lips follow.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
-from ...audio.mel import mel_features
+from ...audio.mel import MEL_BANDS, MEL_COLUMNS
 from ...config import LetsTalkConfig
 from ...data.drawn.motion import MOUTH_COLUMNS
 from ...data.drawn.stills import HELD_OUT
-from ...data.speech.spoken_clips import speech_clip
+from ...data.speech.pairs import FRAMES, SpokenPairs
 from ...model.audio_projection import AudioProjection
 from ..loop import Loss, TrainingRun, small_config
 
-SECONDS = 4.0  # length of a spoken clip
-FRAMES = round(SECONDS * 25)
+BATCH = 24  # clips of a step
+PEAK = 2e-3  # largest learning rate
+COLOUR = 0.15  # deviation of a microphone's colour, a band, in deviations of log-mel features
 
 
 class MouthReader(nn.Module):
@@ -40,40 +41,31 @@ class MouthReader(nn.Module):
         return self.read(tokens.flatten(2))
 
 
-def speech_pairs(path: Path, count: int, first: int = 0, split: str = "train") -> tuple[np.ndarray, np.ndarray]:
-    """Features float16 [count,F,4,80] and mouths float32 [count,F,5] of spoken clips; made once and kept in `path`."""
-    if path.exists():
-        kept = np.load(path)
-        return kept["features"], kept["mouths"]
-    features = np.zeros((count, FRAMES, 4, 80), np.float16)
-    mouths = np.zeros((count, FRAMES, MOUTH_COLUMNS), np.float32)
-    for i in tqdm(range(count), desc="speech", mininterval=10):
-        waveform, mouth = speech_clip(np.random.default_rng((first + i, 4)), split, SECONDS)
-        features[i] = mel_features(torch.from_numpy(waveform), FRAMES).numpy()
-        mouths[i] = mouth[:, :MOUTH_COLUMNS]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".part"), "wb") as file:
-        np.savez(file, features=features, mouths=mouths)
-    path.with_suffix(".part").replace(path)
-    return features, mouths
-
-
 def train_audio_projection(
-    work: Path, config: LetsTalkConfig, clips: int, steps: int, batch: int = 8
+    work: Path, config: LetsTalkConfig, clips: int, steps: int, start: AudioProjection | None = None
 ) -> AudioProjection:
-    """Train an audio projection in work/audio (resumed if begun), `batch` whole clips a step. The blink token stays
-    untrained."""
-    features, mouths = speech_pairs(work / "audio" / "speech.npz", clips)
+    """Train an audio projection in work/audio (resumed if begun) on `clips` clips, BATCH of them a step. The blink token
+    stays as it is.
+
+    start: a projection to go on from, so that its tokens go on meaning what a transformer has learnt of them.
+    """
+    pairs = SpokenPairs(work / "audio" / "pairs", clips, work / "audio" / "utterances").make(os.cpu_count() or 1)
     torch.manual_seed(0)
-    run = TrainingRun(work / "audio", MouthReader(config), small_config(steps, 2e-3))
+    reader = MouthReader(config)
+    if start is not None:
+        reader.projection.load_state_dict(start.state_dict())
+    run = TrainingRun(work / "audio", reader, small_config(steps, PEAK))
     reach = config.audio.window // 2
-    scale = torch.from_numpy(mouths.reshape(-1, MOUTH_COLUMNS).std(0))
+    scale = torch.from_numpy(np.asarray(pairs.mouths[:2000, :, :MOUTH_COLUMNS], np.float32).std((0, 1)))
 
     def loss_of(step: int) -> Loss:
-        chosen = np.random.default_rng((5, step)).integers(0, clips, batch)
+        rng = np.random.default_rng((5, step))
+        chosen = np.sort(rng.integers(0, clips, BATCH))
+        features = torch.from_numpy(pairs.features[chosen]).float() + _other_colour(rng)
+        mouths = torch.from_numpy(pairs.mouths[chosen, reach:-reach, :MOUTH_COLUMNS]).float()
         with run.accelerator.autocast():
-            read = run.own.along(torch.from_numpy(features[chosen]).float()).float()
-        return Loss(F.mse_loss(read / scale, torch.from_numpy(mouths[chosen, reach:-reach]) / scale))
+            read = run.own.along(features).float()
+        return Loss(F.mse_loss(read / scale, mouths / scale))
 
     run.fit(loss_of)
     reader = run.averaged()
@@ -81,11 +73,19 @@ def train_audio_projection(
     return reader.projection
 
 
+def _other_colour(rng: np.random.Generator) -> Tensor:
+    """What other microphones and rooms add to log-mel features: [BATCH,1,1,80], and noise of a small strength."""
+    colour = COLOUR * rng.standard_normal((BATCH, 1, 1, MEL_BANDS), dtype=np.float32)
+    hiss = rng.uniform(0, 0.2, (BATCH, 1, 1, 1)) * rng.standard_normal((BATCH, FRAMES, MEL_COLUMNS, MEL_BANDS))
+    return torch.from_numpy(colour + hiss.astype(np.float32))
+
+
 @torch.no_grad()
-def reading_accuracy(reader: MouthReader, work: Path, clips: int = 60) -> list[float]:
+def reading_accuracy(reader: MouthReader, work: Path, clips: int = 100) -> list[float]:
     """Correlation with the truth on held-out voices, languages and sentences, for each of the five controls."""
-    features, mouths = speech_pairs(work / "audio" / "heldout.npz", clips, HELD_OUT, "heldout")
+    utterances = work / "audio" / "utterances"
+    pairs = SpokenPairs(work / "audio" / "heldout", clips, utterances, HELD_OUT, "heldout").make(os.cpu_count() or 1)
     reach = reader.projection.config.audio.window // 2
-    read = reader.along(torch.from_numpy(features).float()).numpy().reshape(-1, MOUTH_COLUMNS)
-    truth = mouths[:, reach:-reach].reshape(-1, MOUTH_COLUMNS)
+    read = reader.along(torch.from_numpy(pairs.features[:]).float()).numpy().reshape(-1, MOUTH_COLUMNS)
+    truth = pairs.mouths[:, reach:-reach, :MOUTH_COLUMNS].reshape(-1, MOUTH_COLUMNS).astype(np.float32)
     return [round(float(np.corrcoef(read[:, i], truth[:, i])[0, 1]), 3) for i in range(MOUTH_COLUMNS)]

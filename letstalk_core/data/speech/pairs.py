@@ -1,0 +1,87 @@
+"""Many spoken clips as what an audio projection learns from: features and mouths, made once and kept in a folder."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ...audio.mel import MEL_BANDS, MEL_COLUMNS, levelled_mel_features
+from ...errors import InputError
+from .spoken_clips import FPS, MOUTH, speech_clip
+from .utterances import KeptUtterances
+
+SECONDS = 6.0  # length of a clip
+FRAMES = round(SECONDS * FPS)
+BLOCK = 50
+
+
+class SpokenPairs:
+    """`count` clips: features float16 [count,F,4,80] and mouths float16 [count,F,6], memory-mapped.
+
+    Args:
+        folder: of the arrays, and of a mark for each finished block.
+        first: number of the first clip; a number decides on everything in a clip.
+        split: "train" or "heldout".
+        utterances: folder of the neural voices' utterances.
+        block: how many clips are made at a time.
+
+    InputError where the folder holds another number of clips.
+    """
+
+    def __init__(
+        self, folder: Path, count: int, utterances: Path, first: int = 0, split: str = "train", block: int = BLOCK
+    ):
+        self.folder, self.count, self.utterances = folder, count, utterances
+        self.first, self.split, self.block = first, split, block
+        folder.mkdir(parents=True, exist_ok=True)
+        self.features = self._array("features", (FRAMES, MEL_COLUMNS, MEL_BANDS))
+        self.mouths = self._array("mouths", (FRAMES, len(MOUTH)))
+
+    def _array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        path, wanted = self.folder / f"{name}.npy", (self.count, *shape)
+        if not path.exists():
+            return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=wanted)
+        array = np.load(path, mmap_mode="r+")
+        if array.shape != wanted:
+            raise InputError(f"{path} holds {array.shape}, not {wanted}; delete its folder or choose another.")
+        return array
+
+    def make(self, workers: int = 1) -> SpokenPairs:
+        """Make the clips that are missing, in `workers` processes; safe to stop and call again. Returns itself."""
+        missing = [i for i in range(0, self.count, self.block) if not self._mark(i).exists()]
+        if not missing:
+            return self
+        spawned = multiprocessing.get_context("spawn")  # a forked process would share the threads of torch
+        with ProcessPoolExecutor(min(workers, len(missing)), spawned) as pool:
+            blocks = [pool.submit(self.make_block, start) for start in missing]
+            for done in tqdm(as_completed(blocks), total=len(blocks), desc="speech", mininterval=10):
+                done.result()
+        return self
+
+    def make_block(self, start: int) -> None:
+        """Make clips start .. start + block - 1 and mark them as made."""
+        torch.set_num_threads(1)
+        utterances = KeptUtterances(self.utterances)
+        for i in range(start, min(start + self.block, self.count)):
+            rng = np.random.default_rng((self.first + i, 4))
+            waveform, mouth = speech_clip(rng, self.split, SECONDS, utterances=utterances)
+            self.features[i] = levelled_mel_features(torch.from_numpy(waveform), FRAMES).numpy()
+            self.mouths[i] = mouth
+        self.features.flush()
+        self.mouths.flush()
+        self._mark(start).touch()
+
+    def _mark(self, start: int) -> Path:
+        return self.folder / f"{start}.done"
+
+    def __getstate__(self) -> dict:
+        """For a worker process, which opens the arrays itself."""
+        return {name: getattr(self, name) for name in ("folder", "count", "utterances", "first", "split", "block")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(**state)
