@@ -101,7 +101,7 @@ class TransformerConfig:
 class AudioConfig:
     """From audio features [F,L,E] to audio tokens [F,K,A] (paper, Section 3.3)."""
 
-    encoder: str = "wav2vec2"  # or "mel"
+    encoder: str = "wav2vec2"  # or "mel", "whisper"
     tokens: int = 32  # K
     width: int = 768  # A
     hidden: int = 512
@@ -111,7 +111,7 @@ class AudioConfig:
 
     def __post_init__(self):
         _need_types(self, PARTS["audio"])
-        _need_one_of("audio_encoder", self.encoder, ("wav2vec2", "mel"))
+        _need_one_of("audio_encoder", self.encoder, ("wav2vec2", "mel", "whisper"))
         _need_positive(self, "audio_", "tokens", "width", "hidden", "window", "blocks", "channels")
         _need(self.window % 2 == 1, f"audio_window {self.window} is even, so it has no centre")
 
@@ -159,7 +159,7 @@ class Departures:
     # model
     portrait_each_frame: bool = True  # False: one set of portrait tokens for the whole clip (faster)
     add_portrait: bool = False  # also add the portrait's embedding to every frame's tokens (less drift)
-    audio_convolutions: bool = False  # over the columns of a mel window, instead of linear layers on all of it
+    audio_convolutions: bool = False  # over mel columns or whisper's frames, instead of linear layers on the window
     blink_condition: bool = False  # one more audio token that carries the eyelid closure of the window
     relative_latents: bool = False  # the model works on (latents - portrait latents) * relative_scale
     relative_scale: float = 1.0
@@ -211,9 +211,10 @@ class LetsTalkConfig:
         )
         _need(
             not self.departures.audio_convolutions
+            or audio.encoder == "whisper"
             or (audio.encoder == "mel" and audio.blocks == 4 and audio.window >= 5),
-            f"audio_convolutions needs mel features with 4 blocks in a window of 5 or more, not {audio.encoder} "
-            f"with {audio.blocks} in {audio.window}",
+            f"audio_convolutions needs whisper features, or mel features with 4 blocks in a window of 5 or more, not "
+            f"{audio.encoder} with {audio.blocks} in {audio.window}",
         )
         smoothing = self.departures.border_smoothing
         _need(
@@ -318,7 +319,7 @@ PRESETS: dict[str, LetsTalkConfig] = {
     # What ships. Its autoencoder's latent_scale and relative_scale are measured while it is trained.
     "bundled": LetsTalkConfig(
         TransformerConfig(depth=5, width=192, heads=6, mlp_ratio=2.0, patch_size=2),
-        AudioConfig(encoder="mel", tokens=4, width=192, hidden=256, window=9, blocks=4, channels=80),
+        AudioConfig(encoder="whisper", tokens=4, width=192, hidden=256, window=9, blocks=2, channels=768),
         DiffusionConfig(objective="x0", learn_variance=False),
         SamplingDefaults(steps=4, sampler="euler", guidance_scale=2.0),
         Departures(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .audio.encoder import AudioEncoder, FeatureStream
-from .audio.load_encoder import load_audio_encoder
+from .audio.load_encoder import BUILT_IN, load_audio_encoder
 from .audio.recording import Recording
 from .config import LetsTalkConfig
 from .errors import InputError
@@ -152,8 +152,8 @@ def _find_autoencoder(config: LetsTalkConfig, path: str | Path, given: str | Pat
 
 
 def _find_audio_encoder(config: LetsTalkConfig, path: str | Path, given: str | Path | None) -> AudioEncoder:
-    if config.audio.encoder == "mel":
-        return load_audio_encoder("mel")
+    if config.audio.encoder in BUILT_IN:
+        return load_audio_encoder(config.audio.encoder)
     if given is None:
         raise InputError(
             f"{path} needs a wav2vec2 audio encoder; choose its file (on the command line with --audio-encoder)."

@@ -50,7 +50,10 @@ BUNDLED = PRESETS["bundled"]  # of which nearly every field differs from its def
         (dict(audio_window=4), "audio_window 4 is even"),
         (dict(audio_window=0), "audio_window is 0"),
         (dict(audio_encoder="ears"), "audio_encoder is 'ears'"),
-        (dict(audio_convolutions=True, audio_blocks=12), "audio_convolutions needs mel features with 4 blocks"),
+        (
+            dict(audio_convolutions=True, audio_blocks=12),
+            "audio_convolutions needs whisper features, or mel",
+        ),
         (dict(autoencoder="jpeg"), "autoencoder is 'jpeg'"),
         (dict(memory_frames=0, border_smoothing=0.5), "border_smoothing 0.5 needs memory frames"),
         (dict(sampler="ddim", hyperdrive=1), r"unknown keys \['hyperdrive', 'sampler'\]"),

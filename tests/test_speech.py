@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from letstalk_core.data.speech import augment, espeak, sentences, visemes
+from letstalk_core.data.speech import augment, background, espeak, sentences, visemes
 from letstalk_core.data.speech import synthesis as speech
 from letstalk_core.data.speech.spoken_clips import speech_clip
 from letstalk_core.data.speech.synthesis import PAUSE, SAMPLE_RATE, Speech, Voice, available_engines, join, synthesize
@@ -121,6 +121,32 @@ def test_augmentation_does_not_move_sounds(seed):
     assert min(lag, 65536 - lag) <= 8  # half a millisecond
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_codec_does_not_move_sounds(seed):
+    """Where it is tried alone, so that nothing hides what it does: clicks in noise stay within 2 ms."""
+    rng = np.random.default_rng(seed)
+    wave = np.zeros(32000, np.float32)
+    for start in (6000, 14000, 25000):
+        wave[start : start + 1600] = rng.standard_normal(1600).astype(np.float32) * np.hanning(1600) * 0.3
+    coded = augment._coded(wave, rng)
+    assert coded.shape == wave.shape and coded.dtype == np.float32 and not np.array_equal(coded, wave)
+    smooth = [np.convolve(np.abs(one), np.hanning(321), "same") for one in (wave, coded)]
+    for start in (6000, 14000, 25000):
+        around = slice(start - 800, start + 2400)
+        centres = [np.average(np.arange(3200), weights=one[around] ** 2) for one in smooth]
+        assert abs(centres[0] - centres[1]) < 32
+
+
+def test_music_has_its_length_its_power_and_a_beat():
+    pieces = [background.music(48000, np.random.default_rng(seed)) for seed in range(4)]
+    for piece in pieces:
+        assert piece.shape == (48000,) and piece.dtype == np.float32 and piece.std() == pytest.approx(1, abs=1e-3)
+        assert np.isfinite(piece).all()
+        assert np.abs(piece[:4000]).max() > 0.05  # it does not begin when the clip does
+    assert np.array_equal(pieces[2], background.music(48000, np.random.default_rng(2)))
+    assert background.music(10, np.random.default_rng(0)).shape == (10,)
+
+
 def test_splits_share_no_sentence():
     for language in sentences.SENTENCES:
         train, held = sentences.sentences(language, "train"), sentences.sentences(language, "heldout")
@@ -128,6 +154,26 @@ def test_splits_share_no_sentence():
     with pytest.raises(ValueError, match="split"):
         sentences.sentences("en", "test")
     assert {voice.split for voice in speech.VOICES} == {"train", "heldout"}
+
+
+def test_common_words_of_the_splits_differ():
+    pytest.importorskip("wordfreq")
+    for key in ("en", "de", "ru", "fr"):
+        train, held = (set(sentences.common_words(key, split)) for split in ("train", "heldout"))
+        assert not train & held and len(train) > 5 * len(held) > 1000
+    assert sentences.common_words("ja", "train") == ()  # espeak-ng would read its usual script letter by letter
+    said = {sentences.random_sentence(np.random.default_rng(seed), "en-us") for seed in range(200)}
+    assert len(said) > 150
+
+
+def test_sentences_without_the_word_lists(monkeypatch):
+    sentences.common_words.cache_clear()
+    monkeypatch.setattr(sentences.importlib.util, "find_spec", lambda name: None)
+    try:
+        assert sentences.common_words("en", "train") == ()
+        assert sentences.random_sentence(np.random.default_rng(0), "en-us")
+    finally:
+        sentences.common_words.cache_clear()
 
 
 def test_synthesis_refuses_bad_settings():

@@ -1,5 +1,6 @@
 """The loop of every training: stopped and resumed equals uninterrupted, what is wrong is said, nothing is lost."""
 
+import functools
 import json
 import os
 import re
@@ -310,3 +311,49 @@ def test_the_bundled_training_can_start_from_a_model(trained, tmp_path):
     assert changed == {"transformer", "audio_projection"}
     fixed = re.compile(r"audio_projection\.window\.")
     assert all(torch.equal(before[key], after[key]) for key in before if fixed.match(key))
+
+
+@pytest.mark.slow
+def test_a_model_can_get_another_ear(trained, tmp_path, monkeypatch):
+    """Its audio projection is a new one, its transformer learns on."""
+    from letstalk_core.training.bundled import known_tokens, train_projection
+    from letstalk_core.training.bundled.train_avatar import train_avatar
+
+    path, work = trained
+    for name in ("clips", "audio/utterances"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(work / name)
+    monkeypatch.setattr(
+        train_projection, "learn_tokens", functools.partial(known_tokens.learn_tokens, clips=2, steps=3)
+    )
+    options = dict(autoencoder_steps=0, transformer_steps=2, people=0, clips=2, speech_clips=2, audio_steps=2)
+    tuned = train_avatar(tmp_path, tmp_path / "tuned.safetensors", start=path, **options)
+    before, after = load_file(path), load_file(tuned)
+    assert before.keys() == after.keys()
+    assert not torch.equal(
+        before["audio_projection.window.first.weight"], after["audio_projection.window.first.weight"]
+    )
+
+
+@pytest.mark.slow
+def test_tokens_are_learnt_by_the_mouth():
+    from letstalk_core.config import LetsTalkConfig
+    from letstalk_core.data.speech.synthesis import available_engines
+    from letstalk_core.model.audio_projection import AudioProjection
+    from letstalk_core.training.bundled.known_tokens import learn_tokens
+
+    if "espeak" not in available_engines():
+        pytest.skip("espeak-ng is not installed")
+    audio = dict(audio_encoder="mel", audio_tokens=2, audio_width=8, audio_hidden=16, audio_blocks=4, audio_channels=80)
+    torch.manual_seed(0)
+    projection = AudioProjection(LetsTalkConfig().with_changes(**audio))
+    known = learn_tokens(projection, clips=6, steps=300)
+    mouths = torch.rand(3, 40, 5)
+    windows = known.windows(mouths)
+    assert windows.shape == (3, 36, 5, 5) and torch.equal(windows[1, 7], mouths[1, 7:12])
+    assert known(windows).shape == (3, 36, 2, 8)
+    # Speech tells its mouths' tokens from those of others: a mouth of silence is not one of an open vowel.
+    silent, wide = torch.zeros(1, 5, 5), torch.zeros(1, 5, 5)
+    wide[..., 0] = 0.9
+    apart = ((known(silent) - known(wide)) / known.deviation).square().mean()
+    assert apart > 0.3 and not known.layers[0].weight.requires_grad

@@ -203,9 +203,11 @@ def test_windows_are_clamped_at_the_ends():
         window_features(features, 4)
 
 
+@pytest.mark.parametrize("encoder, blocks, channels", [("mel", 4, 80), ("whisper", 2, 48)])
 @pytest.mark.parametrize("window", [5, 9, 13])
-def test_convolutions_along_a_recording_equal_those_of_its_windows(window):
-    config = TINY.with_changes(audio_convolutions=True, audio_window=window)
+def test_convolutions_along_a_recording_equal_those_of_its_windows(encoder, blocks, channels, window):
+    audio = dict(audio_encoder=encoder, audio_blocks=blocks, audio_channels=channels)
+    config = TINY.with_changes(audio_convolutions=True, audio_window=window, **audio)
     torch.manual_seed(0)
     projection = AudioProjection(config)
     for module in projection.modules():
@@ -224,7 +226,7 @@ def test_convolutions_along_a_recording_equal_those_of_its_windows(window):
 
 
 def test_convolutions_need_columns_in_time():
-    with pytest.raises(ValueError, match="audio_convolutions needs mel features with 4 blocks.*wav2vec2 with 12 in 5"):
+    with pytest.raises(ValueError, match="audio_convolutions needs whisper.*, not wav2vec2 with 12 in 5"):
         LetsTalkConfig().with_changes(audio_convolutions=True)
 
 

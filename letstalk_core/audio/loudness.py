@@ -9,39 +9,35 @@ import torch
 from torch import Tensor
 from torchaudio.functional import highpass_biquad, treble_biquad
 
+from .encoder import Samples
 from .recording import SAMPLE_RATE
 
 SPEECH_LEVEL = -23.0  # LUFS that encoders hear speech at: EBU R128's programme level
 ABSOLUTE_GATE, RELATIVE_GATE = -70.0, -10.0  # LUFS; LU below what is louder than the absolute gate
 STEP = SAMPLE_RATE // 10  # gating blocks of 400 ms begin every 100 ms
 SETTLED = SAMPLE_RATE // 2  # samples after which the weighting filters have forgotten where they began
-PIECE = 30 * SAMPLE_RATE  # samples weighted at a time, a multiple of STEP
+PIECE = 10 * SAMPLE_RATE  # samples weighted at a time, a multiple of STEP
+HEADROOM = 0.25  # torchaudio's filters clip at 1
 
 
 def _weighted_power(samples: Tensor) -> Tensor:
-    """Mean square [n] of each whole STEP of samples [SETTLED + n * STEP ...] after the first SETTLED, K-weighted."""
-    shelved = treble_biquad(samples, SAMPLE_RATE, 4.0, 1500.0, 1 / math.sqrt(2))
-    weighted = highpass_biquad(shelved, SAMPLE_RATE, 38.0, 0.5)[SETTLED:]
+    """Mean square, K-weighted, of each whole STEP after the first SETTLED of samples [SETTLED + n] -> [n // STEP]."""
+    shelved = treble_biquad(samples * HEADROOM, SAMPLE_RATE, 4.0, 1500.0, 1 / math.sqrt(2))
+    weighted = highpass_biquad(shelved, SAMPLE_RATE, 38.0, 0.5)[SETTLED:] / HEADROOM
     return weighted[: len(weighted) // STEP * STEP].unflatten(0, (-1, STEP)).double().square().mean(1)
 
 
-def loudness(blocks: Iterable[Tensor]) -> float:
-    """Integrated loudness in LUFS of a mono recording at 16 kHz, given as blocks [n] of any length, in one pass; -inf
-    where nothing of it is louder than -70. What is shorter than 400 ms counts as if silence followed."""
-    held, powers = torch.zeros(SETTLED), []
-    for block in blocks:
-        held = torch.cat([held, block.float()])
-        while len(held) >= SETTLED + PIECE:
-            powers.append(_weighted_power(held[: SETTLED + PIECE]))
-            held = held[PIECE:]
-    rest = len(held) - SETTLED
-    if rest > 0:
-        short = sum(map(len, powers)) * STEP + rest < 4 * STEP
-        whole = 4 * STEP if short else rest
-        powers.append(_weighted_power(torch.nn.functional.pad(held, (0, whole - rest))))
-    power = torch.cat(powers) if powers else torch.zeros(0)
-    if len(power) < 4:
-        return -math.inf
+def loudness(blocks: Iterable[Tensor], count: int) -> float:
+    """Integrated loudness in LUFS of a mono recording of `count` samples at 16 kHz; -inf where nothing of it is louder
+    than -70. What is shorter than 400 ms counts as if silence followed.
+
+    blocks: the samples in pieces [n] of any length, read in one pass.
+    """
+    samples, end = Samples(iter(blocks)), max(count, 4 * STEP)
+    power = torch.zeros(end // STEP, dtype=torch.float64)
+    for start in range(0, end, PIECE):
+        piece = _weighted_power(samples.take(start - SETTLED, min(start + PIECE, end)))
+        power[start // STEP :][: len(piece)] = piece
     momentary = power.unfold(0, 4, 1).mean(1)  # of 400 ms
     loud = momentary[momentary > _power(ABSOLUTE_GATE)]
     if not len(loud):
@@ -58,7 +54,7 @@ def _power(level: float) -> float:
     return 10 ** ((level + 0.691) / 10)
 
 
-def speech_gain(blocks: Iterable[Tensor]) -> float:
+def speech_gain(blocks: Iterable[Tensor], count: int) -> float:
     """The factor that brings a recording (as `loudness` takes it) to SPEECH_LEVEL; 1 for silence."""
-    level = loudness(blocks)
+    level = loudness(blocks, count)
     return 10 ** ((SPEECH_LEVEL - level) / 20) if math.isfinite(level) else 1.0

@@ -73,7 +73,7 @@ def mel_features(
 
 def levelled_mel_features(waveform: Tensor, frames: int, fps: float = 25.0) -> Tensor:
     """mel_features of a whole recording [S] of 16 kHz, brought to the level at which MelEncoder hears speech."""
-    return mel_features(waveform * speech_gain([waveform]), frames, fps)
+    return mel_features(waveform * speech_gain([waveform], len(waveform)), frames, fps)
 
 
 class MelEncoder(AudioEncoder):
@@ -88,8 +88,9 @@ class MelEncoder(AudioEncoder):
 
     def measure(self, recording: Recording, fps: float) -> WholeRecording:
         """AudioEncoder.measure with one statistic: the gain []."""
-        gain = torch.tensor(speech_gain(recording.mono_16k()))
-        return dataclasses.replace(super().measure(recording, fps), statistics=(gain,))
+        whole = super().measure(recording, fps)
+        gain = torch.tensor(speech_gain(recording.mono_16k(), whole.samples))
+        return dataclasses.replace(whole, statistics=(gain,))
 
     def reach(self, low: int, high: int, whole: WholeRecording) -> tuple[int, int]:
         return mel_reach(low, high - low, whole.fps)

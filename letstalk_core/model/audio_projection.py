@@ -89,6 +89,45 @@ class WindowConvolutions(nn.Module):
         return rearrange(windows, "(b f) 1 d -> b f d", b=len(features))
 
 
+class FrameConvolutions(nn.Module):
+    """Convolutions over whole frames, none padded: W frames become one vector. For features that know what is spoken.
+
+    A departure from the paper for whisper features; config.Departures.audio_convolutions chooses it.
+    """
+
+    def __init__(self, config: LetsTalkConfig):
+        super().__init__()
+        audio, hidden = config.audio, config.audio.hidden
+        self.first = nn.Linear(audio.blocks * audio.channels, hidden)
+        self.frames = nn.ModuleList(ResidualConvolution(hidden, dilation) for dilation in _dilations(audio.window // 2))
+
+    def along(self, features: Tensor) -> Tensor:
+        """Recordings [n,T,L,E] -> [n,T-W+1,hidden]: one vector for each frame whose whole window is there."""
+        values = rearrange(functional.gelu(self.first(features.flatten(2))), "n t d -> n d t")
+        for layer in self.frames:
+            values = layer(values)
+        return rearrange(values, "n d t -> n t d")
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B,F,W,L,E] -> [B,F,hidden]."""
+        windows = self.along(rearrange(features, "b f w l e -> (b f) w l e"))  # [BF,1,hidden]: each is one whole window
+        return rearrange(windows, "(b f) 1 d -> b f d", b=len(features))
+
+
+def _dilations(reach: int) -> list[int]:
+    """Dilations 1, 1, 2, 2, ... of layers that together reach `reach` frames to either side."""
+    dilations: list[int] = []
+    while (rest := reach - sum(dilations)) > 0:
+        dilations.append(min(1 + len(dilations) // 2, rest))
+    return dilations
+
+
+def _window_layers(config: LetsTalkConfig) -> nn.Module:
+    if not config.departures.audio_convolutions:
+        return WindowLinears(config)
+    return WindowConvolutions(config) if config.audio.encoder == "mel" else FrameConvolutions(config)
+
+
 class AudioProjection(nn.Module):
     """From a window of features to K tokens of A: two layers, a Linear, and LayerNorm.
 
@@ -100,7 +139,7 @@ class AudioProjection(nn.Module):
         super().__init__()
         self.config = config
         audio, hidden = config.audio, config.audio.hidden
-        self.window = WindowConvolutions(config) if config.departures.audio_convolutions else WindowLinears(config)
+        self.window = _window_layers(config)
         self.third = nn.Linear(hidden, audio.tokens * audio.width)
         self.norm = nn.LayerNorm(audio.width)
         self.blink = None

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..audio.load_encoder import load_audio_encoder
+from ..audio.load_encoder import BUILT_IN, load_audio_encoder
 from ..config import LetsTalkConfig
 from ..data.drawn.talking_clips import AvatarSource, ClipStore, read_count, write_count
 from ..data.source import Source, Window
@@ -35,14 +35,16 @@ def open_source(
 def _drawn(
     config: TransformerTraining, model: LetsTalkConfig, autoencoder: Autoencoder | None, window: Window
 ) -> Source:
-    if model.audio.encoder != "mel":
-        raise InputError(f"Drawn clips have mel features, but the model takes {model.audio.encoder}; choose mel.")
+    if model.audio.encoder not in BUILT_IN:
+        raise InputError(
+            f"Drawn clips have features of {' or '.join(BUILT_IN)}, but the model takes {model.audio.encoder}."
+        )
     if autoencoder is None:
         raise InputError(
             "Drawn clips need an autoencoder; set autoencoder, to weights/letstalk-avatar-128.safetensors."
         )
     length = max(DRAWN_FRAMES, window.memory_frames + window.clip_frames)
-    store = ClipStore(Path(config.data_path), config.avatar_clips, length, model.image_size)
+    store = ClipStore(Path(config.data_path), config.avatar_clips, length, model.image_size, model.audio.encoder)
     store.render()
     return AvatarSource(store, window, encode_clips(store, autoencoder))
 
@@ -81,7 +83,7 @@ def _prepared(
 
     if model.audio.encoder == "wav2vec2" and not config.audio_encoder:
         raise InputError("The model takes wav2vec2 features; set audio_encoder to its folder or file.")
-    encoder = load_audio_encoder("mel" if model.audio.encoder == "mel" else config.audio_encoder)
+    encoder = load_audio_encoder(name if (name := model.audio.encoder) in BUILT_IN else config.audio_encoder)
     return prepare_videos(
         Path(config.data_path),
         Path(config.run) / "prepared",

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ...audio.mel import levelled_mel_features
+from ...audio.load_encoder import load_audio_encoder
+from ...audio.recording import SAMPLE_RATE
 from ...errors import InputError
 from ...model.audio_projection import whole_windows
 from ..source import Window
@@ -69,17 +70,18 @@ class ClipStore:
     """Many short clips in one folder, rendered once: memory-mapped arrays, one row a clip.
 
     frames uint8 [n, T, size, size, 3]; portraits uint8 [n, size, size, 3]; features float16
-    [n, T + 2 * CONTEXT, 4, 80]; controls float32 [n, T + 2 * CONTEXT, 15]; regions uint8 [n, size, size] (1 mouth,
+    [n, T + 2 * CONTEXT, L, E]; controls float32 [n, T + 2 * CONTEXT, 15]; regions uint8 [n, size, size] (1 mouth,
     2 eyes); starts bool [n], whether the clip begins where the speech begins. InputError where the folder holds others.
     """
 
-    def __init__(self, folder: Path, count: int, length: int, size: int = 128):
+    def __init__(self, folder: Path, count: int, length: int, size: int = 128, encoder: str = "whisper"):
+        self._encoder = load_audio_encoder(encoder)
         self.folder, self.count, self.length, self.size = folder, count, length, size
         around = length + 2 * CONTEXT
         folder.mkdir(parents=True, exist_ok=True)
         self.frames = self._array("frames", (length, size, size, 3), np.uint8)
         self.portraits = self._array("portraits", (size, size, 3), np.uint8)
-        self.features = self._array("features", (around, 4, 80), np.float16)
+        self.features = self._array("features", (around, self._encoder.blocks, self._encoder.channels), np.float16)
         self.controls = self._array("controls", (around, len(CONTROLS)), np.float32)
         self.regions = self._array("regions", (size, size), np.uint8)
         self.starts = self._array("starts", (), np.bool_)
@@ -114,7 +116,7 @@ class ClipStore:
         # Half of the clips begin where the speech begins, as a video does: they can follow the portrait itself.
         start = 0 if rng.random() < 0.5 else int(rng.integers(1, total - self.length + 1))
         around = np.clip(np.arange(start - CONTEXT, start + self.length + CONTEXT), 0, total - 1)
-        features = levelled_mel_features(torch.from_numpy(clip.waveform), total).numpy()
+        features = self._encoder.encode(torch.from_numpy(clip.waveform), SAMPLE_RATE).numpy()
         self.frames[i] = clip.frames(start, self.length)
         self.portraits[i] = clip.portrait
         self.features[i] = features[around]

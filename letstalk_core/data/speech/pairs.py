@@ -10,21 +10,23 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ...audio.mel import MEL_BANDS, MEL_COLUMNS, levelled_mel_features
+from ...audio.load_encoder import load_audio_encoder
+from ...audio.recording import SAMPLE_RATE
 from ...errors import InputError
 from .spoken_clips import FPS, MOUTH, speech_clip
 from .utterances import KeptUtterances
 
-SECONDS = 6.0  # length of a clip
+SECONDS = 8.0  # length of a clip
 FRAMES = round(SECONDS * FPS)
 BLOCK = 50
 
 
 class SpokenPairs:
-    """`count` clips: features float16 [count,F,4,80] and mouths float16 [count,F,6], memory-mapped.
+    """`count` clips: features float16 [count,F,L,E] and mouths float16 [count,F,6], memory-mapped.
 
     Args:
         folder: of the arrays, and of a mark for each finished block.
+        encoder: of the features, as load_audio_encoder takes it.
         first: number of the first clip; a number decides on everything in a clip.
         split: "train" or "heldout".
         utterances: folder of the neural voices' utterances.
@@ -34,12 +36,14 @@ class SpokenPairs:
     """
 
     def __init__(
-        self, folder: Path, count: int, utterances: Path, first: int = 0, split: str = "train", block: int = BLOCK
-    ):
-        self.folder, self.count, self.utterances = folder, count, utterances
+        self, folder: Path, count: int, encoder: str, utterances: Path, first: int = 0, split: str = "train",
+        block: int = BLOCK,
+    ):  # fmt: skip
+        self.folder, self.count, self.encoder, self.utterances = folder, count, encoder, utterances
         self.first, self.split, self.block = first, split, block
         folder.mkdir(parents=True, exist_ok=True)
-        self.features = self._array("features", (FRAMES, MEL_COLUMNS, MEL_BANDS))
+        self._encoder = load_audio_encoder(encoder)
+        self.features = self._array("features", (FRAMES, self._encoder.blocks, self._encoder.channels))
         self.mouths = self._array("mouths", (FRAMES, len(MOUTH)))
 
     def _array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -70,7 +74,7 @@ class SpokenPairs:
         for i in range(start, min(start + self.block, self.count)):
             rng = np.random.default_rng((self.first + i, 4))
             waveform, mouth = speech_clip(rng, self.split, SECONDS, utterances=utterances)
-            self.features[i] = levelled_mel_features(torch.from_numpy(waveform), FRAMES).numpy()
+            self.features[i] = self._encoder.encode(torch.from_numpy(waveform), SAMPLE_RATE, FPS).numpy()
             self.mouths[i] = mouth
         self.features.flush()
         self.mouths.flush()
@@ -81,7 +85,8 @@ class SpokenPairs:
 
     def __getstate__(self) -> dict:
         """For a worker process, which opens the arrays itself."""
-        return {name: getattr(self, name) for name in ("folder", "count", "utterances", "first", "split", "block")}
+        names = ("folder", "count", "encoder", "utterances", "first", "split", "block")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(**state)

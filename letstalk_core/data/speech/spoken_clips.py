@@ -1,4 +1,4 @@
-"""Spoken clips to train on: a waveform as recorded, and the mouth that spoke it. One seed, one clip, in any process."""
+"""Spoken clips to train on: a waveform as recorded, and the mouth that spoke it. One seed, one clip, any process."""
 
 from __future__ import annotations
 
@@ -9,14 +9,24 @@ import numpy as np
 from .augment import augment, change_speed_pitch
 from .background import music
 from .sentences import random_sentence
-from .synthesis import HELDOUT_LANGUAGES, NEURAL, SAMPLE_RATE, VOICES, Speech, Voice, available_engines, join, synthesize
+from .synthesis import (
+    HELDOUT_LANGUAGES,
+    NEURAL,
+    SAMPLE_RATE,
+    VOICES,
+    Speech,
+    Voice,
+    available_engines,
+    join,
+    synthesize,
+)
 from .utterances import COUNT, KeptUtterances
 from .visemes import MOUTH, Style, mouth_track
 
 FPS = 25
 SILENT_SHARE = 0.12  # share of clips in which nobody speaks: half of them music, half noise
 MUSIC_SHARE = 0.12  # share of training clips with music under the speech
-NEURAL_SHARES = {"kokoro": 0.25, "hibari": 0.25, "joe": 0.15}  # of clips, where utterances are kept
+NEURAL_SHARES = {"kokoro": 0.4, "hibari": 0.25}  # of clips, where utterances are kept
 FLITE_SHARE = 0.06  # share of clips with recorded voices: few, slow to make, and English only
 ENGLISH_SHARE = 0.4  # share of the other training clips that are English
 BABBLE_SHARE = 0.08  # share of training clips with other speech in the background

@@ -1,5 +1,6 @@
-"""Synthetic speech whose phonemes and their times are known: espeak-ng (many languages), flite (recorded voices) and the
-neural voices of natural.py.
+"""Synthetic speech whose phonemes and their times are known.
+
+By espeak-ng (many languages), flite (recorded voices) and the neural voices of natural.py.
 
 Times are seconds from the start of the waveform. Symbols are IPA throughout (flite's ARPAbet is translated); `PAUSE`
 is silence and `RELEASE` the burst and breath of a stop after its closure, so that the interval of a p, b or t is the
@@ -40,7 +41,7 @@ TRAIN_VARIANTS = (
 HELDOUT_VARIANTS = ("m6", "f3", "Alicia", "Diogo")
 TRAIN_FLITE, HELDOUT_FLITE = ("slt", "rms"), ("awb",)  # kal16 is left out: its phone times run 1 % slow
 KOKORO_LANGUAGES, KOKORO_MIXES = ("en-us", "en-gb", "es", "fr", "it", "pt-br"), 12
-NEURAL = ("kokoro", "joe", "hibari")
+NEURAL = ("kokoro", "hibari")
 NEURAL_INSTALL_HINT = "pip install -r requirements-train.txt"
 
 ARPABET = {
@@ -60,8 +61,8 @@ class SpeechUnavailableError(RuntimeError):
 
 @dataclass(frozen=True)
 class Voice:
-    """One speaker: engine "espeak" (language and variant), "flite" (language "en-us", variant its voice name), or one of
-    NEURAL, whose variants natural.py explains."""
+    """One speaker: engine "espeak" (language and variant), "flite" (language "en-us", variant its voice name), or one
+    of NEURAL, whose variants natural.py explains."""
 
     engine: str
     language: str
@@ -81,7 +82,7 @@ def _table() -> tuple[Voice, ...]:
     timbres = [f"mix{number}" for number in range(KOKORO_MIXES)] + [natural.KOKORO_HELDOUT_STYLE]
     kokoro = [Voice("kokoro", language, timbre) for language in KOKORO_LANGUAGES for timbre in timbres]
     hibari = [Voice("hibari", "en-us", name) for name in natural.HIBARI_FORMANTS]
-    return tuple(espeak + flite + kokoro + hibari + [Voice("joe", "en-us", "joe")])
+    return tuple(espeak + flite + kokoro + hibari)
 
 
 VOICES = _table()
@@ -141,7 +142,9 @@ def join(parts: list[Speech], gaps: list[float]) -> Speech:
     return Speech(np.concatenate(waveforms), tuple(phonemes))
 
 
-def synthesize(text: str, voice: Voice, rate: int = 160, pitch: int = 50, pitch_range: int = 50, seed: int = 0) -> Speech:
+def synthesize(
+    text: str, voice: Voice, rate: int = 160, pitch: int = 50, pitch_range: int = 50, seed: int = 0
+) -> Speech:
     """Speak `text`. The same arguments give the same samples.
 
     Args:

@@ -12,7 +12,7 @@ import numpy as np
 from .sentences import random_sentence
 from .synthesis import Speech, Voice, synthesize
 
-COUNT = {"kokoro": 16, "joe": 1200, "hibari": 600}  # utterances of each voice of an engine
+COUNT = {"kokoro": 16, "hibari": 600}  # utterances of each voice of an engine
 
 
 class KeptUtterances:

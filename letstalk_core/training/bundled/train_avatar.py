@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +64,9 @@ def train_avatar(
     Every part goes on from its last saved state. Returns None where it was asked to stop before the end. InputError
     where espeak-ng is missing.
 
-    start: a model that bundles its autoencoder; that one and the audio projection are taken from it, and its
-    transformer learns on, instead of all beginning at random.
+    start: a model that bundles its autoencoder, which is taken from it; its transformer learns on, instead of all
+    beginning at random. With audio_steps its audio projection is replaced by a new one of the present features, whose
+    tokens mean the same to it; with 0 it stays.
     """
     if "espeak" not in available_engines():
         raise InputError("train-avatar needs espeak-ng for its speech; run apt-get install espeak-ng flite.")
@@ -75,14 +77,15 @@ def train_avatar(
         projection = train_audio_projection(work, PRESETS["bundled"], speech_clips, audio_steps)
     else:
         pipeline = LetsTalkPipeline.load(start, "cpu")
-        autoencoder = pipeline.autoencoder
-    store = ClipStore(work / "clips", clips, DRAWN_FRAMES)
+        autoencoder, model, peak = pipeline.autoencoder, pipeline.model, PEAK / 2
+        if audio_steps:
+            model = with_new_ear(model, work, speech_clips, audio_steps)
+    encoder = (PRESETS["bundled"] if start is None else model.config).audio.encoder
+    store = ClipStore(work / "clips", clips, DRAWN_FRAMES, encoder=encoder)
     store.render()
     encoded = encode_clips(store, autoencoder)
     if start is None:
         model, peak = new_model(autoencoder, projection, relative_scale(*encoded)), PEAK
-    else:
-        model, peak = pipeline.model, PEAK / 2
     config = transformer_config(work, transformer_steps, clips, peak)
     freeze(model, config.frozen)
     window = Window.of(model.config)
@@ -93,6 +96,16 @@ def train_avatar(
         output, load_checkpoint(trained), load_bundled_autoencoder(trained), dtype=torch.float16, notes=NOTES
     )
     return output
+
+
+def with_new_ear(model: LetsTalkModel, work: Path, clips: int, steps: int) -> LetsTalkModel:
+    """The model with an audio projection of the bundled model's features, trained in `work` (train_projection.py)."""
+    audio = {f"audio_{name}": value for name, value in dataclasses.asdict(PRESETS["bundled"].audio).items()}
+    changed = LetsTalkModel(model.config.with_changes(**audio))
+    changed.transformer = model.transformer
+    projection = train_audio_projection(work, changed.config, clips, steps, model.audio_projection)
+    changed.audio_projection.load_state_dict(projection.state_dict())
+    return changed
 
 
 def relative_scale(latents: np.ndarray, portraits: np.ndarray) -> float:

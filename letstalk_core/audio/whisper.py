@@ -1,0 +1,149 @@
+"""Features of Whisper tiny.en (arXiv 2212.04356), the ears of the bundled model: it has heard real people.
+
+The pack brings the first two layers of its encoder, in which sounds are told apart (whisper_tiny_en.safetensors, MIT;
+training/bundled/import_whisper.py makes the file).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+import torchaudio
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .encoder import AudioEncoder, WholeRecording
+from .loudness import SPEECH_LEVEL, speech_gain
+from .recording import SAMPLE_RATE, Recording
+
+WEIGHTS = Path(__file__).resolve().parent / "whisper_tiny_en.safetensors"
+LAYERS = 2  # of four
+WIDTH, HEADS, MELS = 384, 6, 80
+HOP, FFT = 160, 400  # samples: 10 and 25 ms
+STEP = 2 * HOP  # samples between two of its outputs, the first of which is centred at a window's first sample
+COLUMNS = 2  # L: outputs of a video frame, 20 ms apart at 25 fps
+# Windows begin every CELL seconds of a recording, wherever one begins to read, and see CONTEXT more on either side.
+CELL, CONTEXT = 6, 2
+POSITIONS = (CELL + 2 * CONTEXT) * SAMPLE_RATE // STEP
+# Whisper cuts off what lies 80 dB below a recording's loudest mel band. Speech at SPEECH_LEVEL has that band here:
+# a constant keeps features local.
+LOUDEST = 1.2  # log10 of power
+
+
+@functools.lru_cache(maxsize=4)
+def _mel_constants(device: torch.device) -> tuple[Tensor, Tensor]:
+    """(window [400], filters [201,80])."""
+    filters = torchaudio.functional.melscale_fbanks(
+        FFT // 2 + 1, 0.0, SAMPLE_RATE / 2, MELS, SAMPLE_RATE, norm="slaney", mel_scale="slaney"
+    )
+    return torch.hann_window(FFT).to(device), filters.to(device)
+
+
+def log_mel(samples: Tensor) -> Tensor:
+    """Whisper's input [80,T] of samples [FFT + (T - 1) * HOP]; column i is centred at sample FFT / 2 + i * HOP."""
+    window, filters = _mel_constants(samples.device)
+    power = torch.fft.rfft(samples.unfold(-1, FFT, HOP) * window).abs().square()  # [T,201]
+    logs = (power @ filters).clamp_min(1e-10).log10().clamp_min(LOUDEST - 8)
+    return ((logs + 4) / 4).T
+
+
+class WhisperEncoder(AudioEncoder):
+    """Features of transformers' WhisperEncoder, which is `.model`, for recordings at the level of speech.
+
+    L: two moments of a frame, a quarter of it before and after its middle; E: the outputs of the two layers in a row,
+    about zero mean and unit variance for speech. One gain for the whole recording, as in MelEncoder.
+    """
+
+    name, blocks, channels = "whisper", COLUMNS, LAYERS * WIDTH
+    settings = f"tiny.en, {LAYERS} layers, {CELL} + {CONTEXT} s, speech at {SPEECH_LEVEL} LUFS"
+
+    def __init__(self, model: nn.Module, mean: Tensor, deviation: Tensor):
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.mean, self.deviation = mean, deviation  # [E] of the outputs, on the CPU
+
+    def measure(self, recording: Recording, fps: float) -> WholeRecording:
+        """AudioEncoder.measure with one statistic: the gain []."""
+        whole = super().measure(recording, fps)
+        gain = torch.tensor(speech_gain(recording.mono_16k(), whole.samples))
+        return dataclasses.replace(whole, statistics=(gain,))
+
+    def _cells(self, low: int, high: int, fps: Fraction) -> tuple[int, int]:
+        """(first, stop) of the cells that hold frames low .. high - 1."""
+        return math.floor(low / fps / CELL), math.ceil(high / fps / CELL)
+
+    def reach(self, low: int, high: int, whole: WholeRecording) -> tuple[int, int]:
+        first, stop = self._cells(low, high, whole.fps)
+        around = CONTEXT * SAMPLE_RATE + FFT // 2
+        return first * CELL * SAMPLE_RATE - around, stop * CELL * SAMPLE_RATE + around
+
+    def encode_window(self, samples: Tensor, low: int, high: int, whole: WholeRecording) -> Tensor:
+        first, stop = self._cells(low, high, whole.fps)
+        (gain,) = whole.statistics
+        cell, around = CELL * SAMPLE_RATE, 2 * (CONTEXT * SAMPLE_RATE + FFT // 2)
+        outputs = [
+            self._outputs(gain * samples[i * cell : (i + 1) * cell + around]) for i in range(stop - first)
+        ]  # [301,E] each: of both ends of a cell
+        moments = (torch.arange(low * COLUMNS, high * COLUMNS, dtype=torch.float64) + 0.5) / COLUMNS / float(whole.fps)
+        which = (moments / CELL).floor().long().clamp(first, stop - 1)
+        places = (moments - which * CELL) * SAMPLE_RATE / STEP
+        left = places.floor().long().clamp(max=CELL * SAMPLE_RATE // STEP - 1)
+        share = (places - left).float()[:, None]
+        flat, at = torch.cat(outputs), (which - first) * len(outputs[0]) + left
+        features = (torch.lerp(flat[at], flat[at + 1], share) - self.mean) / self.deviation
+        return features.unflatten(0, (high - low, COLUMNS))
+
+    @torch.no_grad()
+    def _outputs(self, samples: Tensor) -> Tensor:
+        """The layers' outputs at the ends of a cell and every STEP between, [301,E] on the CPU, of the samples of the
+        cell, CONTEXT seconds on either side, and half a transform more."""
+        weight = self.model.conv1.weight
+        mel = log_mel(samples.to(weight.device))[None, :, : 2 * POSITIONS].to(weight.dtype)
+        outputs: list[Tensor] = []
+
+        def keep(_module, _inputs, output):  # transformers 5 returns no hidden states here, so hooks collect them
+            outputs.append(output[0] if isinstance(output, tuple) else output)
+
+        hooks = [layer.register_forward_hook(keep) for layer in self.model.layers]
+        try:
+            self.model(mel)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        inside = slice(CONTEXT * SAMPLE_RATE // STEP, (CONTEXT + CELL) * SAMPLE_RATE // STEP + 1)
+        return torch.cat(outputs, dim=-1)[0, inside].float().cpu()
+
+
+def load_whisper(path: str | Path = WEIGHTS) -> WhisperEncoder:
+    """The encoder that comes with the pack."""
+    from transformers import WhisperConfig
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder as Model
+
+    config = WhisperConfig(
+        d_model=WIDTH,
+        encoder_layers=LAYERS,
+        encoder_attention_heads=HEADS,
+        encoder_ffn_dim=4 * WIDTH,
+        num_mel_bins=MELS,
+        max_source_positions=POSITIONS,
+    )
+    config._attn_implementation = "eager"  # the same numbers on every version of transformers
+    model = Model(config)
+    model.layer_norm = nn.Identity()  # belongs after the fourth layer
+    weights = {key: value.float() for key, value in load_file(path).items()}
+    weights["embed_positions.weight"] = _sinusoids()
+    mean, deviation = weights.pop("mean"), weights.pop("deviation")
+    model.load_state_dict(weights)
+    return WhisperEncoder(model, mean, deviation)
+
+
+def _sinusoids() -> Tensor:
+    """Whisper's positions [POSITIONS,WIDTH]: all sines, then all cosines, of wavelengths up to 10,000 * 2 pi."""
+    rates = torch.exp(-math.log(10000) / (WIDTH // 2 - 1) * torch.arange(WIDTH // 2))
+    angles = torch.arange(POSITIONS)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
