@@ -1,5 +1,7 @@
 """The models that this repository ships, trained from nothing on drawn people and synthetic speech.
 
 train_avatar.py trains the bundled model: train_small_autoencoder.py its autoencoder, train_projection.py a head start
-for its audio projection, then the transformer. train_framing.py trains the network that aligns portraits.
+for its audio projection (known_tokens.py: for a transformer that knows another's), then the transformer.
+train_framing.py trains the network that aligns portraits; import_whisper.py takes what audio/whisper.py needs of
+Whisper.
 """

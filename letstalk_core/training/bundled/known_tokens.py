@@ -15,6 +15,7 @@ from ...data.speech.spoken_clips import speech_clip
 from ...model.audio_projection import AudioProjection, window_features
 
 CLIPS, STEPS, BATCH = 500, 3000, 512  # spoken clips; steps of so many of their frames
+SMALLEST = 0.03  # deviation; what hardly changes with speech need not be met more closely
 
 
 class KnownTokens(nn.Module):
@@ -57,7 +58,7 @@ def learn_tokens(projection: AudioProjection, clips: int = CLIPS, steps: int = S
     tokens, mouths = torch.cat(tokens), torch.cat(mouths)
     torch.manual_seed(0)
     known = KnownTokens(projection)
-    known.deviation = tokens.float().std(0).clamp_min(1e-3)
+    known.deviation = tokens.float().std(0).clamp_min(SMALLEST)
     optimizer = torch.optim.AdamW(known.parameters(), 1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     for step in range(steps):

@@ -53,13 +53,14 @@ def train_audio_projection(
 
     known: another one, of any audio encoder, whose tokens a transformer has learnt: the new one's tokens come near to
     what that one makes of such mouths, and its blink token is taken as it is. Without, the blink token stays untrained.
+    KeyboardInterrupt where it was asked to stop.
     """
     utterances = work / "audio" / "utterances"
     pairs = SpokenPairs(work / "audio" / "pairs", clips, config.audio.encoder, utterances).make(os.cpu_count() or 1)
     torch.manual_seed(0)
     reader, known_tokens = MouthReader(config), None if known is None else learn_tokens(known)
-    if known is not None and known.blink is not None:
-        reader.projection.blink.load_state_dict(known.blink.state_dict())
+    if known is not None:
+        _begin_like(reader.projection, known)
     run = TrainingRun(work / "audio", reader, dataclasses.replace(small_config(steps, PEAK), weight_decay=WEIGHT_DECAY))
     reach = config.audio.window // 2
     scale = torch.from_numpy(np.asarray(pairs.mouths[:2000, :, :MOUTH_COLUMNS], np.float32).std((0, 1)))
@@ -78,10 +79,20 @@ def train_audio_projection(
         far = known_tokens.error(tokens.float(), known_tokens.windows(mouths))
         return Loss(reading + far, {"reading": reading, "tokens": far})
 
-    run.fit(loss_of)
+    if not run.fit(loss_of):
+        raise KeyboardInterrupt
     reader = run.averaged()
     print("mouth read from held-out speech, r:", reading_accuracy(reader, work, min(HELD_OUT_CLIPS, clips)))
     return reader.projection
+
+
+def _begin_like(projection: AudioProjection, known: AudioProjection) -> None:
+    """Take over what does not depend on the audio features: the blink token, and where tokens lie on average."""
+    projection.norm.load_state_dict(known.norm.state_dict())
+    with torch.no_grad():
+        projection.third.bias.copy_(known.third.bias)
+    if known.blink is not None:
+        projection.blink.load_state_dict(known.blink.state_dict())
 
 
 def _disturbed(features: Tensor, seed: int) -> Tensor:
