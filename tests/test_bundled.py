@@ -35,7 +35,7 @@ def test_it_is_small_and_says_what_it_is(capsys):
     assert BUNDLED_MODEL.stat().st_size <= 25_000_000
     assert main(["info", str(BUNDLED_MODEL)]) == 0
     shown = capsys.readouterr().out
-    assert "Apache-2.0" in shown and "mel" in shown
+    assert "Apache-2.0" in shown and "whisper" in shown
 
 
 def test_the_demo_speaks(meter, tmp_path, repository, monkeypatch):

@@ -202,7 +202,12 @@ def test_contradictions_are_named(path, change, sentence):
 
 
 @pytest.mark.skipif(not BUNDLED_MODEL.exists(), reason="no bundled model in this repository yet")
-def test_the_shipped_model_has_a_flat_configuration_which_is_read_whole():
+def test_a_file_with_a_flat_configuration_is_read_whole(tmp_path):
+    """As the first versions wrote it."""
+    config = load_checkpoint(BUNDLED_MODEL).config
     with safe_open(BUNDLED_MODEL, "pt") as file:
-        written = json.loads(file.metadata()["letstalk_config"])
-    assert "version" not in written and load_checkpoint(BUNDLED_MODEL).config.flat() == written
+        notes, tensors = file.metadata(), load_file(BUNDLED_MODEL)
+    assert json.loads(notes["letstalk_config"])["version"] > 1
+    path = tmp_path / "flat.safetensors"
+    save_file(tensors, path, metadata={**notes, "letstalk_config": json.dumps(config.flat())})
+    assert load_checkpoint(path).config == config

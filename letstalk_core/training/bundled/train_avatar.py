@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,16 @@ import torch
 from ...config import PRESETS
 from ...data.drawn.talking_clips import AvatarSource, ClipStore
 from ...data.source import Window
-from ...data.speech.synthesis import available_engines
+from ...data.speech.synthesis import NEURAL, NEURAL_INSTALL_HINT, available_engines
 from ...errors import InputError
 from ...model.audio_projection import AudioProjection
-from ...model.checkpoint import LetsTalkModel, load_bundled_autoencoder, load_checkpoint, save_checkpoint
+from ...model.checkpoint import (
+    BundledAutoencoder,
+    LetsTalkModel,
+    load_bundled_autoencoder,
+    load_checkpoint,
+    save_checkpoint,
+)
 from ...picture.autoencoder import Autoencoder
 from ...pipeline import LetsTalkPipeline
 from ..build import freeze
@@ -66,10 +73,17 @@ def train_avatar(
 
     start: a model that bundles its autoencoder, which is taken from it; its transformer learns on, instead of all
     beginning at random. With audio_steps its audio projection is replaced by a new one of the present features, whose
-    tokens mean the same to it; with 0 it stays.
+    tokens mean the same to it; with 0 it stays. With 0 transformer_steps that is all.
     """
     if "espeak" not in available_engines():
         raise InputError("train-avatar needs espeak-ng for its speech; run apt-get install espeak-ng flite.")
+    missing = [engine for engine in NEURAL if engine not in available_engines()]
+    if missing and audio_steps:
+        warnings.warn(
+            f"Without {' and '.join(missing)} the audio projection learns from fewer natural voices; run "
+            f"{NEURAL_INSTALL_HINT}.",
+            stacklevel=2,
+        )
     torch.set_flush_denormal(True)
     if start is None:
         autoencoder = train_bundled_autoencoder(work, autoencoder_steps, people)
@@ -80,6 +94,8 @@ def train_avatar(
         autoencoder, model, peak = pipeline.autoencoder, pipeline.model, PEAK / 2
         if audio_steps:
             model = with_new_ear(model, work, speech_clips, audio_steps)
+        if not transformer_steps:
+            return _write(output, model, load_bundled_autoencoder(start))
     encoder = (PRESETS["bundled"] if start is None else model.config).audio.encoder
     store = ClipStore(work / "clips", clips, DRAWN_FRAMES, encoder=encoder)
     store.render()
@@ -92,9 +108,11 @@ def train_avatar(
     trained = train_transformer(config, model, autoencoder, AvatarSource(store, window, encoded))
     if trained is None:
         return None
-    save_checkpoint(
-        output, load_checkpoint(trained), load_bundled_autoencoder(trained), dtype=torch.float16, notes=NOTES
-    )
+    return _write(output, load_checkpoint(trained), load_bundled_autoencoder(trained))
+
+
+def _write(output: Path, model: LetsTalkModel, autoencoder: BundledAutoencoder | None) -> Path:
+    save_checkpoint(output, model, autoencoder, dtype=torch.float16, notes=NOTES)
     return output
 
 

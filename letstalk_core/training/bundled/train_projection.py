@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...config import LetsTalkConfig
 from ...data.drawn.motion import MOUTH_COLUMNS
 from ...data.drawn.stills import HELD_OUT
 from ...data.speech.pairs import SpokenPairs
+from ...data.speech.visemes import MOUTH
 from ...model.audio_projection import AudioProjection
 from ..loop import Loss, TrainingRun, small_config
 from .known_tokens import learn_tokens
@@ -26,6 +26,8 @@ from .known_tokens import learn_tokens
 BATCH = 32  # clips of a step
 HELD_OUT_CLIPS = 100
 PEAK = 1e-3  # largest learning rate
+CLOSED = MOUTH.index("closed")
+CLOSED_WEIGHT = 3  # of the frames of an m, b or p
 NOISE, DROPOUT, WEIGHT_DECAY = 0.1, 0.3, 0.05  # of the features, in their deviations; and of the weights
 
 
@@ -73,7 +75,9 @@ def train_audio_projection(
         with run.accelerator.autocast():
             tokens = run.own.tokens_along(features)
             read = run.own.read(tokens.flatten(2)).float()
-        reading = F.mse_loss(read / scale, mouths[:, reach:-reach] / scale)
+        errors = ((read - mouths[:, reach:-reach]) / scale).square().mean(-1)
+        closed = torch.from_numpy(pairs.mouths[chosen, reach:-reach, CLOSED]).float()  # what is noticed first
+        reading = (errors * (1 + (CLOSED_WEIGHT - 1) * closed)).mean()
         if known_tokens is None:
             return Loss(reading)
         far = known_tokens.error(tokens.float(), known_tokens.windows(mouths))
