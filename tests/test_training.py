@@ -282,7 +282,9 @@ def trained(tmp_path_factory):
 
     work = tmp_path_factory.mktemp("avatar")
     options = dict(autoencoder_steps=2, transformer_steps=2, people=2, clips=2, speech_clips=2, audio_steps=2)
-    return train_avatar(work, work / "model.safetensors", **options), work
+    with pytest.MonkeyPatch.context() as patch:  # Kokoro takes seconds for a sentence
+        patch.setattr("letstalk_core.data.speech.spoken_clips.NEURAL_SHARES", {"hibari": 0.6})
+        return train_avatar(work, work / "model.safetensors", **options), work
 
 
 @pytest.mark.slow
@@ -323,6 +325,7 @@ def test_a_model_can_get_another_ear(trained, tmp_path, monkeypatch):
     for name in ("clips", "audio/utterances"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).symlink_to(work / name)
+    monkeypatch.setattr("letstalk_core.data.speech.spoken_clips.NEURAL_SHARES", {"hibari": 0.6})
     monkeypatch.setattr(
         train_projection, "learn_tokens", functools.partial(known_tokens.learn_tokens, clips=2, steps=3)
     )

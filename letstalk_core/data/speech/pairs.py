@@ -58,10 +58,12 @@ class SpokenPairs:
     def make(self, workers: int = 1) -> SpokenPairs:
         """Make the clips that are missing, in `workers` processes; safe to stop and call again. Returns itself."""
         missing = [i for i in range(0, self.count, self.block) if not self._mark(i).exists()]
-        if not missing:
+        if workers == 1 or len(missing) <= 1:
+            for start in tqdm(missing, desc="speech", disable=not missing):
+                self.make_block(start)
             return self
         spawned = multiprocessing.get_context("spawn")  # a forked process would share the threads of torch
-        with ProcessPoolExecutor(min(workers, len(missing)), spawned) as pool:
+        with ProcessPoolExecutor(min(workers, len(missing)), spawned, torch.set_num_threads, (1,)) as pool:
             blocks = [pool.submit(self.make_block, start) for start in missing]
             for done in tqdm(as_completed(blocks), total=len(blocks), desc="speech", mininterval=10):
                 done.result()
@@ -69,7 +71,6 @@ class SpokenPairs:
 
     def make_block(self, start: int) -> None:
         """Make clips start .. start + block - 1 and mark them as made."""
-        torch.set_num_threads(1)
         utterances = KeptUtterances(self.utterances)
         for i in range(start, min(start + self.block, self.count)):
             rng = np.random.default_rng((self.first + i, 4))
