@@ -37,7 +37,8 @@ def _drawn(
 ) -> Source:
     if model.audio.encoder not in BUILT_IN:
         raise InputError(
-            f"Drawn clips have features of {' or '.join(BUILT_IN)}, but the model takes {model.audio.encoder}."
+            f"Drawn clips have the features that come with the pack, but the model takes {model.audio.encoder}; choose "
+            f"{' or '.join(BUILT_IN)}."
         )
     if autoencoder is None:
         raise InputError(
