@@ -89,7 +89,7 @@ def _add_training_commands(commands) -> None:
     train.add_argument("--people", type=int, default=2500, help="drawn people for the autoencoder")
     train.add_argument("--clips", type=int, default=11000, help="talking clips for the transformer")
     train.add_argument("--speech-clips", type=int, default=8000, help="spoken clips for the audio projection")
-    train.add_argument("--audio-steps", type=int, default=1300, help="0 with --start: the audio projection stays")
+    train.add_argument("--audio-steps", type=int, default=2800, help="0 with --start: the audio projection stays")
     train.add_argument("--start", metavar="FILE", help="go on from this model: a new ear for its transformer")
     train.set_defaults(run=_train_avatar)
 

@@ -9,7 +9,7 @@ import torchaudio
 
 from letstalk_core.audio import loudness as levels
 from letstalk_core.audio.loudness import SPEECH_LEVEL, loudness, speech_gain
-from letstalk_core.audio.mel import MelEncoder, levelled_mel_features, mel_features
+from letstalk_core.audio.mel import MelEncoder, mel_features
 from letstalk_core.audio.recording import SAMPLE_RATE, Recording
 
 
@@ -68,7 +68,6 @@ def test_one_gain_for_the_whole_recording(monkeypatch):
     samples = torch.cat([0.1 * syllables(40), syllables(40, seed=1)])
     features = MelEncoder().encode(samples[None], SAMPLE_RATE)
     assert torch.allclose(features, mel_features(samples * speech_gain_of(samples), 2000), atol=1e-4)
-    assert torch.allclose(features, levelled_mel_features(samples, 2000), atol=1e-4)
     monkeypatch.setattr(levels, "PIECE", 10 * SAMPLE_RATE)
     assert torch.allclose(features, MelEncoder().encode(samples[None], SAMPLE_RATE), atol=1e-4)
 

@@ -6,7 +6,8 @@ AudioEncoder is what mel.py and wav2vec2.py have in common; FeatureStream comput
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -74,6 +75,23 @@ class AudioEncoder(nn.Module):
     def encode(self, waveform: Tensor, sample_rate: int, fps: float = 25.0) -> Tensor:
         """All features at once: [channels, S] or [S] -> [F, L, E] on the CPU, F = ceil(S / sample_rate * fps)."""
         return torch.cat([features for _, features in self.stream(Recording((waveform, sample_rate)), fps)])
+
+
+@contextmanager
+def layer_outputs(layers: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
+    """What each of `layers` of a transformers model puts out while the context is open, in order: transformers 5
+    returns no hidden states of encoders. Its layers give tensors, those before it tuples."""
+    outputs: list[Tensor] = []
+
+    def keep(_module, _inputs, output) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    hooks = [layer.register_forward_hook(keep) for layer in layers]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class Samples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable
 
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor
 from torchaudio.functional import highpass_biquad, treble_biquad
 
-from .encoder import Samples
-from .recording import SAMPLE_RATE
+from .encoder import AudioEncoder, Samples, WholeRecording
+from .recording import SAMPLE_RATE, Recording
 
 SPEECH_LEVEL = -23.0  # LUFS that encoders hear speech at: EBU R128's programme level
 ABSOLUTE_GATE, RELATIVE_GATE = -70.0, -10.0  # LUFS; LU below what is louder than the absolute gate
@@ -58,3 +59,17 @@ def speech_gain(blocks: Iterable[Tensor], count: int) -> float:
     """The factor that brings a recording (as `loudness` takes it) to SPEECH_LEVEL; 1 for silence."""
     level = loudness(blocks, count)
     return 10 ** ((SPEECH_LEVEL - level) / 20) if math.isfinite(level) else 1.0
+
+
+class LevelledEncoder(AudioEncoder):
+    """An audio encoder that hears every recording at SPEECH_LEVEL.
+
+    One gain for the whole recording, measured in a pass of its own: how loud somebody was recorded says nothing about
+    the mouth, how loud a word is beside the others does.
+    """
+
+    def measure(self, recording: Recording, fps: float) -> WholeRecording:
+        """AudioEncoder.measure with one statistic: the gain []."""
+        whole = super().measure(recording, fps)
+        gain = torch.tensor(speech_gain(recording.mono_16k(), whole.samples))
+        return dataclasses.replace(whole, statistics=(gain,))

@@ -1,8 +1,7 @@
-"""Log-mel features, the audio encoder of the bundled model: no weights, so nothing to download."""
+"""Log-mel features, an audio encoder without weights."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from fractions import Fraction
@@ -11,9 +10,9 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
-from .encoder import AudioEncoder, WholeRecording
-from .loudness import SPEECH_LEVEL, speech_gain
-from .recording import SAMPLE_RATE, Recording, exact_fps
+from .encoder import WholeRecording
+from .loudness import SPEECH_LEVEL, LevelledEncoder
+from .recording import SAMPLE_RATE, exact_fps
 
 MEL_COLUMNS = 4  # L: columns of a video frame, 10 ms apart at 25 fps
 MEL_BANDS = 80  # E
@@ -71,26 +70,11 @@ def mel_features(
     return ((logs - MEL_MEAN) / MEL_STD).unflatten(-2, (frames, MEL_COLUMNS))
 
 
-def levelled_mel_features(waveform: Tensor, frames: int, fps: float = 25.0) -> Tensor:
-    """mel_features of a whole recording [S] of 16 kHz, brought to the level at which MelEncoder hears speech."""
-    return mel_features(waveform * speech_gain([waveform], len(waveform)), frames, fps)
-
-
-class MelEncoder(AudioEncoder):
-    """The audio encoder of the bundled model: mel_features of a recording at the level of speech. Has no weights.
-
-    One gain for the whole recording, measured in a pass of its own: how loud somebody was recorded says nothing about
-    the mouth, how loud a word is beside the others does.
-    """
+class MelEncoder(LevelledEncoder):
+    """mel_features of a recording at the level of speech. Has no weights."""
 
     name, blocks, channels = "mel", MEL_COLUMNS, MEL_BANDS
     settings = f"speech at {SPEECH_LEVEL} LUFS"
-
-    def measure(self, recording: Recording, fps: float) -> WholeRecording:
-        """AudioEncoder.measure with one statistic: the gain []."""
-        whole = super().measure(recording, fps)
-        gain = torch.tensor(speech_gain(recording.mono_16k(), whole.samples))
-        return dataclasses.replace(whole, statistics=(gain,))
 
     def reach(self, low: int, high: int, whole: WholeRecording) -> tuple[int, int]:
         return mel_reach(low, high - low, whole.fps)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..weights import fill_strictly
-from .encoder import AudioEncoder, Samples, WholeRecording
+from .encoder import AudioEncoder, Samples, WholeRecording, layer_outputs
 from .recording import Recording
 
 _STATISTICS_SAMPLES = 80000  # samples that are measured at a time
@@ -110,17 +110,9 @@ class Wav2Vec2Encoder(AudioEncoder):
     def transform(self, convolved: Tensor) -> Tensor:
         """Convolutional features [1, n, C] at the video's rate -> the outputs of all layers [n, L, E]."""
         hidden, _ = self.model.feature_projection(convolved)  # [1, n, E]
-        outputs: list[Tensor] = []
-
-        def keep(_module, _inputs, output):  # transformers 5 returns no hidden states here, so hooks collect them
-            outputs.append(output[0] if isinstance(output, tuple) else output)
-
-        hooks = [layer.register_forward_hook(keep) for layer in self.model.encoder.layers]
-        try:
-            outputs[-1:] = [self.model.encoder(hidden)[0]]  # replaces the last: larger models normalise it once more
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with layer_outputs(self.model.encoder.layers) as outputs:
+            last = self.model.encoder(hidden)[0]
+        outputs[-1] = last  # larger models normalise it once more
         return torch.stack(outputs, dim=2)[0].float()
 
 

@@ -6,7 +6,6 @@ training/bundled/import_whisper.py makes the file).
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from fractions import Fraction
@@ -17,9 +16,9 @@ import torchaudio
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .encoder import AudioEncoder, WholeRecording
-from .loudness import SPEECH_LEVEL, speech_gain
-from .recording import SAMPLE_RATE, Recording
+from .encoder import WholeRecording, layer_outputs
+from .loudness import SPEECH_LEVEL, LevelledEncoder
+from .recording import SAMPLE_RATE
 
 WEIGHTS = Path(__file__).resolve().parent / "whisper_tiny_en.safetensors"
 LAYERS = 2  # of four
@@ -52,11 +51,11 @@ def log_mel(samples: Tensor) -> Tensor:
     return ((logs + 4) / 4).T
 
 
-class WhisperEncoder(AudioEncoder):
+class WhisperEncoder(LevelledEncoder):
     """Features of transformers' WhisperEncoder, which is `.model`, for recordings at the level of speech.
 
     L: two moments of a frame, a quarter of it before and after its middle; E: the outputs of the two layers in a row,
-    about zero mean and unit variance for speech. One gain for the whole recording, as in MelEncoder.
+    about zero mean and unit variance for speech.
     """
 
     name, blocks, channels = "whisper", COLUMNS, LAYERS * WIDTH
@@ -66,12 +65,6 @@ class WhisperEncoder(AudioEncoder):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.mean, self.deviation = mean, deviation  # [E] of the outputs, on the CPU
-
-    def measure(self, recording: Recording, fps: float) -> WholeRecording:
-        """AudioEncoder.measure with one statistic: the gain []."""
-        whole = super().measure(recording, fps)
-        gain = torch.tensor(speech_gain(recording.mono_16k(), whole.samples))
-        return dataclasses.replace(whole, statistics=(gain,))
 
     def _cells(self, low: int, high: int, fps: Fraction) -> tuple[int, int]:
         """(first, stop) of the cells that hold frames low .. high - 1."""
@@ -104,23 +97,19 @@ class WhisperEncoder(AudioEncoder):
         cell, CONTEXT seconds on either side, and half a transform more."""
         weight = self.model.conv1.weight
         mel = log_mel(samples.to(weight.device))[None, :, : 2 * POSITIONS].to(weight.dtype)
-        outputs: list[Tensor] = []
-
-        def keep(_module, _inputs, output):  # transformers 5 returns no hidden states here, so hooks collect them
-            outputs.append(output[0] if isinstance(output, tuple) else output)
-
-        hooks = [layer.register_forward_hook(keep) for layer in self.model.layers]
-        try:
+        with layer_outputs(self.model.layers) as outputs:
             self.model(mel)
-        finally:
-            for hook in hooks:
-                hook.remove()
         inside = slice(CONTEXT * SAMPLE_RATE // STEP, (CONTEXT + CELL) * SAMPLE_RATE // STEP + 1)
         return torch.cat(outputs, dim=-1)[0, inside].float().cpu()
 
 
-def load_whisper(path: str | Path = WEIGHTS) -> WhisperEncoder:
+def load_whisper() -> WhisperEncoder:
     """The encoder that comes with the pack."""
+    return build_whisper(load_file(WEIGHTS))
+
+
+def build_whisper(weights: dict[str, Tensor]) -> WhisperEncoder:
+    """The encoder of weights by transformers' names, without positions, and of `mean` and `deviation` [E]."""
     from transformers import WhisperConfig
     from transformers.models.whisper.modeling_whisper import WhisperEncoder as Model
 
@@ -135,7 +124,7 @@ def load_whisper(path: str | Path = WEIGHTS) -> WhisperEncoder:
     config._attn_implementation = "eager"  # the same numbers on every version of transformers
     model = Model(config)
     model.layer_norm = nn.Identity()  # belongs after the fourth layer
-    weights = {key: value.float() for key, value in load_file(path).items()}
+    weights = {key: value.float() for key, value in weights.items()}
     weights["embed_positions.weight"] = _sinusoids()
     mean, deviation = weights.pop("mean"), weights.pop("deviation")
     model.load_state_dict(weights)

@@ -57,7 +57,20 @@ class ResidualConvolution(nn.Module):
         return values[..., self.dilation : -self.dilation] + self.mix(functional.gelu(self.near(values)))
 
 
-class WindowConvolutions(nn.Module):
+class Convolutions(nn.Module):
+    """Window layers that are convolutions over time: a window gives what its recording gives at that place."""
+
+    def along(self, features: Tensor) -> Tensor:
+        """Recordings [n,T,L,E] -> [n,T-W+1,hidden]: one vector for each frame whose whole window is there."""
+        raise NotImplementedError
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B,F,W,L,E] -> [B,F,hidden]."""
+        windows = self.along(rearrange(features, "b f w l e -> (b f) w l e"))  # [BF,1,hidden]: each is one whole window
+        return rearrange(windows, "(b f) 1 d -> b f d", b=len(features))
+
+
+class WindowConvolutions(Convolutions):
     """Convolutions over the mel columns of a window, none padded: W frames of 4 columns become one vector.
 
     A departure from the paper, for features that are columns in time: sounds are recognised alike wherever they lie in
@@ -74,7 +87,6 @@ class WindowConvolutions(nn.Module):
         self.frames = nn.ModuleList(ResidualConvolution(hidden, 1) for _ in range((config.audio.window - 5) // 2))
 
     def along(self, features: Tensor) -> Tensor:
-        """Recordings [n,T,L,E] -> [n,T-W+1,hidden]: one vector for each frame whose whole window is there."""
         values = functional.gelu(self.first(rearrange(features, "n t l e -> n e (t l)")))  # [n,hidden,T*L-2]
         for layer in self.columns:
             values = layer(values)
@@ -83,13 +95,8 @@ class WindowConvolutions(nn.Module):
             values = layer(values)
         return rearrange(values, "n d t -> n t d")
 
-    def forward(self, features: Tensor) -> Tensor:
-        """[B,F,W,L,E] -> [B,F,hidden]."""
-        windows = self.along(rearrange(features, "b f w l e -> (b f) w l e"))  # [BF,1,hidden]: each is one whole window
-        return rearrange(windows, "(b f) 1 d -> b f d", b=len(features))
 
-
-class FrameConvolutions(nn.Module):
+class FrameConvolutions(Convolutions):
     """Convolutions over whole frames, none padded: W frames become one vector. For features that know what is spoken.
 
     A departure from the paper for whisper features; config.Departures.audio_convolutions chooses it.
@@ -102,16 +109,10 @@ class FrameConvolutions(nn.Module):
         self.frames = nn.ModuleList(ResidualConvolution(hidden, dilation) for dilation in _dilations(audio.window // 2))
 
     def along(self, features: Tensor) -> Tensor:
-        """Recordings [n,T,L,E] -> [n,T-W+1,hidden]: one vector for each frame whose whole window is there."""
         values = rearrange(functional.gelu(self.first(features.flatten(2))), "n t d -> n d t")
         for layer in self.frames:
             values = layer(values)
         return rearrange(values, "n d t -> n t d")
-
-    def forward(self, features: Tensor) -> Tensor:
-        """[B,F,W,L,E] -> [B,F,hidden]."""
-        windows = self.along(rearrange(features, "b f w l e -> (b f) w l e"))  # [BF,1,hidden]: each is one whole window
-        return rearrange(windows, "(b f) 1 d -> b f d", b=len(features))
 
 
 def _dilations(reach: int) -> list[int]:

@@ -13,6 +13,7 @@ from ...audio.load_encoder import load_audio_encoder
 from ...audio.recording import SAMPLE_RATE
 from ...errors import InputError
 from ...model.audio_projection import whole_windows
+from ..arrays import open_array
 from ..source import Window
 from ..speech.spoken_clips import speech_clip
 from .avatars import Avatar
@@ -88,13 +89,7 @@ class ClipStore:
 
     def _array(self, name: str, shape: tuple[int, ...], dtype) -> np.ndarray:
         """The array in a file of the folder, made if it is missing."""
-        path, wanted = self.folder / f"{name}.npy", (self.count, *shape)
-        if not path.exists():
-            return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=wanted)
-        array = np.load(path, mmap_mode="r+")
-        if array.shape != wanted:
-            raise InputError(f"{path} holds {array.shape}, not {wanted}; delete its folder or choose another.")
-        return array
+        return open_array(self.folder / f"{name}.npy", (self.count, *shape), dtype)
 
     @property
     def done(self) -> int:

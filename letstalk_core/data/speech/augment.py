@@ -13,8 +13,8 @@ from .background import noise
 from .synthesis import SAMPLE_RATE, Speech
 
 FFT_BLOCK = 4096  # lengths are rounded up to a multiple, which keeps the transform fast
-# Where sound is sent at low rates: (encoder, bits a second).
-CODECS = (("libmp3lame", (16000, 48000)), ("libopus", (6000, 24000)), ("aac", (12000, 40000)))
+# Where sound is sent at low rates: encoder, decoder, least and most bits a second.
+CODECS = (("libmp3lame", "mp3float", 16000, 48000), ("libopus", "libopus", 6000, 24000), ("aac", "aac", 12000, 40000))
 CODEC_SHARE = 0.2
 
 
@@ -114,12 +114,12 @@ def _degrade(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _coded(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The waveform after a codec at a low rate, where it was in time: what the codec delays it by is taken away."""
-    name, (least, most) = CODECS[int(rng.integers(len(CODECS)))]
-    encoder = av.CodecContext.create(name, "w")
+    encoder_name, decoder_name, least, most = CODECS[int(rng.integers(len(CODECS)))]
+    encoder = av.CodecContext.create(encoder_name, "w")
     encoder.sample_rate, encoder.layout, encoder.bit_rate = SAMPLE_RATE, "mono", int(rng.uniform(least, most))
     encoder.format = encoder.codec.audio_formats[0]
     encoder.open()
-    decoder = av.CodecContext.create({"libmp3lame": "mp3float", "libopus": "libopus", "aac": "aac"}[name], "r")
+    decoder = av.CodecContext.create(decoder_name, "r")
     decoder.extradata = encoder.extradata
     convert = av.AudioResampler(format=encoder.format, layout="mono", rate=SAMPLE_RATE, frame_size=encoder.frame_size)
     back = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE)

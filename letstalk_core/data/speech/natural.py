@@ -96,8 +96,7 @@ class Kokoro:
         return (mixed * (1 + 0.1 * rng.standard_normal(mixed.shape))).astype(np.float32)
 
     def speak(self, ipa: str, variant: str, speed: float, rng: np.random.Generator) -> Spoken:
-        symbols = [letter for letter in _kokoro_letters(ipa) if letter in self.vocabulary][:500]
-        ids = [0, *(self.vocabulary[letter] for letter in symbols), 0]
+        symbols, ids = _spelled(ipa, self.vocabulary, 500)
         samples, durations = self._session.run(
             None,
             {
@@ -110,10 +109,12 @@ class Kokoro:
         return Spoken(samples.reshape(-1), self.rate, _named(symbols, seconds), self.lead)
 
 
-def _kokoro_letters(ipa: str) -> str:
+def _spelled(ipa: str, vocabulary: dict[str, int], most: int) -> tuple[list[str], list[int]]:
+    """IPA in Kokoro's letters, those that the vocabulary has, and their numbers with a silence at both ends."""
     for written, letter in KOKORO_LETTERS.items():
         ipa = ipa.replace(written, letter)
-    return ipa
+    symbols = [letter for letter in ipa if letter in vocabulary][:most]
+    return symbols, [0, *(vocabulary[letter] for letter in symbols), 0]
 
 
 def _named(symbols: list[str], seconds: np.ndarray) -> list[tuple[str, float]]:
@@ -137,8 +138,7 @@ class Hibari:
     def speak(self, ipa: str, variant: str, speed: float, rng: np.random.Generator) -> Spoken:
         from hibari import dsp
 
-        symbols = [letter for letter in _kokoro_letters(ipa) if letter in self.vocabulary][:400]
-        ids = [0, *(self.vocabulary[letter] for letter in symbols), 0]
+        symbols, ids = _spelled(ipa, self.vocabulary, 400)
         slower = rng.uniform(1.4, 2.2) if variant == "singing" else 1.0
         inputs = {"ids": np.array([ids], np.int64), "speed": np.array([speed / slower], np.float32)}
         *spectra, pitch, durations = self._session.run(None, inputs)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ...audio.load_encoder import load_audio_encoder
 from ...audio.recording import SAMPLE_RATE
-from ...errors import InputError
+from ..arrays import open_array
 from .spoken_clips import FPS, MOUTH, speech_clip
 from .utterances import KeptUtterances
 
@@ -43,17 +43,10 @@ class SpokenPairs:
         self.first, self.split, self.block = first, split, block
         folder.mkdir(parents=True, exist_ok=True)
         self._encoder = load_audio_encoder(encoder)
-        self.features = self._array("features", (FRAMES, self._encoder.blocks, self._encoder.channels))
-        self.mouths = self._array("mouths", (FRAMES, len(MOUTH)))
-
-    def _array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        path, wanted = self.folder / f"{name}.npy", (self.count, *shape)
-        if not path.exists():
-            return np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=wanted)
-        array = np.load(path, mmap_mode="r+")
-        if array.shape != wanted:
-            raise InputError(f"{path} holds {array.shape}, not {wanted}; delete its folder or choose another.")
-        return array
+        self.features = open_array(
+            folder / "features.npy", (count, FRAMES, self._encoder.blocks, self._encoder.channels), np.float16
+        )
+        self.mouths = open_array(folder / "mouths.npy", (count, FRAMES, len(MOUTH)), np.float16)
 
     def make(self, workers: int = 1) -> SpokenPairs:
         """Make the clips that are missing, in `workers` processes; safe to stop and call again. Returns itself."""

@@ -305,8 +305,8 @@ def _pseudo_word(rng: np.random.Generator, split: str) -> str:
 
 @lru_cache(maxsize=64)
 def common_words(key: str, split: str) -> tuple[str, ...]:
-    """The commonest words of a language in one split, commonest first; a word in ten is held out. () where wordfreq is
-    not installed or has none, and for languages whose usual script is not the one that espeak-ng is given here."""
+    """The commonest words of a language, commonest first; a word in ten is held out. () where wordfreq is not installed
+    or has none, and where espeak-ng is given another script here than the usual one."""
     if key in ("ja", "cmn") or importlib.util.find_spec("wordfreq") is None:
         return ()
     import wordfreq
@@ -340,13 +340,11 @@ def _punctuated(rng: np.random.Generator, words: list[str]) -> str:
 
 
 def random_sentence(rng: np.random.Generator, language: str, split: str = "train") -> str:
-    """A sentence to speak, so drawn that training does not learn sentences by heart: common words of the language in
-    random order (more than half of the time, where there are any), the words of the split's sentences in random order,
-    or one of them as written."""
+    """A sentence to speak, so drawn that training does not learn them by heart: common words in random order (mostly,
+    where there are any), the words of the split's sentences in random order, or one of them as written."""
     common = common_words(language_key(language), split)
-    kind = rng.random()
-    if common and kind < 0.6:
+    if common and rng.random() < 0.6:
         return _from_common_words(rng, common)
-    if kind < 0.8 if common else kind < 0.5:
+    if rng.random() < 0.5:
         return str(rng.choice(np.array(sentences(language, split), dtype=object)))
     return _shuffled(rng, language, split)

@@ -185,7 +185,7 @@ def closures(phonemes: tuple[tuple[str, float, float], ...]) -> list[tuple[float
     return found
 
 
-# Seconds that lips take to close and open around an m, b or p. Seen in videos of seven people: the dip is 0.2 s wide.
+# Seconds that lips take to close and open around an m, b or p. Seen in videos of five people: the dip is 0.2 s wide.
 CLOSING_S, OPENING_S = 0.09, 0.09
 JAW_TAPS, LIP_TAPS = 37, 9  # of the Hann averages at STEP: a jaw has inertia (0.09 s), lips and tongue hardly any
 PAUSE_CLOSING_S, PAUSE_OPENING_S = 0.15, 0.12  # the same for pauses

