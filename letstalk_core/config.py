@@ -193,14 +193,14 @@ class LetsTalkConfig:
     diffusion: DiffusionConfig = DiffusionConfig()
     sampling: SamplingDefaults = SamplingDefaults()
     departures: Departures = Departures()
-    autoencoder: str = "dc-ae"  # or "sd-vae"
+    autoencoder: str = "dc-ae"  # or "sd-vae", "portrait"
     latent_scale: float = 0.41407
     image_size: int = 512  # pixels, the side of the square
     fps: float = 25.0  # frames a second
 
     def __post_init__(self):
         _need_types(self)
-        _need_one_of("autoencoder", self.autoencoder, ("dc-ae", "sd-vae"))
+        _need_one_of("autoencoder", self.autoencoder, ("dc-ae", "sd-vae", "portrait"))
         _need_positive(self, "", "latent_scale", "image_size")
         _need(FPS_RANGE[0] <= self.fps <= FPS_RANGE[1], f"fps is {self.fps}, not in {FPS_RANGE[0]}..{FPS_RANGE[1]}")
         objective, sampler, audio = self.diffusion.objective, self.sampling.sampler, self.audio

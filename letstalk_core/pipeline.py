@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from .model.checkpoint import LetsTalkModel, load_bundled_autoencoder, load_chec
 from .model.lora import apply_loras
 from .picture.autoencoder import Autoencoder, load_autoencoder, restore_autoencoder
 from .picture.portrait import Portrait, crop_portrait
+from .picture.portrait_autoencoder import Seen
 from .weights import add_to_digest
 
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "weights" / "letstalk-avatar-128.safetensors"
@@ -31,7 +32,7 @@ class LetsTalkPipeline:
     """A model with its autoencoder and audio encoder, on one device.
 
     From files to latents: crop and encode_portrait, encode_audio or stream_audio. From these to frames:
-    video.clips.ClipSampler, with decode. render.render.write_video does all of it.
+    video.clips.ClipSampler, with a decoder. render.render.write_video does all of it.
     """
 
     def __init__(self, model: LetsTalkModel, autoencoder: Autoencoder, audio_encoder: AudioEncoder):
@@ -103,9 +104,14 @@ class LetsTalkPipeline:
         return self.autoencoder.encode(portrait.image[None].to(self.device)).float()
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents [n,C,h,w] -> frames float32 [n,3,H,W] in -1..1 on the CPU."""
-        return self.autoencoder.decode(latents.float()).cpu()
+    def decoder(self, portrait: Portrait) -> Callable[[Tensor], Tensor]:
+        """What makes frames float32 [n,3,H,W] in -1..1 on the CPU of latents [n,C,h,w], in a video of this portrait."""
+        seen = self.autoencoder.look_at(portrait.image[None].to(self.device))
+        return functools.partial(self._decode, seen=seen)
+
+    @torch.inference_mode()
+    def _decode(self, latents: Tensor, seen: Seen | None) -> Tensor:
+        return self.autoencoder.decode(latents.float(), seen).cpu()
 
     @functools.cached_property
     def digest(self) -> str:

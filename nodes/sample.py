@@ -139,7 +139,8 @@ class LetsTalkSampler(io.ComfyNode):
             before = first % pipeline.config.transformer.clip_frames  # made again, but not handed out
             progress = Progress(pipeline, before + last - first, settings)
             sampler = ClipSampler(pipeline.model, latents.to(pipeline.device), features, settings, progress.step)
-            for chunk in sampler.chunks(pipeline.decode, first, last, letstalk_memory and letstalk_memory.bank):
+            decode = pipeline.decoder(letstalk_portrait.portrait)
+            for chunk in sampler.chunks(decode, first, last, letstalk_memory and letstalk_memory.bank):
                 made.append(images_to_pictures(chunk.frames).contiguous())
                 before += len(chunk.frames)
                 progress.advance(before, pictures_to_pixels(made[-1][-1]))

@@ -51,7 +51,7 @@ class TestShortOfMemory:
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory")
         pipeline = copy.copy(letstalk_model.pipeline)
-        pipeline.decode = pipeline.stream_audio = fail
+        pipeline.decoder = pipeline.stream_audio = fail
         return (dataclasses.replace(letstalk_model, pipeline=pipeline),)
 NODE_CLASS_MAPPINGS = {"TestSource": TestSource, "TestShortOfMemory": TestShortOfMemory}
 """

@@ -82,13 +82,14 @@ def pipeline(tmp_path_factory):
 @pytest.fixture(scope="module")
 def inputs(pipeline):
     generator = torch.Generator().manual_seed(1)
-    image = np.random.default_rng(0).random((64, 64, 3), np.float32)
-    return pipeline.encode_portrait(pipeline.crop(image, "none")), torch.randn(23, 4, 80, generator=generator)
+    portrait = pipeline.crop(np.random.default_rng(0).random((64, 64, 3), np.float32), "none")
+    return portrait, torch.randn(23, 4, 80, generator=generator)
 
 
 def render(pipeline, inputs, *stretch):
-    sampler = ClipSampler(pipeline.model, *inputs, SamplingSettings(seed=5))
-    parts = list(sampler.chunks(pipeline.decode, *stretch))
+    portrait, features = inputs
+    sampler = ClipSampler(pipeline.model, pipeline.encode_portrait(portrait), features, SamplingSettings(seed=5))
+    parts = list(sampler.chunks(pipeline.decoder(portrait), *stretch))
     made = stretch[0] if stretch else 0
     for part in parts:  # whoever stops after any of them goes on from the last border of clips
         made += len(part.frames)

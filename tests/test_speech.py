@@ -17,7 +17,7 @@ from letstalk_core.data.speech.visemes import MOUTH, mouth_track
 
 needs_espeak = pytest.mark.skipif("espeak" not in available_engines(), reason="espeak-ng is not installed")
 needs_flite = pytest.mark.skipif("flite" not in available_engines(), reason="flite is not installed")
-OPEN, WIDTH, ROUND, TEETH, TONGUE, CLOSED = range(len(MOUTH))
+OPEN, WIDTH, ROUND, TEETH, TONGUE, CLOSED, TUCK = range(len(MOUTH))
 TEXT = "A papa made a happy baby a map. Mama paid Bob."
 
 
@@ -48,6 +48,11 @@ def test_vowels_and_consonants_reach_their_shapes():
     assert f[OPEN] < 0.2 and f[TEETH] > 0.7
     assert u[ROUND] > 0.8 and u[WIDTH] < -0.6
     assert i[WIDTH] > 0.6 and i[OPEN] < 0.45
+
+
+def test_lower_lips_tuck_under_the_teeth_for_f_and_v():
+    track = mouth_track(_tone(("a", 0.4), ("f", 0.12), ("a", 0.4), ("s", 0.12), ("a", 0.2)), 31)
+    assert track[11, TUCK] == 1 and np.all(track[:8, TUCK] == 0) and np.all(track[16:, TUCK] == 0)
 
 
 def test_rounding_is_anticipated():

@@ -1,7 +1,9 @@
 """Pictures for the training of an autoencoder, from a folder of images, videos, shards, or drawn people.
 
 Each of them is a source by number: read(index, rng), decided by the index and the generator alone, gives "image" uint8
-[3,S,S] and, where it is known, "regions" uint8 [S,S], 1 in the mouth and 2 in the eyes. name(index) is for messages.
+[3,S,S] and, where it is known, "regions" uint8 [S,S], 1 in the mouth and 2 in the eyes. With `portraits` (for an
+autoencoder that looks at one) it also gives "portrait" uint8 [3,S,S], another picture of the same person or, where
+there is none, another square of the same picture. name(index) is for messages.
 """
 
 from __future__ import annotations
@@ -45,15 +47,31 @@ def random_square(picture: np.ndarray, size: int, rng: np.random.Generator) -> T
 
     It is never smaller than size, where the picture allows that: enlarged pictures teach blur.
     """
+    square = _cut(picture, _random_box(picture, size, rng), size)
+    return square.flip(2) if rng.random() < 0.5 else square
+
+
+def portrait_pair(picture: np.ndarray, other: np.ndarray, size: int, rng: np.random.Generator) -> dict[str, Tensor]:
+    """ "image" and "portrait" of two pictures of one person, or of one picture twice: then of two squares."""
+    box = _random_box(picture, size, rng)
+    same = other is not picture and other.shape == picture.shape
+    portrait_box = box if same else _random_box(other, size, rng)
+    pair = {"image": _cut(picture, box, size), "portrait": _cut(other, portrait_box, size)}
+    return {name: square.flip(2) for name, square in pair.items()} if rng.random() < 0.5 else pair
+
+
+def _random_box(picture: np.ndarray, size: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of a square within the centred one."""
     height, width = picture.shape[:2]
     short = min(height, width)
     least = min(short, max(size, round(LEAST_CROP * short)))
     side = int(rng.integers(least, short + 1))
     left, top = (int(rng.integers(short - side + 1)) + (length - short) // 2 for length in (width, height))
-    square = cut_square(picture, (left, top, left + side, top + side), size)
-    if rng.random() < 0.5:
-        square = square[:, ::-1]
-    return pixels_to_planes(square)
+    return left, top, left + side, top + side
+
+
+def _cut(picture: np.ndarray, box: tuple[int, int, int, int], size: int) -> Tensor:
+    return pixels_to_planes(cut_square(picture, box, size))
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
@@ -66,10 +84,11 @@ class PictureFiles:
         groups: one file or more in each.
         names: what messages call the groups.
         size: S, the side of the squares that are cut out of the pictures.
+        portraits: whether to give one beside each picture.
     """
 
-    def __init__(self, groups: Sequence[Sequence[Path]], names: Sequence[str], size: int):
-        self.groups, self.names, self.size = groups, names, size
+    def __init__(self, groups: Sequence[Sequence[Path]], names: Sequence[str], size: int, portraits: bool = False):
+        self.groups, self.names, self.size, self.portraits = groups, names, size, portraits
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -82,17 +101,21 @@ class PictureFiles:
         failure = None
         for number in range(index, index + TRIES):
             group = self.groups[number % len(self.groups)]
+            chosen = rng.integers(len(group), size=2 if self.portraits else 1)
             try:
-                image = read_image(group[int(rng.integers(len(group)))])
+                pictures = {int(which): pictures_to_pixels(read_image(group[which])) for which in chosen}
             except InputError as error:
                 warnings.warn(f"A picture is left out, another takes its place. {error}", stacklevel=1)
                 failure = error
             else:
-                return {"image": random_square(pictures_to_pixels(image), self.size, rng)}
+                picture, other = pictures[int(chosen[0])], pictures[int(chosen[-1])]
+                if self.portraits:
+                    return portrait_pair(picture, other, self.size, rng)
+                return {"image": random_square(picture, self.size, rng)}
         raise failure
 
 
-def image_folder(folder: str | Path, size: int) -> PictureFiles:
+def image_folder(folder: str | Path, size: int, portraits: bool = False) -> PictureFiles:
     """The PNG, JPEG and WebP pictures in a folder and below; those that cannot be read are left out with a warning.
 
     Raises InputError for a missing folder, and where no picture can be used.
@@ -112,7 +135,7 @@ def image_folder(folder: str | Path, size: int) -> PictureFiles:
             "files into it."
         )
     _warn_of_pictures(reasons, small, len(usable), size)
-    return PictureFiles([[path] for path in usable], [str(path) for path in usable], size)
+    return PictureFiles([[path] for path in usable], [str(path) for path in usable], size, portraits)
 
 
 def _short_side(path: Path) -> int | str:
@@ -143,7 +166,7 @@ def _warn_of_pictures(reasons: list[str], small: list[Path], usable: int, size: 
 # Videos ---------------------------------------------------------------------------------------------------------------
 
 
-def video_pictures(folder: str | Path, output: str | Path, size: int) -> PictureFiles:
+def video_pictures(folder: str | Path, output: str | Path, size: int, portraits: bool = False) -> PictureFiles:
     """Pictures of all videos in a folder and below, with or without sound, each group ten seconds of one.
 
     The square around the face is cut out as for the transformer's training. The pictures are kept in `output`: a second
@@ -164,7 +187,7 @@ def video_pictures(folder: str | Path, output: str | Path, size: int) -> Picture
             warnings.warn(f"A video is left out. {reasons[-1]}", stacklevel=2)
     if not groups:
         raise InputError(f"None of the {len(videos)} videos in {folder} can be used ({reasons[0].rstrip('.')}).")
-    return PictureFiles(groups, names, size)
+    return PictureFiles(groups, names, size, portraits)
 
 
 def _kept_pictures(video: Path, name: str, target: Path, size: int) -> Path:
@@ -224,8 +247,8 @@ class ShardPictures:
     Raises InputError where there are no shards or one of them has no frames.
     """
 
-    def __init__(self, paths: str | Path | Sequence[str | Path], size: int):
-        self.size = size
+    def __init__(self, paths: str | Path | Sequence[str | Path], size: int, portraits: bool = False):
+        self.size, self.portraits = size, portraits
         self._entries = [entry for path in find_shards(paths) for entry in index_shard(path)]
         blind = [entry for entry in self._entries if "mp4" not in entry.members]
         if blind:
@@ -249,16 +272,23 @@ class ShardPictures:
 
     def read(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """A frame of stretch `index`. Raises InputError where the shard is damaged or gone."""
-        number = int(rng.integers(self._entries[index].frames))
-        frame = self._entries[index].pixels(number, number + 1)[0]
-        return {"image": random_square(frame.permute(1, 2, 0).numpy(), self.size, rng)}
+        entry = self._entries[index]
+
+        def frame() -> np.ndarray:
+            number = int(rng.integers(entry.frames))
+            return entry.pixels(number, number + 1)[0].permute(1, 2, 0).numpy()
+
+        if self.portraits:
+            return portrait_pair(frame(), frame(), self.size, rng)
+        return {"image": random_square(frame(), self.size, rng)}
 
 
 class DrawnPictures:
     """Drawn people with regions, each index one person, of whom any pose is read; drawn into `folder` at first."""
 
-    def __init__(self, folder: Path, people: int, size: int):
+    def __init__(self, folder: Path, people: int, size: int, portraits: bool = False):
         self.pictures, self.regions = render_pictures(folder, people, POSES, size)
+        self.portraits = portraits
 
     def __len__(self) -> int:
         return len(self.regions)
@@ -267,8 +297,11 @@ class DrawnPictures:
         return f"drawn person {index}"
 
     def read(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
-        picture = np.array(self.pictures[index * POSES + int(rng.integers(POSES))])
-        image, regions = torch.from_numpy(picture).permute(2, 0, 1), torch.from_numpy(self.regions[index])
+        chosen = index * POSES + rng.integers(POSES, size=2 if self.portraits else 1)
+        planes = [pixels_to_planes(np.array(self.pictures[which])) for which in chosen]
+        example = {"image": planes[0], "regions": torch.from_numpy(self.regions[index])}
+        if self.portraits:
+            example["portrait"] = planes[1]
         if rng.random() < 0.5:
-            image, regions = image.flip(2), regions.flip(1)
-        return {"image": image.contiguous(), "regions": regions.contiguous()}
+            example = {name: value.flip(-1) for name, value in example.items()}
+        return {name: value.contiguous() for name, value in example.items()}

@@ -52,10 +52,18 @@ def frames_of(
     pipeline: LetsTalkPipeline, portrait: torch.Tensor, features: torch.Tensor, settings: SamplingSettings
 ) -> np.ndarray:
     """Frames uint8 [F,H,W,3] of a portrait image [3,H,W] in -1..1 that speaks features [F,L,E]."""
-    size = portrait.shape[-1]
-    latents = pipeline.encode_portrait(Portrait(portrait, (0, 0, size, size), (size, size)))
-    sampler = ClipSampler(pipeline.model, latents, features, settings)
-    return np.concatenate([images_to_pixels(pipeline.decode(clip.latents)).numpy() for clip in sampler.clips()])
+    square = _whole(portrait)
+    sampler, decode = (
+        ClipSampler(pipeline.model, pipeline.encode_portrait(square), features, settings),
+        pipeline.decoder(square),
+    )
+    return np.concatenate([images_to_pixels(decode(clip.latents)).numpy() for clip in sampler.clips()])
+
+
+def _whole(image: torch.Tensor) -> Portrait:
+    """An image [3,S,S] in -1..1 as the crop that it is."""
+    size = image.shape[-1]
+    return Portrait(image, (0, 0, size, size), (size, size))
 
 
 def score_pair(clip: TalkingClip, frames: np.ndarray, true_frames: np.ndarray, meter: FaceMeter, pipeline) -> dict:
@@ -68,7 +76,8 @@ def score_pair(clip: TalkingClip, frames: np.ndarray, true_frames: np.ndarray, m
     mouth = clip.avatar.region("mouth")
     made, real = pixels_to_images(frames), pixels_to_images(true_frames)
     start = pixels_to_images(clip.portrait[None])
-    reconstructed = images_to_pixels(pipeline.decode(pipeline.autoencoder.encode(real))).numpy()
+    decode = pipeline.decoder(_whole(start[0]))
+    reconstructed = images_to_pixels(decode(pipeline.autoencoder.encode(real))).numpy()
     return {
         "open_r": measures.correlation(read[:, OPEN], truth["open"]),
         "open_r_best": best,

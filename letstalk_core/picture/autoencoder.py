@@ -1,4 +1,5 @@
-"""Images to latents and back: one plain module around diffusers' AutoencoderDC (DC-AE) or AutoencoderKL (SD-VAE).
+"""Images to latents and back: one plain module around diffusers' AutoencoderDC (DC-AE) or AutoencoderKL (SD-VAE), or
+around our own that looks at the portrait (portrait_autoencoder.py).
 
 The paper's linear model uses DC-AE f32c32 (arXiv 2410.10733) and its softmax model the SD-VAE f8c4 (arXiv 2112.10752);
 the bundled model uses SMALL_DC_AE.
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..weights import fill_strictly
+from .portrait_autoencoder import PortraitAutoencoder, Seen
 
 # The bundled autoencoder: AutoencoderDC f16c32, so that 128 px gives 8x8x32 latents. Zero layers in the first stage put
 # conv_in and conv_out at half resolution, which is most of its speed; entry 0 of the channels is then unused.
@@ -63,11 +65,15 @@ DC_AE: dict = {
     "upsample_block_type": "interpolate",
     "scaling_factor": 0.41407,
 }
-_NAMES = ("AutoencoderDC", "AutoencoderKL")
+GUIDED = "PortraitAutoencoder"
+_NAMES = ("AutoencoderDC", "AutoencoderKL", GUIDED)
 
 
 class Autoencoder(nn.Module):
-    """An autoencoder with scaled latents; the diffusers model is `.model`, its configuration a dict in `.config`.
+    """An autoencoder with scaled latents; diffusers' model or ours is `.model`, its configuration a dict in `.config`.
+
+    One that is `guided` decodes beside a portrait: look_at, once for a video, then decode with what it gave. The others
+    ignore it.
 
     latent_scale multiplies latents on the way in and divides them on the way out (about 1 / their standard deviation);
     None takes the file's own scaling_factor. A plain module: no `device` property, no mixins, so that ComfyUI's
@@ -81,8 +87,10 @@ class Autoencoder(nn.Module):
         self.latent_scale = float(config.get("scaling_factor") or 1.0) if latent_scale is None else float(latent_scale)
         if not self.latent_scale > 0:
             raise InputError(f"The latent scale is {self.latent_scale}; it must be greater than 0.")
+        self.guided = isinstance(model, PortraitAutoencoder)
         channels = config.get("encoder_block_out_channels") or config["block_out_channels"]
-        self.downscale = 2 ** (len(channels) - 1)  # pixels per latent position along each side
+        # pixels per latent position along each side
+        self.downscale = model.downscale if self.guided else 2 ** (len(channels) - 1)
         self.latent_channels = int(config["latent_channels"])
 
     def encode(self, images: Tensor, chunk: int = 16) -> Tensor:
@@ -92,6 +100,20 @@ class Autoencoder(nn.Module):
         autoencoder gives the mean of its posterior, so that the same image always gives the same latents. InputError
         for another shape, and where H or W is not a multiple of `downscale`.
         """
+        self._check_images(images)
+        return _in_chunks(lambda part, _: self._encode(part) * self.latent_scale, images, chunk, self._dtype())
+
+    def look_at(self, portraits: Tensor) -> Seen | None:
+        """What decode needs of portraits [1 or n, 3, H, W] in -1..1; None where the autoencoder is not guided.
+
+        InputError as for `encode`.
+        """
+        if not self.guided:
+            return None
+        self._check_images(portraits)
+        return self.model.look_at(portraits.to(self._dtype(), memory_format=torch.channels_last))
+
+    def _check_images(self, images: Tensor) -> None:
         height, width = images.shape[-2:]
         if images.ndim != 4 or images.shape[1] != 3:
             raise InputError(f"The autoencoder takes images of shape [n, 3, H, W], not {list(images.shape)}.")
@@ -100,21 +122,28 @@ class Autoencoder(nn.Module):
                 f"The image is {width}x{height}, but this autoencoder needs both sides to be multiples of "
                 f"{self.downscale}; choose a size that is."
             )
-        return _in_chunks(lambda part: self._encode(part) * self.latent_scale, images, chunk, self._dtype())
 
-    def decode(self, latents: Tensor, chunk: int = 16) -> Tensor:
+    def decode(self, latents: Tensor, seen: Seen | None = None, chunk: int = 16) -> Tensor:
         """Scaled latents [n, C, h, w] -> images [n, 3, H, W] clamped to -1..1, in the dtype of `latents`.
 
-        chunk: as for `encode`. InputError for latents of another shape.
+        seen: of one portrait or of n (look_at). chunk: as for `encode`. InputError for latents of another shape, and
+        where a guided autoencoder is given no portrait.
         """
         if latents.ndim != 4 or latents.shape[1] != self.latent_channels:
             raise InputError(
                 f"This autoencoder decodes latents of shape [n, {self.latent_channels}, h, w], not "
                 f"{list(latents.shape)}; the model and the autoencoder do not belong together."
             )
+        if self.guided and seen is None:
+            raise InputError("This autoencoder decodes beside a portrait; give it what look_at makes of one.")
         return _in_chunks(
-            lambda part: self.model.decode(part / self.latent_scale).sample.clamp(-1, 1), latents, chunk, self._dtype()
+            lambda part, at: self.decoded(part, seen and seen.part(at)).clamp(-1, 1), latents, chunk, self._dtype()
         )
+
+    def decoded(self, latents: Tensor, seen: Seen | None) -> Tensor:
+        """`decode` of one batch as it is, for training: nothing is clamped, checked or converted."""
+        latents = latents / self.latent_scale
+        return self.model.decode(latents, seen) if self.guided else self.model.decode(latents).sample
 
     @property
     def encoder_digest(self) -> str:
@@ -132,14 +161,18 @@ class Autoencoder(nn.Module):
         return next(self.model.parameters()).dtype
 
 
-def _in_chunks(function: Callable[[Tensor], Tensor], inputs: Tensor, chunk: int, dtype: torch.dtype) -> Tensor:
-    """The function of all inputs, `chunk` at a time, computed in `dtype`; fewer where the memory does not hold them."""
+def _in_chunks(function: Callable[[Tensor, slice], Tensor], inputs: Tensor, chunk: int, dtype: torch.dtype) -> Tensor:
+    """The function of all inputs, `chunk` at a time, computed in `dtype`; fewer where the memory does not hold them.
+
+    function: is given a part of the inputs and where it lies in them.
+    """
     if chunk < 1:
         raise InputError(f"The chunk size is {chunk}; it must be at least 1.")
     if len(inputs) == 0:
         raise InputError("There are no frames to encode or decode; give at least one.")
     try:
-        return torch.cat([function(part.to(dtype)).to(inputs.dtype) for part in inputs.split(chunk)])
+        parts = [slice(start, start + chunk) for start in range(0, len(inputs), chunk)]
+        return torch.cat([function(inputs[part].to(dtype), part).to(inputs.dtype) for part in parts])
     except torch.cuda.OutOfMemoryError:
         if chunk == 1:
             raise
@@ -147,14 +180,18 @@ def _in_chunks(function: Callable[[Tensor], Tensor], inputs: Tensor, chunk: int,
 
 
 def build_autoencoder(config: dict, latent_scale: float | None = None) -> Autoencoder:
-    """An untrained autoencoder from a diffusers configuration dict, whose `_class_name` says which; else InputError."""
-    import diffusers
-
+    """An untrained autoencoder from a diffusers configuration dict, whose `_class_name` says which, or one like
+    SMALL_PORTRAIT_AE; else InputError."""
     name = config.get("_class_name")
     if name not in _NAMES:
-        raise InputError(
-            f"The autoencoder's configuration names the class {name!r}, not AutoencoderDC or AutoencoderKL."
-        )
+        raise InputError(f"The autoencoder's configuration names the class {name!r}, not {', '.join(_NAMES)}.")
+    if name == GUIDED:
+        try:
+            return Autoencoder(PortraitAutoencoder(config), config, latent_scale)
+        except (TypeError, ValueError, KeyError, RuntimeError) as error:
+            raise InputError(f"The autoencoder's configuration does not make a {name}: {error}.") from error
+    import diffusers
+
     arguments = {key: value for key, value in config.items() if not key.startswith("_")}
     try:
         model = getattr(diffusers, name).from_config(arguments)
@@ -230,6 +267,8 @@ def _known_config(file: Path, weights: dict[str, Tensor]) -> dict:
 
 def _diffusers_names(weights: dict[str, Tensor], config: dict) -> dict[str, Tensor]:
     """Weights under the names of today's diffusers, from those of the original repositories or of older diffusers."""
+    if config["_class_name"] == GUIDED:
+        return weights
     from diffusers.loaders import single_file_utils
 
     if any("mid.block_1.norm1" in key for key in weights):

@@ -87,7 +87,7 @@ def estimate_rendering(
         _ = job.features[folder.frames : last]
         heard = time.monotonic() - began
         sampler = job.sampler(portrait, stepped, few)
-        for chunk in sampler.chunks(job.pipeline.decode, folder.frames, last, folder.memory):
+        for chunk in sampler.chunks(job.decode, folder.frames, last, folder.memory):
             for frame in chunk.frames.split(1):
                 writer.write(job.pixels(frame))
         drawn = time.monotonic() - at[-1]

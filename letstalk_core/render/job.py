@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import av
@@ -83,6 +84,11 @@ class VideoJob:
             "picture": self.paste_back and self.paste_back.digest,
         }
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+    @functools.cached_property
+    def decode(self) -> Callable[[Tensor], Tensor]:
+        """Latents [n,C,h,w] -> frames [n,3,H,W] in -1..1."""
+        return self.pipeline.decoder(self.portrait)
 
     def sampler(self, portrait: Tensor, callback: Callback, settings: SamplingSettings | None = None) -> ClipSampler:
         """What makes the clips, from the portrait's latents [1,C,h,w]; settings: in place of the job's own."""

@@ -114,7 +114,7 @@ def _render_segments(job: VideoJob, portrait: Tensor, folder: WorkFolder, observ
         audio = (samples, sound.rate) if samples.shape[1] else None  # a frame's sound may round to nothing
         memory = folder.memory
         with VideoWriter(folder.next_segment, *job.size, job.fps, audio) as writer:
-            for chunk in sampler.chunks(job.pipeline.decode, first, last, memory):
+            for chunk in sampler.chunks(job.decode, first, last, memory):
                 memory = chunk.memory
                 for frame in chunk.frames.split(1):  # a large picture sixteen times would fill the memory
                     pixels = job.pixels(frame)

@@ -55,12 +55,16 @@ class Reconstructor(nn.Module):
         super().__init__()
         self.autoencoder = autoencoder
 
-    def forward(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Images [B,3,S,S] in -1..1, reconstructed with noise [B,C,h,w] of deviation 1 on latents (LATENT_NOISE)."""
+    def forward(self, images: Tensor, noise: Tensor, portraits: Tensor | None = None) -> Tensor:
+        """Images [B,3,S,S] in -1..1, reconstructed with noise [B,C,h,w] of deviation 1 on latents (LATENT_NOISE).
+
+        portraits: [B,3,S,S] in -1..1, where the autoencoder is guided.
+        """
+        seen = None if portraits is None else self.autoencoder.look_at(portraits)
         latents = self.autoencoder.encode(images, len(images)).float()
         deviation = latents.detach().std((1, 2, 3), keepdim=True)  # each one's own: its batch must not matter
         latents = latents + LATENT_NOISE * deviation * noise
-        return self.autoencoder.model.decode(latents / self.autoencoder.latent_scale).sample.float()
+        return self.autoencoder.decoded(latents, seen).float()
 
 
 class ReconstructionLoss:
@@ -68,6 +72,7 @@ class ReconstructionLoss:
 
     def __init__(self, autoencoder: Autoencoder, device: torch.device):
         self.channels, self.downscale, self.device = autoencoder.latent_channels, autoencoder.downscale, device
+        self.guided = autoencoder.guided
 
     def __call__(self, reconstructor: nn.Module, batch: dict) -> Loss:
         """The loss of one batch; reconstructor: a Reconstructor, as accelerate prepared it."""
@@ -75,7 +80,10 @@ class ReconstructionLoss:
         images = images.contiguous(memory_format=torch.channels_last)
         sides = [side // self.downscale for side in images.shape[2:]]
         noise = Draws(batch["seed"], self.device).normal((self.channels, *sides))
-        output = reconstructor(images, noise)
+        portraits = None
+        if self.guided:
+            portraits = normalise(batch["portrait"].to(self.device)).contiguous(memory_format=torch.channels_last)
+        output = reconstructor(images, noise, portraits)
         regions = batch["regions"].to(self.device) if "regions" in batch else None
         losses = reconstruction_loss(output, images, regions)
         return Loss(losses, {"mse": F.mse_loss(output.detach(), images)}, batch["name"])

@@ -1,9 +1,11 @@
-"""Training of an autoencoder, the small DC-AE or one to go on from, on footage, photographs or drawn portraits."""
+"""Training of an autoencoder on footage, photographs, drawn portraits or puppets: the small DC-AE, the portrait-guided
+one, or one to go on from."""
 
 from __future__ import annotations
 
 import copy
 import json
+import os
 import warnings
 from pathlib import Path
 
@@ -14,8 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.images import DrawnPictures, PictureFiles, ShardPictures, image_folder, video_pictures
+from ..data.people.pictures import PuppetPictures
 from ..errors import InputError
 from ..picture.autoencoder import SMALL_DC_AE, Autoencoder, build_autoencoder
+from ..picture.portrait_autoencoder import SMALL_PORTRAIT_AE
 from ..pixels import images_to_pixels, normalise
 from ..weights import write_weights
 from .build import find_autoencoder, freeze
@@ -26,12 +30,12 @@ from .loop import TrainingRun, make_accelerator
 from .reconstruction import ReconstructionLoss, Reconstructor, psnr
 from .training_config import AutoencoderTraining
 
-IMAGE_SIZE = 128  # pixels, where the configuration does not say otherwise
+IMAGE_SIZE, PEOPLE_SIZE = 128, 256  # pixels, where the configuration does not say otherwise
 HELD_OUT_PICTURES = 64  # pictures that the log's PSNR is of
 SCALE_PICTURES = 256  # pictures that the scale of the latents is measured on
 SHEET_PICTURES = 8  # pictures of a sample
 HELD_OUT_PSNR = "held_out_psnr"  # dB: its name in the log and in the file
-Pictures = PictureFiles | ShardPictures | DrawnPictures
+Pictures = PictureFiles | ShardPictures | DrawnPictures | PuppetPictures
 
 
 def train_autoencoder(config: AutoencoderTraining) -> Path | None:
@@ -40,12 +44,12 @@ def train_autoencoder(config: AutoencoderTraining) -> Path | None:
     accelerator = make_accelerator(config, folder)
     torch.manual_seed(config.seed)
     autoencoder = starting_point(config).train().to(memory_format=torch.channels_last)
-    size = config.image_size or IMAGE_SIZE
+    size = config.image_size or (PEOPLE_SIZE if config.data == "people" else IMAGE_SIZE)
     if size % autoencoder.downscale:
         raise InputError(f"image_size is {size}, but the autoencoder needs a multiple of {autoencoder.downscale}.")
     freeze(autoencoder, config.frozen)
     with accelerator.main_process_first():
-        source = open_pictures(config, size)
+        source = open_pictures(config, size, autoencoder.guided)
     training, held_out = held_apart(len(source), config.held_out_share, config.seed)
     exporter = AutoencoderExporter(config, autoencoder, source, training, held_out, accelerator)
     if config.compile:
@@ -66,24 +70,29 @@ def train_autoencoder(config: AutoencoderTraining) -> Path | None:
 
 def starting_point(config: AutoencoderTraining) -> Autoencoder:
     """The autoencoder of config.init_from or config.autoencoder (a file or folder of its own, or a model that bundles
-    one), else the small DC-AE with random weights."""
+    one), else the small DC-AE or, with config.guided, the portrait-guided one, with random weights."""
     if config.init_from and config.autoencoder:
         raise InputError("init_from and autoencoder both name an autoencoder to begin with; give one of them.")
     path = config.init_from or config.autoencoder
     if not path:
-        return build_autoencoder(SMALL_DC_AE)
+        return build_autoencoder(SMALL_PORTRAIT_AE if config.guided else SMALL_DC_AE)
     return find_autoencoder(path)
 
 
-def open_pictures(config: AutoencoderTraining, size: int) -> Pictures:
-    """The pictures that a configuration names, cut to squares of size; InputError where there are none."""
+def open_pictures(config: AutoencoderTraining, size: int, portraits: bool) -> Pictures:
+    """The pictures that a configuration names, cut to squares of size, with portraits where the autoencoder looks at
+    them; InputError where there are none."""
     if config.data == "images":
-        return image_folder(config.data_path, size)
+        return image_folder(config.data_path, size, portraits)
     if config.data == "videos":
-        return video_pictures(config.data_path, Path(config.run) / "pictures", size)
+        return video_pictures(config.data_path, Path(config.run) / "pictures", size, portraits)
     if config.data == "shards":
-        return ShardPictures(config.data_path, size)
-    return DrawnPictures(Path(config.data_path), config.avatar_people, size)
+        return ShardPictures(config.data_path, size, portraits)
+    if config.data == "people":
+        if size != PEOPLE_SIZE:
+            raise InputError(f"image_size is {size}, but puppets are rendered at {PEOPLE_SIZE}; leave it out.")
+        return PuppetPictures(Path(config.data_path), config.avatar_people).make(os.cpu_count() or 1)
+    return DrawnPictures(Path(config.data_path), config.avatar_people, size, portraits)
 
 
 class AutoencoderExporter:
@@ -124,26 +133,32 @@ class AutoencoderExporter:
             autoencoder.load_state_dict({name.removeprefix("autoencoder."): value for name, value in average.items()})
             if not self.fixed_latents:  # else those of before go on to mean the same
                 autoencoder.latent_scale = 1.0
-                latents = autoencoder.encode(self._pictures(self.training, SCALE_PICTURES))
+                latents = autoencoder.encode(self._pictures(self.training, SCALE_PICTURES)[0])
                 autoencoder.latent_scale = 1 / max(float(latents.std()), 1e-6)
             if len(self.held_out):
-                images = self._pictures(self.held_out, HELD_OUT_PICTURES)
-                quality = psnr(self._reconstructed(images), images)
+                images, portraits = self._pictures(self.held_out, HELD_OUT_PICTURES)
+                quality = psnr(self._reconstructed(images, portraits), images)
             self._write(step, quality)
             if config.sample_every and step % config.sample_every == 0:
                 self._sample(step)
         self.accelerator.wait_for_everyone()
         return quality
 
-    def _pictures(self, indices: np.ndarray, count: int) -> Tensor:
-        """The same `count` pictures each time, from all over the given ones: [count,3,S,S] in -1..1 on the device."""
+    def _pictures(self, indices: np.ndarray, count: int) -> tuple[Tensor, Tensor | None]:
+        """The same `count` pictures each time, from all over the given ones, and portraits where the autoencoder looks
+        at them: [count,3,S,S] in -1..1 on the device."""
         chosen = indices[np.linspace(0, len(indices) - 1, count).round().astype(int)]
         rngs = (np.random.default_rng((self.config.seed, 4, number)) for number in range(count))
-        images = torch.stack([self.source.read(int(i), rng)["image"] for i, rng in zip(chosen, rngs)])
-        return normalise(images.to(self.accelerator.device))
+        examples = [self.source.read(int(i), rng) for i, rng in zip(chosen, rngs, strict=True)]
 
-    def _reconstructed(self, images: Tensor) -> Tensor:
-        return self.autoencoder.decode(self.autoencoder.encode(images))
+        def stacked(name: str) -> Tensor:
+            return normalise(torch.stack([example[name] for example in examples]).to(self.accelerator.device))
+
+        return stacked("image"), stacked("portrait") if self.autoencoder.guided else None
+
+    def _reconstructed(self, images: Tensor, portraits: Tensor | None) -> Tensor:
+        seen = None if portraits is None else self.autoencoder.look_at(portraits)
+        return self.autoencoder.decode(self.autoencoder.encode(images), seen)
 
     def _write(self, step: int, quality: float | None) -> None:
         """Write diffusers' weights with its configuration in the metadata, whole or not at all."""
@@ -156,8 +171,9 @@ class AutoencoderExporter:
 
     def _sample(self, step: int) -> None:
         """Write a picture for people's eyes. What goes wrong here must not end a training: it is said."""
-        images = self._pictures(self.held_out if len(self.held_out) else self.training, SHEET_PICTURES)
-        rows = torch.stack([images, self._reconstructed(images)]).cpu()  # [2,n,3,S,S]
+        images, portraits = self._pictures(self.held_out if len(self.held_out) else self.training, SHEET_PICTURES)
+        shown = [images, self._reconstructed(images, portraits)]
+        rows = torch.stack(shown if portraits is None else [portraits, *shown]).cpu()  # [2 or 3,n,3,S,S]
         sheet = rearrange(images_to_pixels(rows), "rows n h w c -> (rows h) (n w) c")
         try:
             (self.folder / "samples").mkdir(exist_ok=True)

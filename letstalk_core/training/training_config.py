@@ -111,13 +111,14 @@ class TrainingConfig(LoopConfig):
 
 @dataclass(frozen=True)
 class AutoencoderTraining(TrainingConfig):
-    """A training of an autoencoder, the small DC-AE or one to go on from."""
+    """A training of an autoencoder: the small DC-AE, the portrait-guided one, or one to go on from."""
 
-    data_kinds = ("shards", "videos", "avatar", "images")
+    data_kinds = ("shards", "videos", "avatar", "people", "images")
 
     task: str = "autoencoder"
-    avatar_people: int = 2500  # drawn people of data "avatar"
-    image_size: int = 0  # pixels, the side of the squares; 0: 128
+    guided: bool = False  # begin with the portrait-guided autoencoder, with random weights, instead of the small DC-AE
+    avatar_people: int = 2500  # drawn people of data "avatar", puppets of data "people"
+    image_size: int = 0  # pixels, the side of the squares; 0: 128, and 256 for data "people"
 
     def __post_init__(self):
         super().__post_init__()

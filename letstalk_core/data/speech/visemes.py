@@ -23,7 +23,7 @@ import numpy as np
 
 from .synthesis import PAUSE, RELEASE, SAMPLE_RATE, Speech
 
-MOUTH = ("open", "width", "round", "teeth", "tongue", "closed")
+MOUTH = ("open", "width", "round", "teeth", "tongue", "closed", "tuck")
 STEP = 200  # Hz, the internal time grid
 
 # open, width, round, teeth, tongue
@@ -88,7 +88,7 @@ PULLS = {
 RELEASE_PULL = (0.15, 0.05, 0.05, 0.05, 0.05)
 REST_PULL = (2.0, 0.8, 0.8, 1.5, 0.8)
 
-BILABIALS = frozenset("pbmʙ")
+BILABIALS, LABIODENTALS = frozenset("pbmʙ"), frozenset("fvɱʋ")
 LABIALISED, PALATALISED = "ʷᵝ", "ʲ"
 IGNORED = frozenset("ˈˌːˑ.|‖-_'’^~ʼʰʱˠˤˀ˞ⁿˡ˥˦˧˨˩0123456789;:\"*!?`#@, ")
 
@@ -173,13 +173,13 @@ def segments(phonemes: tuple[tuple[str, float, float], ...]) -> list[Segment]:
     return result
 
 
-def closures(phonemes: tuple[tuple[str, float, float], ...]) -> list[tuple[float, float]]:
-    """(start, end) in seconds of every m, b and p: the times at which the lips touch."""
+def times_of(sounds: frozenset[str], phonemes: tuple[tuple[str, float, float], ...]) -> list[tuple[float, float]]:
+    """(start, end) in seconds of every one of some sounds."""
     found: list[tuple[float, float]] = []
     for symbol, start, end in phonemes:
         letters, _ = parse_symbol(symbol)
         for index, letter in enumerate(letters):
-            if letter[0] in BILABIALS:
+            if letter[0] in sounds:
                 share = (end - start) / len(letters)
                 found.append((start + index * share, start + (index + 1) * share))
     return found
@@ -187,6 +187,7 @@ def closures(phonemes: tuple[tuple[str, float, float], ...]) -> list[tuple[float
 
 # Seconds that lips take to close and open around an m, b or p. Seen in videos of five people: the dip is 0.2 s wide.
 CLOSING_S, OPENING_S = 0.09, 0.09
+TUCKING_S = 0.06  # seconds that a lower lip takes to come under the teeth, or from there
 JAW_TAPS, LIP_TAPS = 37, 9  # of the Hann averages at STEP: a jaw has inertia (0.09 s), lips and tongue hardly any
 PAUSE_CLOSING_S, PAUSE_OPENING_S = 0.15, 0.12  # the same for pauses
 MARGIN_S = 0.1  # seconds computed around the asked-for frames, for the filters
@@ -261,7 +262,7 @@ def _loudness_factor(waveform: np.ndarray, times: np.ndarray) -> np.ndarray:
 
 
 def mouth_track(speech: Speech, frames: int, fps: float = 25.0, style: Style | None = None) -> np.ndarray:
-    """The mouth at the centre of every frame, float32 [frames, 6], columns `MOUTH`.
+    """The mouth at the centre of every frame, float32 [frames, 7], columns `MOUTH`.
 
     Frame i shows the time (i + 0.5) / fps seconds. Frames past the end of the speech rest. A closure too short to hold
     a frame's centre still brings the nearest frame's opening to 0.04 at most, with `closed` 0.
@@ -282,7 +283,7 @@ def mouth_track(speech: Speech, frames: int, fps: float = 25.0, style: Style | N
     gate = _pause_gate(phonemes, times)
     rest = style.rest + 0.008 * (1.0 + np.sin(1.3 * times + style.phase)) * (style.rest > 0)
     curve[:, 0] = curve[:, 0] * gate + rest * (1.0 - gate)
-    shut = closures(speech.phonemes)
+    shut = times_of(BILABIALS, speech.phonemes)  # the lips touch
     for start, end in shut:
         outside = np.maximum(start - times, 0.0), np.maximum(times - end, 0.0)
         curve[:, 0] *= np.minimum(_ease(outside[0], CLOSING_S) + (outside[1] > 0), 1.0)
@@ -300,5 +301,8 @@ def mouth_track(speech: Speech, frames: int, fps: float = 25.0, style: Style | N
         track[inside, 0] = 0.0
         track[inside, 5] = 1.0
     track[:, 3:5] *= _ease(track[:, :1], 0.08)  # nothing shows between closed lips
-    low, high = np.array((0, -1, 0, 0, 0, 0)), np.ones(6)
+    for start, end in times_of(LABIODENTALS, speech.phonemes):
+        away = np.maximum(np.maximum(start - centres, centres - end), 0.0)
+        track[:, 6] = np.maximum(track[:, 6], 1.0 - _ease(away, TUCKING_S))
+    low, high = np.array((0, -1, 0, 0, 0, 0, 0)), np.ones(7)
     return np.clip(track, low, high).astype(np.float32)

@@ -1,0 +1,103 @@
+"""Pictures of puppets in all poses, each with the portrait that they were moved from: rendered once, read at random."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..arrays import open_array
+from ..drawn.motion import MOUTH_COLUMNS
+from .cast import random_puppet
+from .geometry import SIZE
+from .gestures import random_controls, rest_controls
+
+POSES = 8  # pictures of a puppet beside its portrait
+NATURAL_SHARE = 0.6  # of portraits whose mouth is the photograph's own
+OTHER_PORTRAIT = 0.2  # share of examples whose portrait is another of the puppet's poses
+MOUTH_HALF, EYE_HALF = (36, 28), (24, 16)  # of the regions, width and height in pixels
+
+
+class PuppetPictures:
+    """`count` puppets in a folder: pictures uint8 [count,POSES + 1,3,256,256], the portrait first, and where their
+    mouths and eyes are, float32 [count,POSES + 1,3,2].
+
+    held_out: people that no training may see.
+    """
+
+    def __init__(self, folder: Path, count: int, held_out: bool = False):
+        self.folder, self.count, self.held_out = folder, count, held_out
+        folder.mkdir(parents=True, exist_ok=True)
+        self.pictures = open_array(folder / "pictures.npy", (count, POSES + 1, 3, SIZE, SIZE), np.uint8)
+        self.places = open_array(folder / "places.npy", (count, POSES + 1, 3, 2), np.float32)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def name(self, index: int) -> str:
+        return f"puppet {index}"
+
+    def make(self, workers: int = 1, device: str = "cpu", block: int = 25) -> PuppetPictures:
+        """Render the puppets that are missing, in `workers` processes; safe to stop and call again. Returns itself."""
+        missing = [i for i in range(0, self.count, block) if not self._mark(i).exists()]
+        if workers == 1 or device != "cpu":
+            for start in tqdm(missing, desc="puppets", mininterval=10, disable=not missing):
+                self.make_block(start, block, device)
+            return self
+        spawned = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, spawned, torch.set_num_threads, (1,)) as pool:
+            blocks = [pool.submit(self.make_block, start, block) for start in missing]
+            for done in tqdm(as_completed(blocks), total=len(blocks), desc="puppets", mininterval=10):
+                done.result()
+        return self
+
+    def make_block(self, start: int, block: int, device: str = "cpu") -> None:
+        """Render puppets start .. start + block - 1 and mark them as made."""
+        for i in range(start, min(start + block, self.count)):
+            puppet, rng = random_puppet(i, self.held_out, device)
+            rest, poses = rest_controls(rng)[None], random_controls(rng, POSES)
+            natural = rng.random() < NATURAL_SHARE
+            if natural:
+                rest[:, :MOUTH_COLUMNS] = 0
+            frames = torch.cat([puppet.render(rest, natural), puppet.render(poses)])
+            self.pictures[i] = (frames * 255 + 0.5).to(torch.uint8).cpu().numpy()
+            self.places[i] = puppet.places(np.concatenate([rest, poses])).cpu().numpy()
+        self.pictures.flush()
+        self.places.flush()
+        self._mark(start).touch()
+
+    def _mark(self, start: int) -> Path:
+        return self.folder / f"{start}.done"
+
+    def read(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        """A random picture of puppet `index` and a portrait of it, uint8 [3,256,256] each, with regions [256,256], 1 in
+        the mouth and 2 in the eyes; mirrored in half of cases."""
+        pose = int(rng.integers(1, POSES + 1))
+        portrait = int(rng.integers(1, POSES + 1)) if rng.random() < OTHER_PORTRAIT else 0
+        both = torch.from_numpy(self.pictures[index, [pose, portrait]])
+        regions = face_regions(self.places[index, pose])
+        if rng.random() < 0.5:
+            both, regions = both.flip(-1), regions.flip(-1)
+        return {"image": both[0], "portrait": both[1], "regions": regions}
+
+    def __getstate__(self) -> dict:
+        """For a worker process, which opens the arrays itself."""
+        return {name: getattr(self, name) for name in ("folder", "count", "held_out")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(**state)
+
+
+def face_regions(places: np.ndarray) -> Tensor:
+    """Regions uint8 [256,256] of the middles [3,2] of a mouth and two eyes."""
+    regions = torch.zeros(SIZE, SIZE, dtype=torch.uint8)
+    for number, (x, y) in reversed(list(enumerate(places.round().astype(int)))):
+        half_width, half_height = EYE_HALF if number else MOUTH_HALF
+        rows, columns = slice(max(y - half_height, 0), y + half_height), slice(max(x - half_width, 0), x + half_width)
+        regions[rows, columns] = 2 if number else 1
+    return regions

@@ -1,0 +1,155 @@
+"""The portrait-guided autoencoder of the bundled model: puppets and drawings, for a given time.
+
+    python -m letstalk_core.training.bundled.train_portrait_autoencoder WORK --minutes 60 [--start FILE]
+
+Writes WORK/autoencoder.safetensors and prints its quality on people whom it never met. Needs torch, numpy and opencv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...data.drawn.stills import HELD_OUT_POSES, POSES, held_out_pictures, render_pictures
+from ...data.people.geometry import SIZE
+from ...data.people.pictures import PuppetPictures, face_regions
+from ...picture.autoencoder import Autoencoder, build_autoencoder, load_autoencoder
+from ...picture.portrait_autoencoder import SMALL_PORTRAIT_AE
+from ...pixels import normalise, pixels_to_images
+from ...weights import write_weights
+from ..loop import native_precision
+from ..reconstruction import LATENT_NOISE, psnr, reconstruction_loss
+from .timed import TimedRun
+
+PUPPETS, DRAWN_PEOPLE, HELD_OUT_PUPPETS = 2600, 600, 100
+DRAWN_SHARE = 0.25  # of a batch
+PEAK = 1e-3
+UNSEEN_STEP = 10**9  # steps from here on are never trained on
+SMALL_LATENTS = 1e-4  # weight of the latents' mean square: they stay of the size of 1
+
+
+class PortraitPictures:
+    """Batches of pictures, portraits and regions on a device: puppets, and drawings for a quarter."""
+
+    def __init__(self, work: Path, puppets: int, drawn: int, device: torch.device):
+        self.puppets = PuppetPictures(work / "puppets", puppets).make(os.cpu_count() or 1, device.type)
+        self.drawn, self.regions = render_pictures(work / "drawn", drawn, POSES, SIZE)
+        self.device = device
+
+    def batch(self, step: int, size: int) -> dict[str, Tensor]:
+        """uint8 "image" and "portrait" [size,3,256,256], "regions" [size,256,256]; they follow from the step."""
+        rng = np.random.default_rng((7, step))
+        examples = [
+            self._drawing(rng) if number < DRAWN_SHARE * size else
+            self.puppets.read(int(rng.integers(len(self.puppets))), rng)
+            for number in range(size)
+        ]  # fmt: skip
+        return {name: torch.stack([example[name] for example in examples]).to(self.device) for name in examples[0]}
+
+    def _drawing(self, rng: np.random.Generator) -> dict[str, Tensor]:
+        person = int(rng.integers(len(self.regions)))
+        chosen = person * POSES + rng.integers(POSES, size=2)
+        image, portrait = (torch.from_numpy(np.array(self.drawn[which])).permute(2, 0, 1) for which in chosen)
+        return {"image": image, "portrait": portrait, "regions": torch.from_numpy(self.regions[person])}
+
+
+def train(
+    work: Path, minutes: float, device: torch.device, batch: int, start: Path | None = None, puppets: int = PUPPETS,
+    drawn: int = DRAWN_PEOPLE,
+) -> Autoencoder:  # fmt: skip
+    """Train in work/autoencoder (resumed if begun) for `minutes`, `batch` pictures a step."""
+    pictures = PortraitPictures(work, puppets, drawn, device)
+    torch.manual_seed(0)
+    autoencoder = load_autoencoder(start) if start else build_autoencoder(SMALL_PORTRAIT_AE)
+    autoencoder.latent_scale = 1.0
+    autoencoder = autoencoder.to(device).to(memory_format=torch.channels_last).train().requires_grad_(True)
+    run = TimedRun(work / "autoencoder", autoencoder.model, minutes, PEAK, device)
+    autocast = native_precision("auto", device.type) == "bf16"
+
+    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+        examples = pictures.batch(step, batch)
+        images, portraits = (
+            normalise(examples[name]).contiguous(memory_format=torch.channels_last) for name in ("image", "portrait")
+        )
+        generator = torch.Generator(device).manual_seed(step)
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            latents = autoencoder.model.encode(images)
+            noise = torch.randn(latents.shape, generator=generator, device=device)
+            spread = latents.detach().float().std((1, 2, 3), keepdim=True)
+            output = autoencoder.model.decode(
+                latents + LATENT_NOISE * spread * noise, autoencoder.model.look_at(portraits)
+            )
+        loss = reconstruction_loss(output.float(), images, examples["regions"]).mean()
+        loss = loss + SMALL_LATENTS * latents.float().square().mean()
+        return loss, {"psnr": psnr(output.detach().float(), images)}
+
+    run.fit(loss_of)
+    autoencoder.model = run.averaged()
+    examples = [pictures.batch(UNSEEN_STEP + number, batch) for number in range(8)]
+    with torch.no_grad():
+        latents = torch.cat([autoencoder.encode(normalise(example["image"])) for example in examples])
+    autoencoder.latent_scale = 1 / float(latents.std())
+    return autoencoder
+
+
+@torch.no_grad()
+def quality(autoencoder: Autoencoder, work: Path) -> dict[str, dict[str, float]]:
+    """PSNR in dB on held-out puppets and drawings: whole picture, mouth, eyes, and of the still portrait."""
+    device = next(autoencoder.parameters()).device
+    held = PuppetPictures(work / "puppets-heldout", HELD_OUT_PUPPETS, held_out=True).make(os.cpu_count() or 1)
+    pictures, regions, _ = held_out_pictures(work / "drawn", SIZE)
+    drawings = pixels_to_images(np.array(pictures)).unflatten(0, (-1, HELD_OUT_POSES))
+    poses = normalise(torch.from_numpy(held.pictures[:]))
+    places = held.places[:, 1:].reshape(-1, 3, 2)
+    photographs = poses[:, 1:], poses[:, 0], torch.stack([face_regions(place) for place in places])
+    drawn_regions = torch.from_numpy(regions).unflatten(0, (-1, HELD_OUT_POSES))[:, 1:].flatten(0, 1)
+    report = {}
+    for name, (images, portraits, parts) in {
+        "photographs": photographs, "drawings": (drawings[:, 1:], drawings[:, 0], drawn_regions)
+    }.items():  # fmt: skip
+        outputs = []
+        for own, portrait in zip(images, portraits, strict=True):
+            seen = autoencoder.look_at(portrait[None].to(device))
+            outputs.append(autoencoder.decode(autoencoder.encode(own.to(device)), seen).cpu())
+        output, truth = torch.cat(outputs), images.flatten(0, 1)
+        still = portraits[:, None].expand_as(images).flatten(0, 1)
+        report[name] = {
+            "whole": psnr(output, truth), "mouth": psnr(output, truth, parts == 1),
+            "eyes": psnr(output, truth, parts == 2), "still": psnr(still, truth),
+            "still, mouth": psnr(still, truth, parts == 1),
+        }  # fmt: skip
+    return report
+
+
+def save(autoencoder: Autoencoder, path: Path, report: dict) -> None:
+    """Write the autoencoder with its configuration, in half precision."""
+    metadata = {"config": json.dumps({**autoencoder.config, "scaling_factor": autoencoder.latent_scale})}
+    weights = {name: value.half() for name, value in autoencoder.model.state_dict().items()}
+    write_weights(path, weights, metadata | {"quality": json.dumps(report)})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--start", type=Path, help="an autoencoder to go on from")
+    parser.add_argument("--batch", type=int, help="pictures of a step (default: 8 on a CPU, 64 on a GPU)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    torch.set_flush_denormal(True)
+    batch = arguments.batch or (64 if device.type == "cuda" else 8)
+    autoencoder = train(arguments.work, arguments.minutes, device, batch, arguments.start)
+    report = quality(autoencoder, arguments.work)
+    save(autoencoder, arguments.work / "autoencoder.safetensors", report)
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
