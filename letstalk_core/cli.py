@@ -1,4 +1,4 @@
-"""python -m letstalk_core: generate, demo, leftovers, convert, info, train, train-avatar, evaluate, drift.
+"""python -m letstalk_core: generate, demo, leftovers, convert, info, train, train-avatar, puppet, evaluate, drift.
 
 Every command ends with exit status 0, or prints one line on stderr and ends with another. Heavy imports happen inside
 the commands, so that help is instant.
@@ -92,6 +92,20 @@ def _add_training_commands(commands) -> None:
     train.add_argument("--audio-steps", type=int, default=2800, help="0 with --start: the audio projection stays")
     train.add_argument("--start", metavar="FILE", help="go on from this model: a new ear for its transformer")
     train.set_defaults(run=_train_avatar)
+
+    puppet = commands.add_parser("puppet", help="a photograph of the training's speaks a text, by its true mouth")
+    puppet.add_argument("text", nargs="?", help="what espeak-ng says; default: an English sentence")
+    puppet.add_argument("--voice", default="en-us", metavar="LANGUAGE", help="of espeak-ng, such as de or ja")
+    puppet.add_argument("--person", type=int, metavar="0..199", help="default: somebody mixed of those held out")
+    puppet.add_argument("--seed", type=int, default=0, help="who is mixed, teeth, and how the head moves")
+    puppet.add_argument(
+        "--head", type=float, metavar="SIZE", help="of its motion, 0 still, 9 far; default: by the seed"
+    )
+    puppet.add_argument(
+        "--autoencoder", metavar="FILE", help="show the portrait, the puppet, and what this makes of it"
+    )
+    puppet.add_argument("--output", default="puppet.mp4", metavar="FILE.mp4")
+    puppet.set_defaults(run=_puppet)
 
 
 def _add_evaluation_commands(commands) -> None:
@@ -251,6 +265,17 @@ def _train_avatar(arguments) -> None:
         start=Path(arguments.start) if arguments.start else None,
     )
     print(f"{path} written" if path else f"stopped; the same command goes on from {arguments.work}")
+
+
+def _puppet(arguments) -> None:
+    from .data.people import show
+    from .picture.autoencoder import load_autoencoder
+
+    autoencoder = load_autoencoder(arguments.autoencoder) if arguments.autoencoder else None
+    puppet = show.choose_puppet(arguments.person, arguments.seed)
+    speech = show.speak(show.SENTENCE if arguments.text is None else arguments.text, arguments.voice)
+    show.write_video(arguments.output, puppet, speech, arguments.seed, arguments.head, autoencoder)
+    print(f"{arguments.output} written")
 
 
 def _evaluate(arguments) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from letstalk_core.cli import main
 from letstalk_core.data.people import looks
 from letstalk_core.data.people.cast import random_puppet
 from letstalk_core.data.people.fields import Box, ThinPlate, invert
@@ -15,6 +16,11 @@ from letstalk_core.data.people.mixing import mixed
 from letstalk_core.data.people.pictures import POSES, PuppetPictures
 from letstalk_core.data.people.portraits import load_person, people
 from letstalk_core.data.people.puppet import COLUMN, CONTROLS, Puppet
+from letstalk_core.picture.autoencoder import build_autoencoder
+from letstalk_core.training.bundled import train_portrait_autoencoder as bundled
+from letstalk_core.video.reader import probe, read_video_frames
+
+from .tiny import GUIDED_AUTOENCODER
 
 SMILING, SERIOUS, NOT_CUT_OUT = 101, 65, 143
 
@@ -257,3 +263,20 @@ def test_regions_lie_where_the_face_went(puppets):
     lips = puppets[SERIOUS].points[[UPPER_LIP, LOWER_LIP]].mean(0)
     assert (still[0] - lips).abs().max() < 12 and still[1, 0] < still[0, 0] < still[2, 0]
     assert PICTURE.middle == (SIZE / 2, SIZE / 2)
+
+
+def test_a_puppet_speaks_on_the_command_line(tmp_path, capsys):
+    bundled.save(build_autoencoder(GUIDED_AUTOENCODER), tmp_path / "guided.safetensors", {})
+    for more, width in (["--person", "65"], SIZE), (["--autoencoder", str(tmp_path / "guided.safetensors")], 3 * SIZE):
+        output = tmp_path / f"{width}.mp4"
+        assert main(["puppet", "Papa.", *more, "--output", str(output)]) == 0
+        video = read_video_frames(output)
+        assert video.shape[1:] == (SIZE, width, 3) and 10 < len(video) < 60
+        assert abs(probe(output).audio_samples / 16000 - len(video) / 25) < 0.08
+    assert np.abs(video[:, :, :SIZE].astype(int) - video[0, :, :SIZE]).max() < 40  # the portrait stays
+
+
+@pytest.mark.parametrize("arguments, sentence", [(["--person", "200"], "no person 200"), ([" "], "no text")])
+def test_what_the_command_refuses(tmp_path, capsys, arguments, sentence):
+    assert main(["puppet", *arguments, "--output", str(tmp_path / "out.mp4")]) == 1
+    assert sentence in capsys.readouterr().err and not list(tmp_path.iterdir())

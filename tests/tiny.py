@@ -7,6 +7,7 @@ import torch
 from letstalk_core.config import PRESETS
 from letstalk_core.model.checkpoint import BundledAutoencoder, LetsTalkModel, save_checkpoint
 from letstalk_core.picture.autoencoder import SMALL_DC_AE, build_autoencoder
+from letstalk_core.picture.portrait_autoencoder import SMALL_PORTRAIT_AE
 
 CONFIG = PRESETS["tiny"].with_changes(
     objective="x0",
@@ -25,11 +26,19 @@ AUTOENCODER = {
     "decoder_layers_per_block": [0, 1, 1, 1, 1],
 }
 
+GUIDED_AUTOENCODER = {
+    **SMALL_PORTRAIT_AE,
+    "latent_channels": 4,
+    "block_out_channels": [8, 8, 8, 8],
+    "encoder_layers_per_block": [0, 1, 1, 1],
+    "decoder_layers_per_block": [1, 1, 1, 1],
+}
 
-def write_tiny_checkpoint(path: Path, bundle: bool = True, **changes) -> Path:
-    """A checkpoint of the tiny preset; bundle: with an autoencoder of its own."""
+
+def write_tiny_checkpoint(path: Path, bundle: bool = True, autoencoder_config: dict = AUTOENCODER, **changes) -> Path:
+    """A checkpoint of the tiny preset; bundle: with an autoencoder of its own, of this configuration."""
     torch.manual_seed(0)
-    autoencoder = build_autoencoder(AUTOENCODER)
+    autoencoder = build_autoencoder(autoencoder_config)
     model = LetsTalkModel(CONFIG.with_changes(**changes))
     for parameter in model.parameters():  # a fresh model's gates are closed: open them, so that inputs matter
         if parameter.abs().sum() == 0:

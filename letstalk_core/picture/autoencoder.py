@@ -155,6 +155,8 @@ class Autoencoder(nn.Module):
 
     def _encode(self, images: Tensor) -> Tensor:
         encoded = self.model.encode(images)
+        if self.guided:
+            return encoded
         return encoded.latent if hasattr(encoded, "latent") else encoded.latent_dist.mode()
 
     def _dtype(self) -> torch.dtype:

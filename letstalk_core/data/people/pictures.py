@@ -45,7 +45,7 @@ class PuppetPictures:
     def make(self, workers: int = 1, device: str = "cpu", block: int = 25) -> PuppetPictures:
         """Render the puppets that are missing, in `workers` processes; safe to stop and call again. Returns itself."""
         missing = [i for i in range(0, self.count, block) if not self._mark(i).exists()]
-        if workers == 1 or device != "cpu":
+        if workers == 1 or len(missing) <= 1 or device != "cpu":
             for start in tqdm(missing, desc="puppets", mininterval=10, disable=not missing):
                 self.make_block(start, block, device)
             return self

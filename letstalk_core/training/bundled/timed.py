@@ -66,7 +66,7 @@ class TimedRun:
             self.step += 1
             self._update_average()
             self.elapsed = time.monotonic() - began
-            if self.elapsed - logged > LOG_EVERY:
+            if self.elapsed - logged > LOG_EVERY or self.elapsed >= self.seconds:
                 logged = self.elapsed
                 self._log({"loss": float(loss.detach()), "learning_rate": rate, **numbers})
             if self.elapsed - saved > SAVE_EVERY:

@@ -1,0 +1,170 @@
+"""The autoencoder that looks at the portrait: what it gives, what it needs, and that it trains, is kept and is used."""
+
+import json
+
+import pytest
+import torch
+
+from letstalk_core.data.people.pictures import PuppetPictures
+from letstalk_core.errors import InputError
+from letstalk_core.files import ASSETS
+from letstalk_core.picture.autoencoder import build_autoencoder, load_autoencoder
+from letstalk_core.picture.portrait import read_image
+from letstalk_core.picture.portrait_autoencoder import warp
+from letstalk_core.pipeline import LetsTalkPipeline
+from letstalk_core.render.render import write_video
+from letstalk_core.training import train_autoencoder
+from letstalk_core.training.bundled import train_portrait_autoencoder as bundled
+from letstalk_core.training.bundled.timed import TimedRun
+from letstalk_core.training.training_config import AutoencoderTraining
+from letstalk_core.video.clips import SamplingSettings
+from letstalk_core.video.reader import read_video_frames
+
+from .tiny import GUIDED_AUTOENCODER, write_tiny_checkpoint
+
+
+@pytest.fixture
+def guided():
+    torch.manual_seed(0)
+    autoencoder = build_autoencoder(GUIDED_AUTOENCODER)
+    for parameter in autoencoder.parameters():  # a fresh one moves and adds nothing
+        if parameter.abs().sum() == 0:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return autoencoder.eval().requires_grad_(False)
+
+
+def images(count, size=64, seed=1):
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_a_flow_of_nothing_changes_nothing_and_one_of_a_pixel_is_one_pixel():
+    values = images(2, 16)
+    torch.testing.assert_close(warp(values, torch.zeros(2, 2, 16, 16)), values, atol=1e-5, rtol=0)
+    flow = torch.zeros(2, 2, 16, 16)
+    flow[:, 0] = 2 / 16  # a sixteenth of the width, in halves of the picture
+    torch.testing.assert_close(warp(values, flow)[..., :-1], values[..., 1:], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("height, width", [(64, 64), (32, 96)])
+def test_any_size_that_divides(guided, height, width):
+    frames = images(3, 96)[:, :, :height, :width]
+    latents = guided.encode(frames)
+    assert guided.downscale == 16 and latents.shape == (3, 4, height // 16, width // 16)
+    decoded = guided.decode(latents, guided.look_at(frames[:1]))
+    assert decoded.shape == frames.shape and decoded.abs().max() <= 1
+
+
+def test_a_fresh_one_shows_the_portrait():
+    torch.manual_seed(0)
+    fresh = build_autoencoder(GUIDED_AUTOENCODER).eval()
+    portrait = images(1)
+    with torch.no_grad():
+        shown = fresh.decode(fresh.encode(images(2, seed=5)), fresh.look_at(portrait))
+    assert (shown - portrait).abs().mean() < 0.25 * portrait.abs().mean()
+
+
+def test_portrait_and_latents_both_count(guided):
+    latents = guided.encode(images(1))
+    one, other = (guided.look_at(images(1, seed=seed)) for seed in (2, 3))
+    assert (guided.decode(latents, one) - guided.decode(latents, other)).abs().max() > 0.1
+    assert (guided.decode(latents, one) - guided.decode(2 * latents, one)).abs().max() > 1e-4
+
+
+def test_frames_do_not_depend_on_their_batch(guided):
+    latents, portraits = guided.encode(images(5)), guided.look_at(images(5, seed=7))
+    whole = guided.decode(latents, portraits, chunk=5)
+    torch.testing.assert_close(guided.decode(latents, portraits, chunk=2), whole, atol=1e-5, rtol=1e-4)
+    one = guided.look_at(images(1, seed=7))
+    same = guided.decode(latents, guided.look_at(images(1, seed=7).expand(5, -1, -1, -1)))
+    torch.testing.assert_close(guided.decode(latents, one, chunk=3), same, atol=1e-5, rtol=1e-4)
+
+
+def test_what_it_refuses(guided):
+    with pytest.raises(InputError, match="beside a portrait"):
+        guided.decode(torch.zeros(1, 4, 4, 4))
+    with pytest.raises(InputError, match="multiples of 16"):
+        guided.look_at(images(1, 56))
+    with pytest.raises(InputError, match="does not make a PortraitAutoencoder"):
+        build_autoencoder({**GUIDED_AUTOENCODER, "encoder_layers_per_block": [1]})
+
+
+def test_a_file_of_its_own(guided, tmp_path):
+    guided.latent_scale = 0.5
+    bundled.save(guided, tmp_path / "autoencoder.safetensors", {"photographs": {"whole": 30.0}})
+    loaded = load_autoencoder(tmp_path / "autoencoder.safetensors")
+    assert loaded.guided and loaded.latent_scale == 0.5 and loaded.downscale == 16
+    torch.testing.assert_close(loaded.encode(images(2)), guided.encode(images(2)), atol=1e-2, rtol=1e-2)
+
+
+def test_a_model_that_bundles_one_makes_a_video(tmp_path):
+    """Untrained, it shows the portrait, so the portrait has reached the decoder."""
+    checkpoint = write_tiny_checkpoint(
+        tmp_path / "tiny.safetensors", autoencoder_config=GUIDED_AUTOENCODER, image_size=64, autoencoder="portrait"
+    )  # fmt: skip
+    pipeline = LetsTalkPipeline.load(checkpoint, "cpu")
+    assert pipeline.autoencoder.guided and pipeline.config.autoencoder == "portrait"
+    frames = []
+    for picture in ("portrait.png", "scene.png"):
+        output = tmp_path / f"{picture}.mp4"
+        settings = SamplingSettings(seed=1)
+        assert write_video(pipeline, ASSETS / picture, ASSETS / "speech.wav", output, settings, max_seconds=0.4) == 10
+        frames.append(read_video_frames(output)[0])
+    shown = pipeline.crop(read_image(ASSETS / "portrait.png")).image
+    first, second = (torch.from_numpy(frame).permute(2, 0, 1) / 127.5 - 1 for frame in frames)
+    assert (first - shown).abs().mean() < 0.5 * (second - shown).abs().mean()
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+def test_minutes_end_with_a_learning_rate_of_nothing(tmp_path):
+    torch.manual_seed(0)
+    layer, data = torch.nn.Linear(4, 1), torch.randn(64, 4)
+    target = data @ torch.tensor([[1.0], [2.0], [-1.0], [0.5]])
+
+    def loss_of(step):
+        return (layer(data) - target).square().mean(), {}
+
+    before = float(loss_of(0)[0].detach())
+    run = TimedRun(tmp_path, layer, 1.5 / 60, 0.05)
+    run.fit(loss_of)
+    assert 1.5 <= run.elapsed < 3 and run.optimizer.param_groups[0]["lr"] < 0.002
+    assert float((run.averaged()(data) - target).square().mean()) < 0.1 * before
+    steps = run.step
+    resumed = TimedRun(tmp_path, torch.nn.Linear(4, 1), 1.5 / 60, 0.05)
+    resumed.fit(lambda step: pytest.fail("the time is over"))
+    assert resumed.step == steps
+    torch.testing.assert_close(resumed.averaged().weight, layer.weight)
+
+
+def test_it_learns_from_puppets_and_drawings(tmp_path, monkeypatch):
+    monkeypatch.setattr(bundled, "SMALL_PORTRAIT_AE", GUIDED_AUTOENCODER)
+    monkeypatch.setattr(bundled, "HELD_OUT_PUPPETS", 1)
+    monkeypatch.setattr("letstalk_core.data.drawn.stills.HELD_OUT_PEOPLE", 1)
+    autoencoder = bundled.train(tmp_path, 4 / 60, torch.device("cpu"), 4, puppets=2, drawn=2)
+    report = bundled.quality(autoencoder, tmp_path)
+    assert report.keys() == {"photographs", "drawings"}
+    assert 0.5 < autoencoder.latent_scale * float(autoencoder.encode(images(2, 256)).std()) < 50
+    for numbers in report.values():
+        assert all(5 < value < 60 for value in numbers.values()), report
+    last = json.loads((tmp_path / "autoencoder" / "log.jsonl").read_text().splitlines()[-1])
+    assert last["loss"] > 0 and last["learning_rate"] < 1e-3
+
+
+def test_train_has_it_and_people_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_autoencoder, "SMALL_PORTRAIT_AE", GUIDED_AUTOENCODER)
+    monkeypatch.setattr(train_autoencoder, "HELD_OUT_PICTURES", 3)
+    monkeypatch.setattr(train_autoencoder, "SCALE_PICTURES", 3)
+    config = AutoencoderTraining(
+        run=str(tmp_path / "run"), data="people", data_path=str(tmp_path / "people"), guided=True, avatar_people=2,
+        steps=2, batch_size=1, save_every=1, sample_every=2, device="cpu", workers=0, held_out_share=0.5,
+    )  # fmt: skip
+    path = train_autoencoder.train_autoencoder(config)
+    trained = load_autoencoder(path)
+    assert trained.guided and trained.latent_channels == 4 and trained.downscale == 16
+    assert len(PuppetPictures(tmp_path / "people", 2)) == 2
+    from PIL import Image
+
+    assert Image.open(tmp_path / "run" / "samples" / "step-00000002.png").size == (8 * 256, 3 * 256)
+    again = train_autoencoder.train_autoencoder(config)
+    assert again == path
