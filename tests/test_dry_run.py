@@ -114,6 +114,16 @@ def test_an_autoencoder_is_described_shortly():
     assert "5.52 M parameters; 800 images in 100 steps of 8" in text and "\n" not in text
 
 
+def test_the_portrait_guided_autoencoder_is_known():
+    text = describe_training(
+        load_config(None, ["task=autoencoder", "data=people", "guided=true", "steps=5", "data_path=x", "run=x"]), 1
+    )
+    assert "8.50 M parameters; 5 images" in text
+    model = ["model.autoencoder=portrait", "model.image_size=256", "model.latent_channels=32"]
+    estimate = estimate_training(load_config(None, ["data=avatar", "data_path=x", "run=x", "preset=tiny", *model]))
+    assert estimate.latent_side == 8 and estimate.encoding.flops > 0
+
+
 @pytest.mark.parametrize(
     ("changes", "devices", "message"),
     [

@@ -29,9 +29,9 @@ AUTOENCODER = {
 GUIDED_AUTOENCODER = {
     **SMALL_PORTRAIT_AE,
     "latent_channels": 4,
-    "block_out_channels": [8, 8, 8, 8],
-    "encoder_layers_per_block": [0, 1, 1, 1],
-    "decoder_layers_per_block": [1, 1, 1, 1],
+    "block_out_channels": [8, 8, 8],
+    "encoder_layers_per_block": [0, 1, 1],
+    "decoder_layers_per_block": [1, 1, 1],
 }
 
 

@@ -3,7 +3,7 @@
 The idea of Reference-Guided Deep-Compression VAE (arXiv 2606.01620). A frame becomes small latents; to decode them, the
 portrait's features are warped by a flow that the decoder predicts, finer and finer, and its own picture is blended with
 the warped portrait: pores, hair and background come from the photograph, what it does not show is painted. Nothing runs
-at the full resolution of the picture but that warp and that blend, so that a CPU keeps up.
+at more than a quarter of the picture's resolution but that warp and that blend, so that a CPU keeps up.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-PATCH = 2  # pixels along each side of what the first level sees as one position
+PATCH = 4  # pixels along each side of what the first level sees as one position
 FLOW_REACH = 0.7  # the farthest that a level may move the portrait, of half a picture; finer levels half as far each
 
 # f32c32: 256 px become 8x8x32 latents.
 SMALL_PORTRAIT_AE: dict = {
     "_class_name": "PortraitAutoencoder",
     "latent_channels": 32,
-    "block_out_channels": [24, 48, 96, 160, 224],
-    "encoder_layers_per_block": [0, 1, 1, 2, 2],
-    "decoder_layers_per_block": [1, 2, 2, 2, 2],
+    "block_out_channels": [96, 144, 192, 224],
+    "encoder_layers_per_block": [1, 1, 2, 2],
+    "decoder_layers_per_block": [1, 1, 2, 2],
     "scaling_factor": 1.0,
 }
 
@@ -89,7 +89,7 @@ class Encoder(nn.Module):
         self.to_latents = nn.Conv2d(channels[-1], latent_channels, 1)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """[n,3,H,W] -> [n,c,H/2,W/2], [n,c,H/4,W/4], ... finest first."""
+        """[n,3,H,W] -> [n,c,H/4,W/4], [n,c,H/8,W/8], ... finest first."""
         h = self.levels[0](self.stem(functional.pixel_unshuffle(images, PATCH)))
         found = [h]
         for down, level in zip(self.down, self.levels[1:], strict=True):

@@ -83,10 +83,13 @@ class Eye:
     def _read_map(self, values: Tensor, places: Tensor) -> Tensor:
         return self.box.read(values.movedim(-1, 1), places).movedim(1, -1)
 
+    def gaze(self, controls: dict[str, Tensor]) -> Tensor:
+        """How far the iris moves, [n,2] pixels."""
+        return torch.stack([GAZE[0] * controls["gaze_x"], GAZE[1] * controls["gaze_y"]], -1) * self.width
+
     def _turn(self, places: Tensor, controls: dict[str, Tensor]) -> Tensor:
         """How far the eyeball carries what is seen at places [n,h,w,2] of the photograph."""
-        gaze = torch.stack([GAZE[0] * controls["gaze_x"], GAZE[1] * controls["gaze_y"]], -1) * self.width
-        gaze = gaze[:, None, None]
+        gaze = self.gaze(controls)[:, None, None]
         distance = (places - self.iris - gaze).norm(dim=-1)
         return gaze * (1 - smoothstep((distance / self.radius - 1.1) / 1.3))[..., None]
 

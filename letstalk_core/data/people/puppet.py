@@ -106,9 +106,7 @@ class Puppet:
         """
         controls = torch.as_tensor(controls, dtype=torch.float32, device=self.device)
         of = dict(zip(CONTROLS, controls.unbind(1), strict=True))
-        close = torch.full_like(of["open"], 0.0 if natural else 1.0)
-        weights = torch.stack([close, *(of[name] for name in EXPRESSIONS[1:])], 1)
-        count = len(controls)
+        weights, count = self._weights(of, natural), len(controls)
         frame = GRID.points(self.device)[None].expand(count, -1, -1, -1)
         unposed = self.head.unpose(frame, of)
         origin = invert(torch.einsum("ne,edhw->ndhw", weights, self.whole), AROUND, unposed)
@@ -124,6 +122,22 @@ class Puppet:
                 layer, unposed, of, eye.box, lambda at, e=eye: e.paint(self.picture, at, weights, points, self.lids, of)
             )
         return torch.lerp(self.background.expand(count, -1, -1, -1), layer[:, :3], layer[:, 3:])
+
+    @torch.no_grad()
+    def landmarks(self, controls: Tensor | np.ndarray, natural: bool = False) -> Tensor:
+        """The points of the face and the middles of both irises in the frames of controls: [n,470,2] pixels."""
+        controls = torch.as_tensor(controls, dtype=torch.float32, device=self.device)
+        of = dict(zip(CONTROLS, controls.unbind(1), strict=True))
+        weights = self._weights(of, natural)
+        points = self.points + torch.einsum("ne,ked->nkd", weights, self.moves)
+        points = points + of["blink"][:, None, None] * self.lids
+        irises = torch.stack([eye.iris + eye.gaze(of) for eye in self.eyes], 1)
+        return self.head.pose(torch.cat([points, irises], 1)[:, None], of)[:, 0]
+
+    def _weights(self, of: dict[str, Tensor], natural: bool) -> Tensor:
+        """Of the expressions, [n,E]."""
+        close = torch.full_like(of["open"], 0.0 if natural else 1.0)
+        return torch.stack([close, *(of[name] for name in EXPRESSIONS[1:])], 1)
 
     def places(self, controls: Tensor | np.ndarray) -> Tensor:
         """Where the middles of the mouth, the left and the right eye are in the frames of controls: [n,3,2] pixels."""

@@ -29,7 +29,7 @@ from .timed import TimedRun
 
 PUPPETS, DRAWN_PEOPLE, HELD_OUT_PUPPETS = 2600, 600, 100
 DRAWN_SHARE = 0.25  # of a batch
-PEAK = 1e-3
+PEAK = 1e-3  # largest learning rate; half as much where it goes on from a trained one
 UNSEEN_STEP = 10**9  # steps from here on are never trained on
 SMALL_LATENTS = 1e-4  # weight of the latents' mean square: they stay of the size of 1
 
@@ -69,7 +69,7 @@ def train(
     autoencoder = load_autoencoder(start) if start else build_autoencoder(SMALL_PORTRAIT_AE)
     autoencoder.latent_scale = 1.0
     autoencoder = autoencoder.to(device).to(memory_format=torch.channels_last).train().requires_grad_(True)
-    run = TimedRun(work / "autoencoder", autoencoder.model, minutes, PEAK, device)
+    run = TimedRun(work / "autoencoder", autoencoder.model, minutes, PEAK / 2 if start else PEAK, device)
     autocast = native_precision("auto", device.type) == "bf16"
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:

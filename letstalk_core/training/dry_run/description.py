@@ -10,6 +10,7 @@ from torch import nn
 
 from ...errors import InputError
 from ...picture.autoencoder import SMALL_DC_AE, build_autoencoder
+from ...picture.portrait_autoencoder import SMALL_PORTRAIT_AE
 from ...render.estimate import duration
 from ..build import find_autoencoder
 from ..training_config import AutoencoderTraining, TrainingConfig
@@ -42,7 +43,7 @@ def _wrapped(title: str, text: str) -> str:
 def _describe_autoencoder(config: AutoencoderTraining, devices: int) -> str:
     found = find_autoencoder(config.autoencoder or config.init_from)
     with torch.device("meta"):
-        module: nn.Module = found or build_autoencoder(SMALL_DC_AE)
+        module: nn.Module = found or build_autoencoder(SMALL_PORTRAIT_AE if config.guided else SMALL_DC_AE)
     count = sum(parameter.numel() for parameter in module.parameters())
     images = config.batch_size * config.accumulation * devices
     return (

@@ -12,6 +12,7 @@ from ...config import LetsTalkConfig
 from ...errors import InputError
 from ...model.checkpoint import load_checkpoint
 from ...picture.autoencoder import DC_AE, SD_VAE, build_autoencoder
+from ...picture.portrait_autoencoder import SMALL_PORTRAIT_AE
 from ..build import find_autoencoder
 from ..loop import native_precision
 from ..training_config import TransformerTraining
@@ -90,14 +91,14 @@ def estimate_training(config: TransformerTraining, devices: int = 1) -> Training
     if config.precision == "auto" and kind == "cuda" and not torch.cuda.is_available():
         precision = "bf16"
     autoencoder = _autoencoder_config(config, model)
-    side, rest = divmod(model.image_size, 2 ** (len(_channels(autoencoder)) - 1))
+    with torch.device("meta"):
+        own = build_autoencoder(autoencoder)
+    side, rest = divmod(model.image_size, own.downscale)
     if rest or side % model.transformer.patch_size or not side:
         raise InputError(
             f"Images of {model.image_size} pixels do not divide into patches of this model behind its autoencoder; "
             "choose another model.image_size."
         )
-    with torch.device("meta"):
-        own = build_autoencoder(autoencoder)
     size = 2 if kind == "cuda" and precision == "bf16" else FLOAT32
     encoded = _encoded_frames(config, model)
     return TrainingEstimate(
@@ -115,10 +116,6 @@ def estimate_training(config: TransformerTraining, devices: int = 1) -> Training
     )
 
 
-def _channels(autoencoder: dict) -> list[int]:
-    return autoencoder.get("encoder_block_out_channels") or autoencoder["block_out_channels"]
-
-
 def _autoencoder_config(config: TransformerTraining, model: LetsTalkConfig) -> dict:
     """The configuration of the autoencoder that training would use, or of the released one where its file is not there
     yet."""
@@ -126,7 +123,7 @@ def _autoencoder_config(config: TransformerTraining, model: LetsTalkConfig) -> d
     found = find_autoencoder(there, config.init_from)
     if found is not None:
         return found.config
-    return SD_VAE if model.autoencoder == "sd-vae" else DC_AE
+    return {"sd-vae": SD_VAE, "dc-ae": DC_AE, "portrait": SMALL_PORTRAIT_AE}[model.autoencoder]
 
 
 def _encoded_frames(config: TransformerTraining, model: LetsTalkConfig) -> int:
