@@ -1,0 +1,226 @@
+"""Faces in a picture: where they are, how large and how tilted, and where eyes, nose, mouth and chin lie in each.
+
+Two small networks of our own, trained on the people of assets/people, puppets and drawings
+(training/bundled/train_faces.py). One looks at the whole picture at several scales for faces; the other reads twenty
+points off each, twice, the second time from where the first reading says the face is.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from ..pixels import pictures_to_images
+from ..weights import read_network
+
+FINDER_WEIGHTS, POINTS_WEIGHTS = (Path(__file__).parent / f"face_{name}.safetensors" for name in ("finder", "points"))
+# The points of a Face, each eye from the picture's left to its right.
+POINTS = (
+    "left eye, left corner", "left eye, right corner", "left eye, upper lid", "left eye, lower lid", "left iris",
+    "right eye, left corner", "right eye, right corner", "right eye, upper lid", "right eye, lower lid", "right iris",
+    "nose", "mouth, left corner", "mouth, right corner", "upper lip, top", "upper lip, edge", "lower lip, edge",
+    "lower lip, bottom", "chin", "left brow", "right brow",
+)  # fmt: skip
+LEFT_EYE, RIGHT_EYE, CORNERS = [0, 1, 2, 3], [5, 6, 7, 8], [11, 12]
+# Where aligned squares, 256 pixels wide, have the eyes and the mouth (data/people/geometry.py).
+ALIGNED = np.array([(96.0, 112.0), (160.0, 112.0), (128.0, 176.0)])
+ALIGNED_SIDE = 256
+
+STRIDE, UNIT = (
+    4,
+    7.0,
+)  # of the finder: pixels of a cell; distance of eyes that it looks for, give or take half an octave
+LEAST_EYES = 20.0  # pixels between the eyes of the smallest faces: some 45 pixels from ear to ear
+FOUND, BELIEVED = 0.3, 0.9  # least scores of the finder and of the points
+APART = 1.2  # distances of eyes that two faces lie apart, at least
+CROP, CROP_EYES = 80, 26.0  # of the points' network: its side, and the distance of eyes in it, in pixels
+READINGS = 2
+MOST_FACES = 40
+
+
+@dataclass(frozen=True)
+class Face:
+    """points float [20,2] (POINTS) in pixels of the picture, pixel centres at .5; score 0..1."""
+
+    points: np.ndarray
+    score: float
+
+    @property
+    def anchors(self) -> np.ndarray:
+        """The middles of both eyes and of the mouth, [3,2]."""
+        return np.stack([self.points[part].mean(0) for part in (LEFT_EYE, RIGHT_EYE, CORNERS)])
+
+    @property
+    def eyes(self) -> float:
+        """Pixels between the eyes."""
+        left, right, _ = self.anchors
+        return float(np.hypot(*(right - left)))
+
+    def to_aligned(self) -> np.ndarray:
+        """The similarity [2,3] from the picture to the aligned square that brings eyes and mouth to their places."""
+        return similarity(self.anchors, ALIGNED)
+
+
+def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The turn, size and shift [2,3] that take points [n,2] nearest to others (least squares)."""
+    middle, wanted = source.mean(0), target.mean(0)
+    a, b = ((points - points.mean(0)) @ (1, 1j) for points in (source, target))
+    factor = (np.conj(a) * b).sum() / max(float((np.abs(a) ** 2).sum()), 1e-9)
+    turn = np.array([[factor.real, -factor.imag], [factor.imag, factor.real]])
+    return np.column_stack([turn, wanted - turn @ middle])
+
+
+def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """A similarity [2,3] of points [n,2]."""
+    return points @ matrix[:, :2].T + matrix[:, 2]
+
+
+def cut(image: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
+    """The square [side,side,3] that a similarity [2,3] cuts out of a picture [H,W,3], with antialiasing; outside the
+    picture its edge is repeated."""
+    import cv2
+
+    scale = math.hypot(matrix[0, 0], matrix[1, 0])
+    if scale < 0.5:  # reduced by halves first, so that no pixel is left out
+        image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        return cut(image, np.column_stack([2 * matrix[:, :2], matrix[:, 2]]), side)
+    centred = matrix.copy()  # of pixels counted from their centres
+    centred[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
+    return cv2.warpAffine(image, centred, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+# Networks -------------------------------------------------------------------------------------------------------------
+
+
+def _layer(low: int, high: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(low, high, 3, stride, dilation, dilation, bias=False), nn.BatchNorm2d(high), nn.ReLU()
+    )
+
+
+class FinderNet(nn.Module):
+    """Pictures [n,3,H,W] in -1..1 -> [n,6,H/4,W/4]: the logit of a face here, about UNIT pixels between the eyes; its
+    centre's offset x, y in UNITs; logarithm of its size in UNITs; cosine and sine of its tilt."""
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        self.layers = nn.Sequential(
+            _layer(3, 16, 2), _layer(16, width, 2), _layer(width, width), _layer(width, width, 1, 2),
+            _layer(width, width, 1, 3), _layer(width, width, 1, 2), _layer(width, width), nn.Conv2d(width, 6, 1),
+        )  # fmt: skip
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)
+
+
+class PointsNet(nn.Module):
+    """Crops [n,3,80,80] in -1..1, about upright -> points [n,20,2] in sides of the crop, and logits [n] of a face."""
+
+    def __init__(self):
+        super().__init__()
+        widths = (3, 32, 64, 96, 128)
+        layers = [_layer(low, high, 2) for low, high in zip(widths, widths[1:], strict=False)]
+        self.layers = nn.Sequential(layers[0], layers[1], _layer(64, 64), layers[2], _layer(96, 96), layers[3])
+        self.head = nn.Sequential(
+            nn.Flatten(), nn.Linear(128 * 25, 256), nn.ReLU(), nn.Linear(256, 2 * len(POINTS) + 1)
+        )
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.head(self.layers(crops))
+        return found[:, :-1].unflatten(1, (-1, 2)) + 0.5, found[:, -1]
+
+
+@functools.cache
+def networks() -> tuple[FinderNet, PointsNet]:
+    """Both with the weights of this repository, loaded once, in evaluation mode."""
+    return read_network(FINDER_WEIGHTS, FinderNet()), read_network(POINTS_WEIGHTS, PointsNet())
+
+
+# Finding --------------------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def find_faces(image: np.ndarray, least_eyes: float = LEAST_EYES) -> list[Face]:
+    """The faces of a picture float [H,W,3] in 0..1, largest first.
+
+    least_eyes: pixels between the eyes of the smallest ones that are looked for.
+    """
+    finder, _ = networks()
+    likely = guesses(finder, np.asarray(image, np.float32), least_eyes)
+    faces = [face for face in (read_points(image, *guess) for guess in likely) if face.score >= BELIEVED]
+    faces.sort(key=lambda face: face.score, reverse=True)
+    kept: list[Face] = []
+    for face in faces:
+        if all(_apart(face, other) for other in kept):
+            kept.append(face)
+    return sorted(kept, key=lambda face: face.eyes, reverse=True)
+
+
+def _apart(one: Face, other: Face) -> bool:
+    distance = np.hypot(*(one.anchors.mean(0) - other.anchors.mean(0)))
+    return distance > APART * max(one.eyes, other.eyes)
+
+
+@torch.inference_mode()
+def guesses(
+    finder: FinderNet, image: np.ndarray, least_eyes: float, least_score: float = FOUND
+) -> list[tuple[np.ndarray, float, float]]:
+    """(centre [2], pixels between the eyes, tilt in radians) of the likeliest faces."""
+    import cv2
+
+    found, scale = [], UNIT / (least_eyes * math.sqrt(2))
+    height, width = image.shape[:2]
+    while min(height, width) * scale > 2 * UNIT:
+        size = max(round(width * scale), 1), max(round(height * scale), 1)
+        level = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        answer = finder(pictures_to_images(level)[None])[0]
+        scores = answer[0].sigmoid()
+        best = functional.max_pool2d(scores[None], 3, 1, 1)[0]
+        for row, column in torch.nonzero((scores == best) & (scores > least_score)).tolist():
+            _, x, y, log_size, cosine, sine = answer[:, row, column].tolist()
+            centre = (np.array([column + 0.5, row + 0.5]) * STRIDE + UNIT * np.array([x, y])) / scale
+            found.append(
+                (float(scores[row, column]), centre, UNIT * math.exp(log_size) / scale, math.atan2(sine, cosine))
+            )
+        scale /= 2
+    found.sort(key=lambda guess: guess[0], reverse=True)
+    kept: list[tuple[np.ndarray, float, float]] = []
+    for _, centre, eyes, tilt in found:
+        if all(np.hypot(*(centre - other)) > 0.6 * max(eyes, size) for other, size, _ in kept):
+            kept.append((centre, eyes, tilt))
+    return kept[:MOST_FACES]
+
+
+@torch.inference_mode()
+def read_points(image: np.ndarray, centre: np.ndarray, eyes: float, tilt: float) -> Face:
+    """The face around a centre (half way from eyes to mouth), `eyes` pixels between its eyes, tilted clockwise."""
+    _, net = networks()
+    matrix = crop_matrix(centre, eyes, tilt)
+    for _ in range(READINGS):
+        crop = cut(image, matrix, CROP)
+        points, logits = net(pictures_to_images(crop)[None])
+        back = np.linalg.inv(matrix[:, :2])
+        face = Face((points[0].numpy() * CROP - matrix[:, 2]) @ back.T, float(logits[0].sigmoid()))
+        matrix = similarity(face.anchors, crop_anchors())
+    return face
+
+
+def crop_matrix(centre: np.ndarray, eyes: float, tilt: float) -> np.ndarray:
+    """The similarity [2,3] that brings a face upright into the middle of a crop."""
+    factor = CROP_EYES / max(eyes, 1e-3)
+    turn = factor * np.array([[math.cos(tilt), math.sin(tilt)], [-math.sin(tilt), math.cos(tilt)]])
+    return np.column_stack([turn, np.full(2, CROP / 2) - turn @ centre])
+
+
+def crop_anchors() -> np.ndarray:
+    """Where a crop has the eyes and the mouth, [3,2]."""
+    factor = CROP_EYES / (ALIGNED[1, 0] - ALIGNED[0, 0])
+    middle = (ALIGNED[:2].mean(0) + ALIGNED[2]) / 2
+    return (ALIGNED - middle) * factor + CROP / 2
