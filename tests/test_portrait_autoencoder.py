@@ -1,6 +1,9 @@
 """The autoencoder that looks at the portrait: what it gives, what it needs, and that it trains, is kept and is used."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +24,8 @@ from letstalk_core.video.clips import SamplingSettings
 from letstalk_core.video.reader import read_video_frames
 
 from .tiny import GUIDED_AUTOENCODER, write_tiny_checkpoint
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -135,6 +140,32 @@ def test_minutes_end_with_a_learning_rate_of_nothing(tmp_path):
     resumed.fit(lambda step: pytest.fail("the time is over"))
     assert resumed.step == steps
     torch.testing.assert_close(resumed.averaged().weight, layer.weight)
+
+
+def test_it_trains_where_little_is_installed():
+    """A lent graphics card's machine has torch and little else; einops and tqdm are small files of Python."""
+    absent = (
+        "av",
+        "diffusers",
+        "torchaudio",
+        "torchvision",
+        "accelerate",
+        "transformers",
+        "PIL",
+        "scipy",
+        "matplotlib",
+    )
+    program = f"""
+import sys
+for name in {absent}:
+    sys.modules[name] = None
+import letstalk_core.training.bundled.train_portrait_autoencoder, letstalk_core.training.bundled.train_faces
+from letstalk_core.data.people.cast import random_puppet
+from letstalk_core.data.people.gestures import random_controls
+puppet, rng = random_puppet(0)
+assert puppet.render(random_controls(rng, 1)).shape == (1, 3, 256, 256)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=REPOSITORY)
 
 
 def test_it_learns_from_puppets_and_drawings(tmp_path, monkeypatch):

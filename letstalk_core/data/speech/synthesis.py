@@ -20,7 +20,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from torchaudio.transforms import Resample
 
 from . import natural
 from .espeak import INSTALL_HINT, EspeakError, EspeakServer, find_library
@@ -288,5 +287,7 @@ def _to_16k(samples: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _resampler(sample_rate: int) -> Resample:
+def _resampler(sample_rate: int) -> torch.nn.Module:
+    from torchaudio.transforms import Resample  # puppets know this file's mouths where torchaudio is not installed
+
     return Resample(sample_rate, SAMPLE_RATE, lowpass_filter_width=12)  # its filter takes longer to make than to use

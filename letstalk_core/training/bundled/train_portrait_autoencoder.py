@@ -2,7 +2,8 @@
 
     python -m letstalk_core.training.bundled.train_portrait_autoencoder WORK --minutes 60 [--start FILE]
 
-Writes WORK/autoencoder.safetensors and prints its quality on people whom it never met. Needs torch, numpy and opencv.
+Writes WORK/autoencoder.safetensors and prints its quality on people whom it never met. Needs torch, numpy, opencv,
+safetensors, einops and tqdm alone.
 """
 
 from __future__ import annotations
