@@ -21,8 +21,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from letstalk_core.picture.face import apply, find_faces
-from letstalk_core.training.bundled.train_faces import Example, quality, whole_pictures
+from letstalk_core.picture.face import apply, find_faces, rotation
+from letstalk_core.training.bundled.face_examples import Example, whole_pictures
+from letstalk_core.training.bundled.train_faces import quality
 
 WIDTH, HEIGHT, PEOPLE = 6000, 4000, 8
 LEAST, MOST = 60, 450  # pixels from ear to ear
@@ -39,10 +40,9 @@ def crowd(examples: list[Example], rng: np.random.Generator) -> tuple[np.ndarray
         example = around_face(examples[int(rng.integers(len(examples)))])
         width = LEAST * (MOST / LEAST) ** rng.random()
         factor, tilt = width / EARS / example.eyes, math.radians(rng.uniform(-45, 45)) - example.tilt
-        rotation = factor * np.array([[math.cos(tilt), -math.sin(tilt)], [math.sin(tilt), math.cos(tilt)]])
         cell = np.array([WIDTH / 4, HEIGHT / 2])
         centre = (np.array([place % 4, place // 4]) + rng.uniform(0.35, 0.65, 2)) * cell
-        matrix = np.column_stack([rotation, centre - rotation @ example.centre])
+        matrix = rotation(factor, tilt, example.centre, centre)
         small = cv2.resize(
             example.picture, None, fx=min(1, 2 * factor), fy=min(1, 2 * factor), interpolation=cv2.INTER_AREA
         )

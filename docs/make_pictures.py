@@ -24,6 +24,7 @@ from letstalk_core.data.people.portraits import load_person  # noqa: E402
 from letstalk_core.data.people.puppet import COLUMN, CONTROLS, Puppet  # noqa: E402
 from letstalk_core.evaluation.report import contact_sheet, generate_frames  # noqa: E402
 from letstalk_core.picture.portrait import read_image  # noqa: E402
+from letstalk_core.pixels import pictures_to_pixels  # noqa: E402
 
 ASSETS = HERE.parent / "assets"
 # Smiling, bearded, with glasses, turned, old, dark, in hats and scarves; those ending in 5 are held out.
@@ -56,7 +57,7 @@ def puppet_sheet() -> Image.Image:
         puppet = Puppet(load_person(number), np.random.default_rng(number))
         frames = torch.cat([puppet.render(controls[:1], natural=True), puppet.render(controls)])
         rows.append(torch.nn.functional.interpolate(frames, (104, 104), mode="area"))
-    sheet = rearrange(torch.stack(rows).mul(255).byte(), "people poses c h w -> (people h) (poses w) c")
+    sheet = rearrange(pictures_to_pixels(torch.stack(rows)), "people poses c h w -> (people h) (poses w) c")
     return Image.fromarray(sheet.numpy())
 
 

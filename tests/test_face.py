@@ -8,19 +8,29 @@ import pytest
 import torch
 
 from letstalk_core.data.drawn.avatars import EYE_ROW, MOUTH_ROW, Avatar
+from letstalk_core.data.drawn.drawn_points import drawn_points
 from letstalk_core.data.drawn.motion import CONTROLS
 from letstalk_core.data.people.geometry import MARGIN
 from letstalk_core.data.people.portraits import load_person, people
 from letstalk_core.picture import face
-from letstalk_core.picture.face import ALIGNED, CROP, CROP_EYES, POINTS, Face, apply, crop_matrix, cut, similarity
-from letstalk_core.training.bundled import train_faces
-from letstalk_core.training.bundled.train_faces import LANDMARKS, MIRRORED, drawn_points
+from letstalk_core.picture.face import (
+    ALIGNED,
+    CROP,
+    CROP_EYES,
+    POINTS,
+    Face,
+    apply,
+    crop_matrix,
+    cut,
+    rotation,
+    similarity,
+)
+from letstalk_core.training.bundled import face_examples, train_faces
+from letstalk_core.training.bundled.face_examples import LANDMARKS, MIRRORED
 
 
 def turned(degrees, factor=1.0, shift=(0.0, 0.0)):
-    angle = math.radians(degrees)
-    rotation = factor * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    return np.column_stack([rotation, shift])
+    return rotation(factor, math.radians(degrees), np.zeros(2), np.array(shift))
 
 
 def true_points(number):
@@ -47,6 +57,14 @@ def test_cutting_takes_the_pixels_that_it_should():
 def test_reduced_pictures_are_averaged():
     checks = np.indices((256, 256)).sum(0)[..., None].repeat(3, 2) % 2
     assert np.abs(cut(checks.astype(np.float32), turned(0, 1 / 16), 12) - 0.5).max() < 0.01
+
+
+@pytest.mark.parametrize("shift", [(-300.0, 40.0), (5.0, -2.0), (90.0, 90.0)])
+def test_a_part_of_a_large_picture_is_cut_like_the_whole(shift):
+    picture = cv2.GaussianBlur(np.random.default_rng(0).random((900, 1200, 3)).astype(np.float32), (0, 0), 6)
+    whole = cv2.resize(picture, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+    expected = cut(whole, turned(30, 1.0, shift), 40)  # also where the square lies outside the picture
+    np.testing.assert_allclose(cut(picture, turned(30, 0.25, shift), 40), expected, atol=0.02)
 
 
 @pytest.mark.parametrize("tilt", [-40, 0, 25])
@@ -80,7 +98,7 @@ def test_a_mirror_trades_left_and_right():
 def test_points_of_drawings_lie_where_drawings_have_them():
     for number in range(5):
         points = drawn_points(Avatar((number, 0), 256), np.zeros(len(CONTROLS)))
-        assert np.isnan(points[17:]).all() and np.isfinite(points[:17]).all()
+        assert points.shape == (17, 2) and np.isfinite(points).all()
         found = Face(points, 1.0)
         left, right, mouth = found.anchors
         assert abs(left[1] / 256 - EYE_ROW) < 0.03 and abs(mouth[1] / 256 - MOUTH_ROW) < 0.03
@@ -114,7 +132,7 @@ def test_two_people_in_a_large_picture_are_found_at_their_sizes():
 
 def test_nobody_is_found_where_nobody_is():
     rng = np.random.default_rng(0)
-    pictures = [train_faces.clutter(256, rng) / np.float32(255) for _ in range(12)]
+    pictures = [face_examples.clutter(256, rng) / np.float32(255) for _ in range(12)]
     pictures += [np.zeros((64, 64, 3), np.float32), np.ones((17, 900, 3), np.float32)]
     assert sum(bool(face.find_faces(picture)) for picture in pictures) <= 1
 
@@ -126,8 +144,8 @@ def test_training_writes_networks_that_learnt_something(tmp_path, monkeypatch):
     train_faces.train(tmp_path, 6 / 60, None, puppets=1, drawn=2)
     finder, points = face.networks()
     face.networks.cache_clear()
-    examples = train_faces.whole_pictures(None, held_out=True)
-    images, targets, there = train_faces.points_batch(examples, np.random.default_rng(0), 32)
+    examples = face_examples.whole_pictures(None, held_out=True)
+    images, targets, there = face_examples.points_batch(examples, np.random.default_rng(0), 32)
     with torch.no_grad():
         trained = train_faces.points_loss(*points(images), targets, there)
         untrained = train_faces.points_loss(*face.PointsNet().eval()(images), targets, there)

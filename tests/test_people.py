@@ -11,7 +11,7 @@ from letstalk_core.data.people import looks
 from letstalk_core.data.people.cast import random_puppet
 from letstalk_core.data.people.fields import Box, ThinPlate, invert
 from letstalk_core.data.people.geometry import IRISES, LOWER_LIP, MARGIN, NOSE, PICTURE, SIZE, UPPER_LIP, lower_partners
-from letstalk_core.data.people.gestures import LIMITS, control_track, in_a_mirror, random_controls, rest_controls
+from letstalk_core.data.people.gestures import LIMITS, control_track, random_controls, rest_controls
 from letstalk_core.data.people.mixing import mixed
 from letstalk_core.data.people.pictures import POSES, PuppetPictures
 from letstalk_core.data.people.portraits import load_person, people
@@ -229,20 +229,12 @@ def test_motion_keeps_within_its_limits_and_speaks():
     assert len(rest_controls(np.random.default_rng(2))) == len(CONTROLS)
 
 
-def test_a_mirror_of_a_mirror_is_what_was():
-    poses = random_controls(np.random.default_rng(0), 4)
-    mirrored = in_a_mirror(poses)
-    assert np.array_equal(in_a_mirror(mirrored), poses)
-    assert np.array_equal(mirrored[:, COLUMN["yaw"]], -poses[:, COLUMN["yaw"]])
-    assert np.array_equal(mirrored[:, COLUMN["open"]], poses[:, COLUMN["open"]])
-
-
 def test_pictures_are_made_once_and_read_with_their_portraits(tmp_path):
-    store = PuppetPictures(tmp_path, 2)
-    store.make_block(0, 1)
+    store = PuppetPictures(tmp_path, 2, block=1)
+    store.make_block(0)
     made = store.pictures[0].copy()
     store.pictures[0] = 0
-    store.make(block=1)  # only the second one is missing
+    store.make()  # only the second one is missing
     assert not store.pictures[0].any() and store.pictures[1].any()
     store.pictures[0] = made
     seen = set()

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from letstalk_core.data import images
+from letstalk_core.data.drawn.stills import DrawnPictures
 from letstalk_core.data.footage.shard_writer import Stretch, write_shard
 from letstalk_core.data.images import (
-    DrawnPictures,
     PictureFiles,
     ShardPictures,
     image_folder,

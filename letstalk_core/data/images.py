@@ -19,7 +19,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -28,7 +27,6 @@ from ..errors import InputError
 from ..files import cannot_write, check_file, find_files
 from ..picture.portrait import MIN_SIDE, read_image
 from ..pixels import pictures_to_pixels, pixels_to_planes
-from .drawn.stills import POSES, render_pictures
 from .footage.frames import crop_stretch, cut_square, resample, timed_frames, to_rgb
 from .footage.prepare import find_videos
 from .footage.shard_index import find_shards, index_shard
@@ -238,7 +236,7 @@ def _stretches(video: Path, size: int) -> Iterator[tuple[np.ndarray, bool]]:
         yield crop_stretch(itertools.chain([picture], itertools.islice(pictures, STRETCH - 1)), size, 0)
 
 
-# Shards and drawings --------------------------------------------------------------------------------------------------
+# Shards --------------------------------------------------------------------------------------------------
 
 
 class ShardPictures:
@@ -281,27 +279,3 @@ class ShardPictures:
         if self.portraits:
             return portrait_pair(frame(), frame(), self.size, rng)
         return {"image": random_square(frame(), self.size, rng)}
-
-
-class DrawnPictures:
-    """Drawn people with regions, each index one person, of whom any pose is read; drawn into `folder` at first."""
-
-    def __init__(self, folder: Path, people: int, size: int, portraits: bool = False):
-        self.pictures, self.regions = render_pictures(folder, people, POSES, size)
-        self.portraits = portraits
-
-    def __len__(self) -> int:
-        return len(self.regions)
-
-    def name(self, index: int) -> str:
-        return f"drawn person {index}"
-
-    def read(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
-        chosen = index * POSES + rng.integers(POSES, size=2 if self.portraits else 1)
-        planes = [pixels_to_planes(np.array(self.pictures[which])) for which in chosen]
-        example = {"image": planes[0], "regions": torch.from_numpy(self.regions[index])}
-        if self.portraits:
-            example["portrait"] = planes[1]
-        if rng.random() < 0.5:
-            example = {name: value.flip(-1) for name, value in example.items()}
-        return {name: value.contiguous() for name, value in example.items()}

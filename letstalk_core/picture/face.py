@@ -29,14 +29,12 @@ POINTS = (
     "lower lip, bottom", "chin", "left brow", "right brow",
 )  # fmt: skip
 LEFT_EYE, RIGHT_EYE, CORNERS = [0, 1, 2, 3], [5, 6, 7, 8], [11, 12]
-# Where aligned squares, 256 pixels wide, have the eyes and the mouth (data/people/geometry.py).
+# Where aligned squares, 256 pixels wide, have the eyes and the mouth.
 ALIGNED = np.array([(96.0, 112.0), (160.0, 112.0), (128.0, 176.0)])
-ALIGNED_SIDE = 256
 
-STRIDE, UNIT = (
-    4,
-    7.0,
-)  # of the finder: pixels of a cell; distance of eyes that it looks for, give or take half an octave
+STRIDE = 4  # pixels of a cell of the finder
+UNIT = 7.0  # pixels between the eyes of the faces that it looks for at a scale, give or take half an octave
+WIDTH = 32  # of its layers
 LEAST_EYES = 20.0  # pixels between the eyes of the smallest faces: some 45 pixels from ear to ear
 FOUND, BELIEVED = 0.3, 0.9  # least scores of the finder and of the points
 APART = 1.2  # distances of eyes that two faces lie apart, at least
@@ -77,6 +75,12 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.column_stack([turn, wanted - turn @ middle])
 
 
+def rotation(factor: float, tilt: float, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The similarity [2,3] that scales, turns clockwise by `tilt` radians, and takes one place [2] to another."""
+    turn = factor * np.array([[math.cos(tilt), -math.sin(tilt)], [math.sin(tilt), math.cos(tilt)]])
+    return np.column_stack([turn, target - turn @ source])
+
+
 def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     """A similarity [2,3] of points [n,2]."""
     return points @ matrix[:, :2].T + matrix[:, 2]
@@ -88,12 +92,27 @@ def cut(image: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
     import cv2
 
     scale = math.hypot(matrix[0, 0], matrix[1, 0])
-    if scale < 0.5:  # reduced by halves first, so that no pixel is left out
+    if scale < 0.5:  # reduced by halves first, so that no pixel is left out; only what is needed of a large picture
+        image, matrix = _part(image, matrix, side)
+    while scale < 0.5:
         image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-        return cut(image, np.column_stack([2 * matrix[:, :2], matrix[:, 2]]), side)
+        matrix, scale = np.column_stack([2 * matrix[:, :2], matrix[:, 2]]), 2 * scale
     centred = matrix.copy()  # of pixels counted from their centres
     centred[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
     return cv2.warpAffine(image, centred, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _part(image: np.ndarray, matrix: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """The part of a picture that a square is cut out of, with some pixels around, and the similarity from it."""
+    square = np.array([(0, 0), (side, 0), (0, side), (side, side)])
+    corners = (square - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+    around = math.ceil(4 / math.hypot(matrix[0, 0], matrix[1, 0]))
+    end = np.array(image.shape[1::-1])
+    low = np.clip((corners.min(0) - around).astype(int), 0, np.maximum(end - around, 0))
+    high = np.clip((corners.max(0) + around).astype(int), np.minimum(low + around, end), end)
+    return image[low[1] : high[1], low[0] : high[0]], np.column_stack(
+        [matrix[:, :2], matrix[:, 2] + matrix[:, :2] @ low]
+    )
 
 
 # Networks -------------------------------------------------------------------------------------------------------------
@@ -109,12 +128,10 @@ class FinderNet(nn.Module):
     """Pictures [n,3,H,W] in -1..1 -> [n,6,H/4,W/4]: the logit of a face here, about UNIT pixels between the eyes; its
     centre's offset x, y in UNITs; logarithm of its size in UNITs; cosine and sine of its tilt."""
 
-    def __init__(self, width: int = 32):
+    def __init__(self):
         super().__init__()
-        self.layers = nn.Sequential(
-            _layer(3, 16, 2), _layer(16, width, 2), _layer(width, width), _layer(width, width, 1, 2),
-            _layer(width, width, 1, 3), _layer(width, width, 1, 2), _layer(width, width), nn.Conv2d(width, 6, 1),
-        )  # fmt: skip
+        dilated = (_layer(WIDTH, WIDTH, dilation=dilation) for dilation in (1, 2, 3, 2, 1))
+        self.layers = nn.Sequential(_layer(3, 16, 2), _layer(16, WIDTH, 2), *dilated, nn.Conv2d(WIDTH, 6, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images)
@@ -214,9 +231,7 @@ def read_points(image: np.ndarray, centre: np.ndarray, eyes: float, tilt: float)
 
 def crop_matrix(centre: np.ndarray, eyes: float, tilt: float) -> np.ndarray:
     """The similarity [2,3] that brings a face upright into the middle of a crop."""
-    factor = CROP_EYES / max(eyes, 1e-3)
-    turn = factor * np.array([[math.cos(tilt), math.sin(tilt)], [-math.sin(tilt), math.cos(tilt)]])
-    return np.column_stack([turn, np.full(2, CROP / 2) - turn @ centre])
+    return rotation(CROP_EYES / max(eyes, 1e-3), -tilt, centre, np.full(2, CROP / 2))
 
 
 def crop_anchors() -> np.ndarray:

@@ -48,6 +48,12 @@ def psnr(output: Tensor, images: Tensor, mask: Tensor | None = None) -> float:
     return float((-10 * error.clamp_min(1e-10).log10()).mean())
 
 
+def with_noise(latents: Tensor, noise: Tensor) -> Tensor:
+    """Latents [B,C,h,w] with noise of deviation 1, times LATENT_NOISE of their deviation."""
+    deviation = latents.detach().float().std((1, 2, 3), keepdim=True)  # each one's own: its batch must not matter
+    return latents + LATENT_NOISE * deviation * noise
+
+
 class Reconstructor(nn.Module):
     """The way to latents and back in one forward pass, as distributed training needs it; unclamped."""
 
@@ -61,9 +67,7 @@ class Reconstructor(nn.Module):
         portraits: [B,3,S,S] in -1..1, where the autoencoder is guided.
         """
         seen = None if portraits is None else self.autoencoder.look_at(portraits)
-        latents = self.autoencoder.encode(images, len(images)).float()
-        deviation = latents.detach().std((1, 2, 3), keepdim=True)  # each one's own: its batch must not matter
-        latents = latents + LATENT_NOISE * deviation * noise
+        latents = with_noise(self.autoencoder.encode(images, len(images)).float(), noise)
         return self.autoencoder.decoded(latents, seen).float()
 
 

@@ -15,7 +15,8 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from ..data.images import DrawnPictures, PictureFiles, ShardPictures, image_folder, video_pictures
+from ..data.drawn.stills import DrawnPictures
+from ..data.images import PictureFiles, ShardPictures, image_folder, video_pictures
 from ..data.people.pictures import PuppetPictures
 from ..errors import InputError
 from ..picture.autoencoder import SMALL_DC_AE, Autoencoder, build_autoencoder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -58,8 +59,21 @@ def draw_brows(a: Avatar, canvas: Canvas, c: dict[str, float]) -> None:
         canvas.polygon(np.concatenate([centre - half, (centre + half)[::-1]]), dark)
 
 
-def draw_mouth(a: Avatar, canvas: Canvas, c: dict[str, float]) -> None:
-    """Lips around an opening whose height and width come from the controls; teeth and tongue show inside."""
+class MouthShape(NamedTuple):
+    """Lengths of a mouth in head units: the opening, half the width of the lips and of the opening, how far the lips
+    are apart above and below the middle, the height of the corners, and how thick the lips are."""
+
+    opening: float
+    half: float
+    inner: float
+    up: float
+    down: float
+    corner: float
+    lip_up: float
+    lip_down: float
+
+
+def mouth_shape(a: Avatar, c: dict[str, float]) -> MouthShape:
     opening = max(0.0, c["open"]) * a.mouth_open
     half = a.mouth_width * (1 + 0.20 * c["width"] - 0.38 * c["round"] + 0.10 * c["smile"])
     up, down = 0.30 * opening, 0.70 * opening
@@ -67,6 +81,12 @@ def draw_mouth(a: Avatar, canvas: Canvas, c: dict[str, float]) -> None:
     lip_up, lip_down = a.lip * (1 + 0.35 * c["round"]), a.lip * (1.25 + 0.35 * c["round"])
     lip_down *= 1 - 0.55 * c["teeth"] * (1 - min(1.0, 3 * c["open"]))  # f and v: the lower lip tucks under the teeth
     inner = half * (0.72 + 0.14 * min(1.0, 2 * c["open"]))
+    return MouthShape(opening, half, inner, up, down, corner, lip_up, lip_down)
+
+
+def draw_mouth(a: Avatar, canvas: Canvas, c: dict[str, float]) -> None:
+    """Lips around an opening whose height and width come from the controls; teeth and tongue show inside."""
+    opening, half, inner, up, down, corner, lip_up, lip_down = mouth_shape(a, c)
     origin = np.array([0, a.mouth_y])
     upper = _arc(inner, corner, -up, 2.4) + origin
     lower = _arc(inner, corner, down, 2.4) + origin

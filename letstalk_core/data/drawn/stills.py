@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ...errors import InputError
+from ...pixels import pixels_to_planes
 from .avatars import Avatar
 from .drawing import draw_frames
 from .motion import COLUMN, control_track
@@ -78,3 +81,28 @@ def held_out_pictures(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, 
     name = "pictures-heldout"
     pictures, regions = render_pictures(folder, HELD_OUT_PEOPLE, HELD_OUT_POSES, size, HELD_OUT, name)
     return pictures, regions.repeat(HELD_OUT_POSES, 0), np.concatenate(controls)
+
+
+class DrawnPictures:
+    """Drawn people as a source of pictures (data/images.py): each index one person, of whom any pose is read, with
+    regions; drawn into `folder` at first."""
+
+    def __init__(self, folder: Path, people: int, size: int, portraits: bool = False):
+        self.pictures, self.regions = render_pictures(folder, people, POSES, size)
+        self.portraits = portraits
+
+    def __len__(self) -> int:
+        return len(self.regions)
+
+    def name(self, index: int) -> str:
+        return f"drawn person {index}"
+
+    def read(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        chosen = index * POSES + rng.integers(POSES, size=2 if self.portraits else 1)
+        planes = [pixels_to_planes(np.array(self.pictures[which])) for which in chosen]
+        example = {"image": planes[0], "regions": torch.from_numpy(self.regions[index])}
+        if self.portraits:
+            example["portrait"] = planes[1]
+        if rng.random() < 0.5:
+            example = {name: value.flip(-1) for name, value in example.items()}
+        return {name: value.contiguous() for name, value in example.items()}

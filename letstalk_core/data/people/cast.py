@@ -7,6 +7,8 @@ import dataclasses
 import numpy as np
 import torch
 
+from ...picture.face import ALIGNED
+from .geometry import NOSE
 from .looks import random_look
 from .mixing import mixed
 from .portraits import Person, load_person, people
@@ -37,5 +39,5 @@ def random_puppet(
 
 
 def _turned(person: Person) -> bool:
-    nose = person.landmarks[4, 0]
-    return abs(float(nose) - 128.0) / 64.0 > TURNED
+    left, right, mouth = ALIGNED
+    return abs(float(person.landmarks[NOSE, 0] - mouth[0])) > TURNED * (right - left)[0]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .fields import Box, ThinPlate, invert, smoothstep
+from .fields import Box, Curves, ThinPlate, invert, smoothstep
 from .geometry import EYE_ROWS, IRISES, PICTURE, POINTS
-from .mouth import heights
 
 HALF_WIDTH, HALF_HEIGHT, STEP = 32.0, 26.0, 2.0  # of the part of the face that an eye's layers fill
 GAZE = (0.19, 0.09)  # of the eye's width, at gaze 1
 LID_HEIGHT = 18.0  # pixels of skin above an eye that its lid may cover
-CURVE_POINTS = 64
+SAMPLES = 64  # of a lid's margin
 
 
 def lid_displacements(points: Tensor) -> Tensor:
@@ -31,14 +30,13 @@ class Eye:
     def __init__(self, side: int, landmarks: Tensor, plate: ThinPlate, lids: int):
         """plate: of the face's expressions; its fields from number `lids` on are the lids' x and y."""
         self.upper, self.lower, _ = EYE_ROWS[side]
-        self.left, self.right = landmarks[self.upper[0]], landmarks[self.upper[-1]]
-        centre = (self.left + self.right) / 2
-        self.box = Box.around(centre, HALF_WIDTH, HALF_HEIGHT, STEP)
+        left, right = landmarks[self.upper[0]], landmarks[self.upper[-1]]
+        self.box = Box.around((left + right) / 2, HALF_WIDTH, HALF_HEIGHT, STEP)
         fields = plate.on(self.box).unflatten(0, (-1, 2))
         self.base, self.lid = fields[: lids // 2], fields[lids // 2]
         iris = landmarks[list(IRISES[side])]
         self.iris, self.radius = iris[0], float((iris[1:] - iris[0]).norm(dim=-1).mean())
-        self.width = float((self.right - self.left).norm())
+        self.width = float((right - left).norm())
 
     def to(self, device: torch.device | str) -> Eye:
         self.base, self.lid, self.iris = self.base.to(device), self.lid.to(device), self.iris.to(device)
@@ -64,8 +62,8 @@ class Eye:
         open_at = self._read_map(invert(base, self.box, grid), places)
         covered = base + blink[:, None, None, None] * self.lid
         lid_at = self._read_map(invert(covered, self.box, grid), places)
-        edges = self._edges(points, points + blink[:, None, None] * lids, places[..., 0])
-        opened, closing, lower, inward = edges
+        closed = points + blink[:, None, None] * lids
+        opened, closing, lower, inward = self._edges(points, closed, places[..., 0])
         y = places[..., 1]
         within = smoothstep((y - opened) / 1.5 + 0.5) * smoothstep((lower - y) / 1.5 + 0.5) * smoothstep(inward / 2)
         eye = PICTURE.read(
@@ -97,15 +95,7 @@ class Eye:
         """At x [n,h,w]: heights of the upper lid's margin, of the same as the lid comes down, of the lower lid's, and
         pixels to the nearer corner (below 0 outside)."""
         left, right = opened[:, self.upper[0], 0, None, None], opened[:, self.upper[-1], 0, None, None]
-        first, last = left - 6, right + 6
-        at = torch.lerp(first[:, 0], last[:, 0], torch.linspace(0, 1, CURVE_POINTS, device=x.device))
-        place = ((x - first) / (last - first)).clamp(0, 1) * (CURVE_POINTS - 1)
-        index = place.long().clamp(max=CURVE_POINTS - 2)
-        share, flat = place - index, index.flatten(1)
-        curves = (opened[:, list(self.upper)], closing[:, list(self.upper)], opened[:, list(self.lower)])
-        read = []
-        for curve in curves:
-            values = heights(curve, at)
-            low, high = values.gather(1, flat).reshape(x.shape), values.gather(1, flat + 1).reshape(x.shape)
-            read.append(torch.lerp(low, high, share))
+        ends = left[:, 0, 0] - 6, right[:, 0, 0] + 6
+        edges = (opened[:, list(self.upper)], closing[:, list(self.upper)], opened[:, list(self.lower)])
+        read = [Curves(edge, *ends, SAMPLES)(x) for edge in edges]
         return *read, torch.minimum(x - left, right - x)

@@ -55,6 +55,30 @@ def smoothstep(x: Tensor) -> Tensor:
     return x * x * (3 - 2 * x)
 
 
+class Curves:
+    """Edges [n,P,2] with x that grows, as heights over x: straight between their points, level beyond their ends.
+
+    first, last: [n], between which heights are kept; `samples` of them.
+    """
+
+    def __init__(self, edges: Tensor, first: Tensor, last: Tensor, samples: int):
+        self.first, self.length = first[:, None, None], (last - first)[:, None, None]
+        share = torch.linspace(0, 1, samples, device=edges.device)
+        at = torch.lerp(first[:, None], last[:, None], share)
+        x, y = edges[..., 0].contiguous(), edges[..., 1].contiguous()
+        after = torch.searchsorted(x, at).clamp(1, x.shape[1] - 1)
+        x0, x1, y0, y1 = x.gather(1, after - 1), x.gather(1, after), y.gather(1, after - 1), y.gather(1, after)
+        self.heights = torch.lerp(y0, y1, ((at - x0) / (x1 - x0).clamp(min=0.3)).clamp(0, 1))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Heights at x [n,h,w]."""
+        last = self.heights.shape[1] - 1
+        place = ((x - self.first) / self.length).clamp(0, 1) * last
+        index = place.long().clamp(max=last - 1).flatten(1)
+        low, high = self.heights.gather(1, index), self.heights.gather(1, index + 1)
+        return torch.lerp(low, high, place.flatten(1) - index).reshape(x.shape)
+
+
 class ThinPlate:
     """The smoothest fields that take given values at given points [K,2], up to a little slack where points coincide."""
 

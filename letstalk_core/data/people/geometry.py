@@ -1,6 +1,6 @@
 """Where things are in the pictures of people: the aligned square, and points of the MediaPipe Face Mesh by their use.
 
-All lengths are pixels of the aligned square, 256 wide: the eyes at (96,112) and (160,112), the mouth at (128,176).
+All lengths are pixels of the aligned square, 256 wide (picture/face.py says where eyes and mouth lie in it).
 Pictures cover more: MARGIN pixels on every side.
 """
 
@@ -16,7 +16,6 @@ SIZE, MARGIN = 256, 32
 EXTENT = SIZE + 2 * MARGIN  # of a picture
 PICTURE = Box(-MARGIN + 0.5, -MARGIN + 0.5, EXTENT, EXTENT, 1.0)  # its pixels' centres
 POINTS = 468  # of the face; ten more are the irises'
-EYES, MOUTH = ((96.0, 112.0), (160.0, 112.0)), (128.0, 176.0)
 
 # Rows of points along the lips from the picture's left corner to its right one, from the line between them outwards:
 # point i of a lower row lies below point i of its upper row.

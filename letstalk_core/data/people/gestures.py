@@ -12,7 +12,6 @@ from .puppet import COLUMN, CONTROLS
 # How far heads move, as a factor on the drawings' small motion, and how many do so. Real footage has them all.
 HEADS = ((0.6, 2.0, 0.65), (2.0, 5.0, 0.25), (5.0, 9.0, 0.10))  # from, to, share
 LIMITS = {"yaw": 0.44, "pitch": 0.28, "roll": 0.3, "shift_x": 1.0, "shift_y": 0.7, "size": 0.2}
-MIRRORED = ("gaze_x", "yaw", "roll", "shift_x", "jaw")  # what changes its sign in a mirror
 TUCK = MOUTH.index("tuck")
 
 
@@ -73,10 +72,3 @@ def random_controls(rng: np.random.Generator, count: int) -> np.ndarray:
             poses[:, COLUMN[name]] + rng.normal(0, 0.35, count) * (rng.random(count) < 0.4), -0.6, 1
         )
     return poses.astype(np.float32)
-
-
-def in_a_mirror(controls: np.ndarray) -> np.ndarray:
-    """The controls [n, 21] of the same frames, mirrored."""
-    mirrored = controls.copy()
-    mirrored[:, [COLUMN[name] for name in MIRRORED]] *= -1
-    return mirrored

@@ -34,22 +34,19 @@ class Head:
         places = torch.cat([points[:, :2], ring])
         plate = ThinPlate(places, torch.cat([near, torch.zeros(len(ring))])[:, None])
         nearness = RELIEF * _blurred(plate.on(AROUND)[0].clamp(min=0), RELIEF_BLUR / AROUND.step)
-        chin = points[CHIN]
+        chin, outline = points[CHIN], points[list(OVAL)]
         grid = AROUND.points()
         head = 1 - smoothstep((grid[..., 1] - chin[1] - 4) / NECK)
         beside = torch.ones_like(head)
         if not cut_out:
-            centre, width = (
-                points[list(OVAL), 0].mean(),
-                float(points[list(OVAL), 0].max() - points[list(OVAL), 0].min()),
-            )
-            beyond = ((grid[..., 0] - centre).abs() - 0.65 * width) / (SIZE / 2 + MARGIN - 0.65 * width)
-            above = (points[list(OVAL), 1].min() - 0.25 * width - grid[..., 1]) / 60
+            width = outline[:, 0].max() - outline[:, 0].min()
+            beyond = ((grid[..., 0] - outline[:, 0].mean()).abs() - 0.65 * width) / (SIZE / 2 + MARGIN - 0.65 * width)
+            above = (outline[:, 1].min() - 0.25 * width - grid[..., 1]) / 60
             beside = (1 - smoothstep(beyond)) * (1 - smoothstep(above))
         turns = (SHOULDERS_TURN + (1 - SHOULDERS_TURN) * head) * beside
         moves = (SHOULDERS_MOVE + (1 - SHOULDERS_MOVE) * head) * beside
         self.maps = torch.stack([nearness, turns, moves])[None]  # [1,3,h,w]
-        self.pivot = torch.tensor([float(points[list(OVAL), 0].mean()), float(chin[1]) + 28])
+        self.pivot = torch.tensor([float(outline[:, 0].mean()), float(chin[1]) + 28])
         self.base = torch.tensor([SIZE / 2, float(SIZE + MARGIN)])  # of shifts and sizes
 
     def to(self, device: torch.device | str) -> Head:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from .fields import smoothstep
+from .fields import Curves, smoothstep
 from .geometry import LOWER_LIP, LOWER_ROWS, UPPER_LIP, UPPER_ROWS
 
 # Widths of upper and lower teeth from the middle to one side, of the mouth's half width.
@@ -16,7 +16,7 @@ LOWER_WIDTHS = (0.13, 0.14, 0.16, 0.165, 0.17, 0.19)
 ROW_WIDTH, ROW_HEIGHT = 192, 64  # pixels of a drawn row of teeth
 ROW_REACH, ROW_DEPTH = 1.2, 16.0  # its half width in half mouths; its height in aligned pixels
 LOWER_HEIGHT = 5.5  # of lower teeth, in aligned pixels
-CURVE_POINTS = 160  # of a lip's edge
+SAMPLES = 160  # of a lip's edge
 
 
 class Teeth:
@@ -122,26 +122,11 @@ class Lips:
         for end in (0, -1):  # an opening reaches into the corners, half way to where the lips' outer edges meet
             upper[:, end] = lower[:, end] = (upper[:, end] + points[:, UPPER_ROWS[-1][end]]) / 2
         self.left, self.right = upper[:, 0, 0], upper[:, -1, 0]
-        self.first, self.length = self.left - 8, self.right - self.left + 16
-        at = self.first[:, None] + self.length[:, None] * torch.linspace(0, 1, CURVE_POINTS, device=points.device)
-        self._upper = heights(upper, at)
-        self._lower = heights(lower, at)
+        # Heights of the upper and the lower lip's edge at x [n,h,w].
+        self.upper, self.lower = (Curves(edge, self.left - 8, self.right + 8, SAMPLES) for edge in (upper, lower))
         self.middle = points[:, UPPER_LIP, 0]
         self.middle_upper = points[:, UPPER_LIP, 1]
         self.jaw = points[:, LOWER_LIP, 1]
-
-    def _read(self, heights: Tensor, x: Tensor) -> Tensor:
-        place = ((x - self.first[:, None, None]) / self.length[:, None, None]).clamp(0, 1) * (CURVE_POINTS - 1)
-        index = place.long().clamp(max=CURVE_POINTS - 2).flatten(1)
-        low, high = heights.gather(1, index), heights.gather(1, index + 1)
-        return torch.lerp(low, high, place.flatten(1) - index).reshape(x.shape)
-
-    def upper(self, x: Tensor) -> Tensor:
-        """Height of the upper lip's edge at x [n,h,w]."""
-        return self._read(self._upper, x)
-
-    def lower(self, x: Tensor) -> Tensor:
-        return self._read(self._lower, x)
 
     def beyond(self, x: Tensor) -> Tensor:
         """Pixels that x lies outside the corners, 0 between them."""
@@ -152,11 +137,3 @@ class Lips:
         from_middle = x - self.middle[:, None, None]
         to_left, to_right = (self.middle - self.left)[:, None, None], (self.right - self.middle)[:, None, None]
         return from_middle / torch.where(from_middle < 0, to_left, to_right).clamp(min=6)
-
-
-def heights(edge: Tensor, at: Tensor) -> Tensor:
-    """Height of the edge [n,P,2] at each of `at` [n,m], straight between its points -> [n,m]."""
-    x, y = edge[..., 0].contiguous(), edge[..., 1].contiguous()
-    after = torch.searchsorted(x, at.contiguous()).clamp(1, x.shape[1] - 1)
-    x0, x1, y0, y1 = x.gather(1, after - 1), x.gather(1, after), y.gather(1, after - 1), y.gather(1, after)
-    return torch.lerp(y0, y1, ((at - x0) / (x1 - x0).clamp(min=0.3)).clamp(0, 1))

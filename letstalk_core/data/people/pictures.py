@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import functools
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from ..arrays import open_array
+from ...pixels import pictures_to_pixels
+from ..arrays import make_blocks, open_array
 from ..drawn.motion import MOUTH_COLUMNS
 from .cast import random_puppet
 from .geometry import SIZE
 from .gestures import random_controls, rest_controls
 
+BLOCK = 25
 POSES = 8  # pictures of a puppet beside its portrait
 NATURAL_SHARE = 0.6  # of portraits whose mouth is the photograph's own
 OTHER_PORTRAIT = 0.2  # share of examples whose portrait is another of the puppet's poses
@@ -27,11 +27,11 @@ class PuppetPictures:
     """`count` puppets in a folder: pictures uint8 [count,POSES + 1,3,256,256], the portrait first, and where their
     mouths and eyes are, float32 [count,POSES + 1,3,2].
 
-    held_out: people that no training may see.
+    held_out: people that no training may see. block: how many are made at a time.
     """
 
-    def __init__(self, folder: Path, count: int, held_out: bool = False):
-        self.folder, self.count, self.held_out = folder, count, held_out
+    def __init__(self, folder: Path, count: int, held_out: bool = False, block: int = BLOCK):
+        self.folder, self.count, self.held_out, self.block = folder, count, held_out, block
         folder.mkdir(parents=True, exist_ok=True)
         self.pictures = open_array(folder / "pictures.npy", (count, POSES + 1, 3, SIZE, SIZE), np.uint8)
         self.places = open_array(folder / "places.npy", (count, POSES + 1, 3, 2), np.float32)
@@ -42,30 +42,24 @@ class PuppetPictures:
     def name(self, index: int) -> str:
         return f"puppet {index}"
 
-    def make(self, workers: int = 1, device: str = "cpu", block: int = 25) -> PuppetPictures:
-        """Render the puppets that are missing, in `workers` processes; safe to stop and call again. Returns itself."""
-        missing = [i for i in range(0, self.count, block) if not self._mark(i).exists()]
-        if workers == 1 or len(missing) <= 1 or device != "cpu":
-            for start in tqdm(missing, desc="puppets", mininterval=10, disable=not missing):
-                self.make_block(start, block, device)
-            return self
-        spawned = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, spawned, torch.set_num_threads, (1,)) as pool:
-            blocks = [pool.submit(self.make_block, start, block) for start in missing]
-            for done in tqdm(as_completed(blocks), total=len(blocks), desc="puppets", mininterval=10):
-                done.result()
+    def make(self, workers: int = 1, device: str = "cpu") -> PuppetPictures:
+        """Render the puppets that are missing, in `workers` processes on a CPU; safe to stop and call again. Returns
+        itself."""
+        missing = [i for i in range(0, self.count, self.block) if not self._mark(i).exists()]
+        make = functools.partial(self.make_block, device=device)
+        make_blocks(make, missing, workers if device == "cpu" else 1, "puppets")
         return self
 
-    def make_block(self, start: int, block: int, device: str = "cpu") -> None:
+    def make_block(self, start: int, device: str = "cpu") -> None:
         """Render puppets start .. start + block - 1 and mark them as made."""
-        for i in range(start, min(start + block, self.count)):
+        for i in range(start, min(start + self.block, self.count)):
             puppet, rng = random_puppet(i, self.held_out, device)
             rest, poses = rest_controls(rng)[None], random_controls(rng, POSES)
             natural = rng.random() < NATURAL_SHARE
             if natural:
                 rest[:, :MOUTH_COLUMNS] = 0
             frames = torch.cat([puppet.render(rest, natural), puppet.render(poses)])
-            self.pictures[i] = (frames * 255 + 0.5).to(torch.uint8).cpu().numpy()
+            self.pictures[i] = pictures_to_pixels(frames).cpu().numpy()
             self.places[i] = puppet.places(np.concatenate([rest, poses])).cpu().numpy()
         self.pictures.flush()
         self.places.flush()
@@ -87,7 +81,7 @@ class PuppetPictures:
 
     def __getstate__(self) -> dict:
         """For a worker process, which opens the arrays itself."""
-        return {name: getattr(self, name) for name in ("folder", "count", "held_out")}
+        return {name: getattr(self, name) for name in ("folder", "count", "held_out", "block")}
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(**state)

@@ -44,7 +44,7 @@ ROOM = 1.3  # the window of a frame in which a part is painted, over that part's
 
 
 class Puppet:
-    """One person [n frames at a time].
+    """One person, whose frames are rendered several at a time.
 
     Args:
         person: photograph, landmarks, mask.
@@ -60,7 +60,7 @@ class Puppet:
         mask = torch.from_numpy(person.mask) if cut_out else torch.ones(picture.shape[1:])
         self.device, self.points = torch.device(device), face.to(device)
         self.picture = torch.cat([picture, mask[None]])[None].to(device)
-        self.background = _frame(_filled(picture, mask)[None] if cut_out else picture[None])[0].to(device)
+        self.background = _frame(_filled(picture, mask) if cut_out else picture).to(device)
         ring = ring_around(face)
         self.head = Head(points, torch.cat([ring, border()]), cut_out).to(device)
         self._expressions(landmarks[:, :2], torch.cat([face, ring, border()]), person.glasses)
@@ -96,6 +96,7 @@ class Puppet:
         blended = torch.lerp(whole[count + 2 :], whole[:count], above)
         self.whole = blended.unflatten(0, (-1, 2)).to(self.device)
         self.eyes = [Eye(side, landmarks, plate, count).to(self.device) for side in (0, 1)]
+        self.rest = float(face[UPPER_LIP, 1] + moves[UPPER_LIP, 0, 1])  # height of the line between closed lips
         self.moves, self.lids = moves.to(self.device), lids.to(self.device)
 
     @torch.no_grad()
@@ -104,9 +105,8 @@ class Puppet:
 
         natural: with the lips as photographed, instead of closed, where the mouth's controls are 0.
         """
-        controls = torch.as_tensor(controls, dtype=torch.float32, device=self.device)
-        of = dict(zip(CONTROLS, controls.unbind(1), strict=True))
-        weights, count = self._weights(of, natural), len(controls)
+        of = self._named(controls)
+        weights, count = _weights(of, natural), len(controls)
         frame = GRID.points(self.device)[None].expand(count, -1, -1, -1)
         unposed = self.head.unpose(frame, of)
         origin = invert(torch.einsum("ne,edhw->ndhw", weights, self.whole), AROUND, unposed)
@@ -115,7 +115,7 @@ class Puppet:
         )
         unposed, origin = both[:, :2].movedim(1, -1), both[:, 2:].movedim(1, -1)
         layer = PICTURE.read(self.picture.expand(count, -1, -1, -1), origin)
-        points = self.points + torch.einsum("ne,ked->nkd", weights, self.moves)
+        points = self._moved(weights)
         self._overlay(layer, unposed, of, self.mouth, lambda at: self._paint_mouth(at, weights, points, of))
         for eye in self.eyes:
             self._overlay(
@@ -124,25 +124,25 @@ class Puppet:
         return torch.lerp(self.background.expand(count, -1, -1, -1), layer[:, :3], layer[:, 3:])
 
     @torch.no_grad()
-    def landmarks(self, controls: Tensor | np.ndarray, natural: bool = False) -> Tensor:
+    def landmarks(self, controls: Tensor | np.ndarray) -> Tensor:
         """The points of the face and the middles of both irises in the frames of controls: [n,470,2] pixels."""
-        controls = torch.as_tensor(controls, dtype=torch.float32, device=self.device)
-        of = dict(zip(CONTROLS, controls.unbind(1), strict=True))
-        weights = self._weights(of, natural)
-        points = self.points + torch.einsum("ne,ked->nkd", weights, self.moves)
-        points = points + of["blink"][:, None, None] * self.lids
+        of = self._named(controls)
+        points = self._moved(_weights(of)) + of["blink"][:, None, None] * self.lids
         irises = torch.stack([eye.iris + eye.gaze(of) for eye in self.eyes], 1)
         return self.head.pose(torch.cat([points, irises], 1)[:, None], of)[:, 0]
 
-    def _weights(self, of: dict[str, Tensor], natural: bool) -> Tensor:
-        """Of the expressions, [n,E]."""
-        close = torch.full_like(of["open"], 0.0 if natural else 1.0)
-        return torch.stack([close, *(of[name] for name in EXPRESSIONS[1:])], 1)
+    def _named(self, controls: Tensor | np.ndarray) -> dict[str, Tensor]:
+        """Controls [n,21] by their names, [n] each, on the device."""
+        controls = torch.as_tensor(controls, dtype=torch.float32, device=self.device)
+        return dict(zip(CONTROLS, controls.unbind(1), strict=True))
+
+    def _moved(self, weights: Tensor) -> Tensor:
+        """The points of the face [n,468,2], moved by expressions [n,E]."""
+        return self.points + torch.einsum("ne,ked->nkd", weights, self.moves)
 
     def places(self, controls: Tensor | np.ndarray) -> Tensor:
         """Where the middles of the mouth, the left and the right eye are in the frames of controls: [n,3,2] pixels."""
-        controls = torch.as_tensor(controls, dtype=torch.float32, device=self.device)
-        of = dict(zip(CONTROLS, controls.unbind(1), strict=True))
+        of = self._named(controls)
         middles = torch.tensor([part.middle for part in (self.mouth, *(eye.box for eye in self.eyes))])
         return self.head.pose(middles.to(self.device).expand(len(controls), 1, -1, -1), of)[:, 0]
 
@@ -179,14 +179,19 @@ class Puppet:
         depth = torch.where(beyond > 0, -1.0, torch.minimum(y - high, low - y))
         # Lips as photographed have the photograph's own teeth between them.
         opened = (depth + 0.2).clamp(0, 1)[:, None] * weights[:, 0, None, None, None]
-        rest = float(self.points[UPPER_LIP, 1] + self.moves[UPPER_LIP, 0, 1])
-        inside = self.inside.paint(places, lips, of["tongue"], rest)
+        inside = self.inside.paint(places, lips, of["tongue"], self.rest)
         return torch.cat([torch.lerp(painted[:, :3], inside, opened), painted[:, 3:]], 1)
 
 
-def _frame(pictures: Tensor) -> Tensor:
-    """[n,C,320,320] -> the frame in their middle, [n,C,256,256]."""
-    return pictures[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
+def _weights(of: dict[str, Tensor], natural: bool = False) -> Tensor:
+    """Of EXPRESSIONS, [n,E]."""
+    close = torch.full_like(of["open"], 0.0 if natural else 1.0)
+    return torch.stack([close, *(of[name] for name in EXPRESSIONS[1:])], 1)
+
+
+def _frame(picture: Tensor) -> Tensor:
+    """[C,320,320] -> the frame in its middle, [C,256,256]."""
+    return picture[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
 
 
 def _own_teeth(picture: Tensor, face: Tensor) -> Tensor | None:

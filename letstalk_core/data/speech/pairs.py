@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ...audio.load_encoder import load_audio_encoder
 from ...audio.recording import SAMPLE_RATE
-from ..arrays import open_array
+from ..arrays import make_blocks, open_array
 from .spoken_clips import FPS, MOUTH, speech_clip
 from .utterances import KeptUtterances
 
@@ -22,7 +19,7 @@ BLOCK = 50
 
 
 class SpokenPairs:
-    """`count` clips: features float16 [count,F,L,E] and mouths float16 [count,F,6], memory-mapped.
+    """`count` clips: features float16 [count,F,L,E] and mouths float16 [count,F,7], memory-mapped.
 
     Args:
         folder: of the arrays, and of a mark for each finished block.
@@ -51,15 +48,7 @@ class SpokenPairs:
     def make(self, workers: int = 1) -> SpokenPairs:
         """Make the clips that are missing, in `workers` processes; safe to stop and call again. Returns itself."""
         missing = [i for i in range(0, self.count, self.block) if not self._mark(i).exists()]
-        if workers == 1 or len(missing) <= 1:
-            for start in tqdm(missing, desc="speech", disable=not missing):
-                self.make_block(start)
-            return self
-        spawned = multiprocessing.get_context("spawn")  # a forked process would share the threads of torch
-        with ProcessPoolExecutor(min(workers, len(missing)), spawned, torch.set_num_threads, (1,)) as pool:
-            blocks = [pool.submit(self.make_block, start) for start in missing]
-            for done in tqdm(as_completed(blocks), total=len(blocks), desc="speech", mininterval=10):
-                done.result()
+        make_blocks(self.make_block, missing, workers, "speech")
         return self
 
     def make_block(self, start: int) -> None:

@@ -110,7 +110,7 @@ def speech_clip(
     augmented: bool = True,
     utterances: KeptUtterances | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A spoken clip: (waveform float32 [S] at 16 kHz, mouth float32 [F, 6]), F = ceil(S / 16000 * 25).
+    """A spoken clip: (waveform float32 [S] at 16 kHz, mouth float32 [F, 7]), F = ceil(S / 16000 * 25).
 
     The columns of the mouth are `visemes.MOUTH`.
 

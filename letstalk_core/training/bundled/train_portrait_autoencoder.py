@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...data.drawn.stills import HELD_OUT_POSES, POSES, held_out_pictures, render_pictures
+from ...data.drawn.stills import HELD_OUT_POSES, DrawnPictures, held_out_pictures
 from ...data.people.geometry import SIZE
 from ...data.people.pictures import PuppetPictures, face_regions
 from ...picture.autoencoder import Autoencoder, build_autoencoder, load_autoencoder
@@ -25,7 +25,7 @@ from ...picture.portrait_autoencoder import SMALL_PORTRAIT_AE
 from ...pixels import normalise, pixels_to_images
 from ...weights import write_weights
 from ..loop import native_precision
-from ..reconstruction import LATENT_NOISE, psnr, reconstruction_loss
+from ..reconstruction import psnr, reconstruction_loss, with_noise
 from .timed import TimedRun
 
 PUPPETS, DRAWN_PEOPLE, HELD_OUT_PUPPETS = 2600, 600, 100
@@ -40,24 +40,15 @@ class PortraitPictures:
 
     def __init__(self, work: Path, puppets: int, drawn: int, device: torch.device):
         self.puppets = PuppetPictures(work / "puppets", puppets).make(os.cpu_count() or 1, device.type)
-        self.drawn, self.regions = render_pictures(work / "drawn", drawn, POSES, SIZE)
+        self.drawn = DrawnPictures(work / "drawn", drawn, SIZE, portraits=True)
         self.device = device
 
     def batch(self, step: int, size: int) -> dict[str, Tensor]:
         """uint8 "image" and "portrait" [size,3,256,256], "regions" [size,256,256]; they follow from the step."""
         rng = np.random.default_rng((7, step))
-        examples = [
-            self._drawing(rng) if number < DRAWN_SHARE * size else
-            self.puppets.read(int(rng.integers(len(self.puppets))), rng)
-            for number in range(size)
-        ]  # fmt: skip
+        sources = [self.drawn if number < DRAWN_SHARE * size else self.puppets for number in range(size)]
+        examples = [source.read(int(rng.integers(len(source))), rng) for source in sources]
         return {name: torch.stack([example[name] for example in examples]).to(self.device) for name in examples[0]}
-
-    def _drawing(self, rng: np.random.Generator) -> dict[str, Tensor]:
-        person = int(rng.integers(len(self.regions)))
-        chosen = person * POSES + rng.integers(POSES, size=2)
-        image, portrait = (torch.from_numpy(np.array(self.drawn[which])).permute(2, 0, 1) for which in chosen)
-        return {"image": image, "portrait": portrait, "regions": torch.from_numpy(self.regions[person])}
 
 
 def train(
@@ -82,10 +73,7 @@ def train(
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             latents = autoencoder.model.encode(images)
             noise = torch.randn(latents.shape, generator=generator, device=device)
-            spread = latents.detach().float().std((1, 2, 3), keepdim=True)
-            output = autoencoder.model.decode(
-                latents + LATENT_NOISE * spread * noise, autoencoder.model.look_at(portraits)
-            )
+            output = autoencoder.model.decode(with_noise(latents, noise), autoencoder.model.look_at(portraits))
         loss = reconstruction_loss(output.float(), images, examples["regions"]).mean()
         loss = loss + SMALL_LATENTS * latents.float().square().mean()
         return loss, {"psnr": psnr(output.detach().float(), images)}

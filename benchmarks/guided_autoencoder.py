@@ -1,6 +1,6 @@
 """The portrait-guided autoencoder on people whom it never met, on real footage, and against the clock.
 
-    python benchmarks/portrait_autoencoder.py AUTOENCODER --work FOLDER [--clips FOLDER] [--sheet FILE.png]
+    python benchmarks/guided_autoencoder.py AUTOENCODER --work FOLDER [--clips FOLDER] [--sheet FILE.png]
 
 --work: of its training, where held-out puppets and drawings are kept. --clips: videos of real people; the first frame,
 aligned by the face in it, is the portrait of the next ten seconds, and the mouth is looked for where portraits have it.
@@ -28,11 +28,11 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from letstalk_core.data.people.cast import random_puppet
-from letstalk_core.data.people.geometry import MOUTH, SIZE
+from letstalk_core.data.people.geometry import SIZE
 from letstalk_core.data.people.gestures import random_controls
 from letstalk_core.data.people.pictures import MOUTH_HALF, PuppetPictures
 from letstalk_core.picture.autoencoder import Autoencoder, load_autoencoder
-from letstalk_core.picture.face import cut, find_faces
+from letstalk_core.picture.face import ALIGNED, cut, find_faces
 from letstalk_core.pixels import images_to_pixels, normalise, pixels_to_images, pixels_to_pictures
 from letstalk_core.training.bundled.train_portrait_autoencoder import HELD_OUT_PUPPETS, quality
 from letstalk_core.training.reconstruction import psnr
@@ -52,7 +52,7 @@ def reconstructed(autoencoder: Autoencoder, frames: torch.Tensor, portrait: torc
 def real(autoencoder: Autoencoder, folder: Path, rows: Rows) -> dict:
     """Gains over the still first frame, clip by clip; None where no face is found in it."""
     mouth = torch.zeros(SIZE, SIZE)
-    (x, y), (width, height) = MOUTH, MOUTH_HALF
+    (x, y), (width, height) = ALIGNED[2], MOUTH_HALF
     mouth[int(y - height) : int(y + height), int(x - width) : int(x + width)] = 1
     found = {}
     for video in sorted(folder.glob("*.mp4")):
