@@ -21,7 +21,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from letstalk_core.picture.face import apply, find_faces, rotation
+from letstalk_core.picture.face import find_faces
+from letstalk_core.picture.similarity import apply, rotation
 from letstalk_core.training.bundled.face_examples import Example, whole_pictures
 from letstalk_core.training.bundled.train_faces import quality
 

@@ -32,7 +32,8 @@ from letstalk_core.data.people.geometry import SIZE
 from letstalk_core.data.people.gestures import random_controls
 from letstalk_core.data.people.pictures import MOUTH_HALF, PuppetPictures
 from letstalk_core.picture.autoencoder import Autoencoder, load_autoencoder
-from letstalk_core.picture.face import ALIGNED, cut, find_faces
+from letstalk_core.picture.face import ALIGNED, find_faces
+from letstalk_core.picture.similarity import cut
 from letstalk_core.pixels import images_to_pixels, normalise, pixels_to_images, pixels_to_pictures
 from letstalk_core.training.bundled.train_portrait_autoencoder import HELD_OUT_PUPPETS, quality
 from letstalk_core.training.reconstruction import psnr

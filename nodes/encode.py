@@ -186,7 +186,6 @@ class EncodePortrait(io.ComfyNode):
                 face_index if face == "by index" else face,
                 margin,
                 MISSING[no_face],
-                yunet=_model_folders(),
             )
         with on_device(letstalk_model) as pipeline:
             latents = pipeline.encode_portrait(portrait)
@@ -203,15 +202,6 @@ def _one_picture(image: torch.Tensor) -> torch.Tensor:
             f"The image is a batch of {image.shape[0]} pictures; connect one (Image From Batch takes one)."
         )
     return image[0].float().cpu()
-
-
-def _model_folders() -> list[str]:
-    """Where YuNet's file may lie."""
-    return [path for name in ("letstalk", "face_detection") for path in _folders(name)]
-
-
-def _folders(name: str) -> list[str]:
-    return folder_paths.get_folder_paths(name) if name in folder_paths.folder_names_and_paths else []
 
 
 class LetsTalkExample(io.ComfyNode):

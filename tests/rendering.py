@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,7 +21,7 @@ RATE = 11025
 
 def make_job(pipeline, seed=3, value=0.1, pitch=1.0, seconds=SECONDS, paste_back=None) -> VideoJob:
     sound = torch.from_numpy(tone(round(RATE * pitch), int(RATE * seconds), 2))
-    portrait = Portrait(torch.full((3, 64, 64), value), (0, 0, 64, 64), (64, 64))
+    portrait = Portrait(torch.full((3, 64, 64), value), np.eye(2, 3), (64, 64))
     return VideoJob(pipeline, portrait, Recording((sound, RATE)), SamplingSettings(seed=seed), paste_back)
 
 

@@ -21,6 +21,7 @@ from letstalk_core.audio.recording import read_audio
 from letstalk_core.errors import InputError
 from letstalk_core.picture.paste_back import PasteBack
 from letstalk_core.picture.portrait import Portrait
+from letstalk_core.picture.similarity import square_at
 from letstalk_core.pipeline import LetsTalkPipeline
 from letstalk_core.render import segments
 from letstalk_core.render.render import Observer, render_video
@@ -366,10 +367,11 @@ def test_unicode_and_very_long_names(job, whole, tmp_path, name):
 
 
 def test_full_pictures(pipeline, tmp_path):
-    picture, portrait = torch.rand(120, 91, 3), Portrait(torch.full((3, 64, 64), 0.1), (10, 20, 70, 80), (91, 120))
+    picture = torch.rand(120, 91, 3)
+    portrait = Portrait(torch.full((3, 64, 64), 0.1), square_at(10, 20, 60, 64), (91, 120))
     job = make_job(pipeline, seconds=0.5, paste_back=PasteBack(picture, portrait))
     assert job.fingerprint != make_job(pipeline, seconds=0.5).fingerprint
-    moved = dataclasses.replace(portrait, box=(11, 20, 71, 80))
+    moved = dataclasses.replace(portrait, square=square_at(11, 20, 60, 64))
     assert make_job(pipeline, seconds=0.5, paste_back=PasteBack(picture, moved)).fingerprint != job.fingerprint
     render_video(job, tmp_path / "a.mp4")
     found = probe(tmp_path / "a.mp4")

@@ -26,8 +26,9 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..files import cannot_write, check_file, find_files
 from ..picture.portrait import MIN_SIDE, read_image
+from ..picture.similarity import cut, square_at
 from ..pixels import pictures_to_pixels, pixels_to_planes
-from .footage.frames import crop_stretch, cut_square, resample, timed_frames, to_rgb
+from .footage.frames import crop_stretch, resample, timed_frames, to_rgb
 from .footage.prepare import find_videos
 from .footage.shard_index import find_shards, index_shard
 
@@ -45,31 +46,31 @@ def random_square(picture: np.ndarray, size: int, rng: np.random.Generator) -> T
 
     It is never smaller than size, where the picture allows that: enlarged pictures teach blur.
     """
-    square = _cut(picture, _random_box(picture, size, rng), size)
+    square = _cut(picture, _random_square(picture, size, rng), size)
     return square.flip(2) if rng.random() < 0.5 else square
 
 
 def portrait_pair(picture: np.ndarray, other: np.ndarray, size: int, rng: np.random.Generator) -> dict[str, Tensor]:
     """ "image" and "portrait" of two pictures of one person, or of one picture twice: then of two squares."""
-    box = _random_box(picture, size, rng)
+    square = _random_square(picture, size, rng)
     same = other is not picture and other.shape == picture.shape
-    portrait_box = box if same else _random_box(other, size, rng)
-    pair = {"image": _cut(picture, box, size), "portrait": _cut(other, portrait_box, size)}
+    portrait_square = square if same else _random_square(other, size, rng)
+    pair = {"image": _cut(picture, square, size), "portrait": _cut(other, portrait_square, size)}
     return {name: square.flip(2) for name, square in pair.items()} if rng.random() < 0.5 else pair
 
 
-def _random_box(picture: np.ndarray, size: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of a square within the centred one."""
+def _random_square(picture: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """The similarity [2,3] from the picture to a square within the centred one."""
     height, width = picture.shape[:2]
     short = min(height, width)
     least = min(short, max(size, round(LEAST_CROP * short)))
     side = int(rng.integers(least, short + 1))
     left, top = (int(rng.integers(short - side + 1)) + (length - short) // 2 for length in (width, height))
-    return left, top, left + side, top + side
+    return square_at(left, top, side, size)
 
 
-def _cut(picture: np.ndarray, box: tuple[int, int, int, int], size: int) -> Tensor:
-    return pixels_to_planes(cut_square(picture, box, size))
+def _cut(picture: np.ndarray, square: np.ndarray, size: int) -> Tensor:
+    return pixels_to_planes(cut(picture, square, size))
 
 
 # Files ----------------------------------------------------------------------------------------------------------------

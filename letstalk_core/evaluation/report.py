@@ -63,7 +63,7 @@ def frames_of(
 def _whole(image: torch.Tensor) -> Portrait:
     """An image [3,S,S] in -1..1 as the crop that it is."""
     size = image.shape[-1]
-    return Portrait(image, (0, 0, size, size), (size, size))
+    return Portrait(image, np.eye(2, 3), (size, size))
 
 
 def score_pair(clip: TalkingClip, frames: np.ndarray, true_frames: np.ndarray, meter: FaceMeter, pipeline) -> dict:

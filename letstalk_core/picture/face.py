@@ -2,7 +2,7 @@
 
 Two small networks of our own, trained on the people of assets/people, puppets and drawings
 (training/bundled/train_faces.py). One looks at the whole picture at several scales for faces; the other reads twenty
-points off each, twice, the second time from where the first reading says the face is.
+points off each, several times, each time from where the last reading says the face is.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..pixels import pictures_to_images
 from ..weights import read_network
+from .similarity import apply, cut, inverse, rotation, similarity
 
 FINDER_WEIGHTS, POINTS_WEIGHTS = (Path(__file__).parent / f"face_{name}.safetensors" for name in ("finder", "points"))
 # The points of a Face, each eye from the picture's left to its right.
@@ -34,12 +35,14 @@ ALIGNED = np.array([(96.0, 112.0), (160.0, 112.0), (128.0, 176.0)])
 
 STRIDE = 4  # pixels of a cell of the finder
 UNIT = 7.0  # pixels between the eyes of the faces that it looks for at a scale, give or take half an octave
+FINER = math.sqrt(2)  # from one scale to the next
 WIDTH = 32  # of its layers
 LEAST_EYES = 20.0  # pixels between the eyes of the smallest faces: some 45 pixels from ear to ear
+FEWEST = 8  # of the smallest faces' distances of eyes that a small picture is wide
 FOUND, BELIEVED = 0.3, 0.9  # least scores of the finder and of the points
 APART = 1.2  # distances of eyes that two faces lie apart, at least
 CROP, CROP_EYES = 80, 26.0  # of the points' network: its side, and the distance of eyes in it, in pixels
-READINGS = 2
+READINGS = 4  # of a face, each from where the last one says that it is: tilted ones come upright
 MOST_FACES = 40
 
 
@@ -61,58 +64,9 @@ class Face:
         left, right, _ = self.anchors
         return float(np.hypot(*(right - left)))
 
-    def to_aligned(self) -> np.ndarray:
-        """The similarity [2,3] from the picture to the aligned square that brings eyes and mouth to their places."""
-        return similarity(self.anchors, ALIGNED)
-
-
-def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The turn, size and shift [2,3] that take points [n,2] nearest to others (least squares)."""
-    middle, wanted = source.mean(0), target.mean(0)
-    a, b = ((points - points.mean(0)) @ (1, 1j) for points in (source, target))
-    factor = (np.conj(a) * b).sum() / max(float((np.abs(a) ** 2).sum()), 1e-9)
-    turn = np.array([[factor.real, -factor.imag], [factor.imag, factor.real]])
-    return np.column_stack([turn, wanted - turn @ middle])
-
-
-def rotation(factor: float, tilt: float, source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The similarity [2,3] that scales, turns clockwise by `tilt` radians, and takes one place [2] to another."""
-    turn = factor * np.array([[math.cos(tilt), -math.sin(tilt)], [math.sin(tilt), math.cos(tilt)]])
-    return np.column_stack([turn, target - turn @ source])
-
-
-def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """A similarity [2,3] of points [n,2]."""
-    return points @ matrix[:, :2].T + matrix[:, 2]
-
-
-def cut(image: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
-    """The square [side,side,3] that a similarity [2,3] cuts out of a picture [H,W,3], with antialiasing; outside the
-    picture its edge is repeated."""
-    import cv2
-
-    scale = math.hypot(matrix[0, 0], matrix[1, 0])
-    if scale < 0.5:  # reduced by halves first, so that no pixel is left out; only what is needed of a large picture
-        image, matrix = _part(image, matrix, side)
-    while scale < 0.5:
-        image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-        matrix, scale = np.column_stack([2 * matrix[:, :2], matrix[:, 2]]), 2 * scale
-    centred = matrix.copy()  # of pixels counted from their centres
-    centred[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
-    return cv2.warpAffine(image, centred, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-
-
-def _part(image: np.ndarray, matrix: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """The part of a picture that a square is cut out of, with some pixels around, and the similarity from it."""
-    square = np.array([(0, 0), (side, 0), (0, side), (side, side)])
-    corners = (square - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
-    around = math.ceil(4 / math.hypot(matrix[0, 0], matrix[1, 0]))
-    end = np.array(image.shape[1::-1])
-    low = np.clip((corners.min(0) - around).astype(int), 0, np.maximum(end - around, 0))
-    high = np.clip((corners.max(0) + around).astype(int), np.minimum(low + around, end), end)
-    return image[low[1] : high[1], low[0] : high[0]], np.column_stack(
-        [matrix[:, :2], matrix[:, 2] + matrix[:, :2] @ low]
-    )
+    def to_aligned(self, places: np.ndarray = ALIGNED) -> np.ndarray:
+        """The similarity [2,3] from the picture to the square that has eyes and mouth at these places [3,2]."""
+        return similarity(self.anchors, places)
 
 
 # Networks -------------------------------------------------------------------------------------------------------------
@@ -164,12 +118,15 @@ def networks() -> tuple[FinderNet, PointsNet]:
 
 
 @torch.inference_mode()
-def find_faces(image: np.ndarray, least_eyes: float = LEAST_EYES) -> list[Face]:
+def find_faces(image: np.ndarray, least_eyes: float | None = None) -> list[Face]:
     """The faces of a picture float [H,W,3] in 0..1, largest first.
 
-    least_eyes: pixels between the eyes of the smallest ones that are looked for.
+    least_eyes: pixels between the eyes of the smallest ones that are looked for; None for LEAST_EYES, or fewer where
+    the whole picture is small.
     """
     finder, _ = networks()
+    if least_eyes is None:
+        least_eyes = min(LEAST_EYES, min(image.shape[:2]) / FEWEST)
     likely = guesses(finder, np.asarray(image, np.float32), least_eyes)
     faces = [face for face in (read_points(image, *guess) for guess in likely) if face.score >= BELIEVED]
     faces.sort(key=lambda face: face.score, reverse=True)
@@ -206,7 +163,7 @@ def guesses(
             found.append(
                 (float(scores[row, column]), centre, UNIT * math.exp(log_size) / scale, math.atan2(sine, cosine))
             )
-        scale /= 2
+        scale /= FINER
     found.sort(key=lambda guess: guess[0], reverse=True)
     kept: list[tuple[np.ndarray, float, float]] = []
     for _, centre, eyes, tilt in found:
@@ -223,8 +180,7 @@ def read_points(image: np.ndarray, centre: np.ndarray, eyes: float, tilt: float)
     for _ in range(READINGS):
         crop = cut(image, matrix, CROP)
         points, logits = net(pictures_to_images(crop)[None])
-        back = np.linalg.inv(matrix[:, :2])
-        face = Face((points[0].numpy() * CROP - matrix[:, 2]) @ back.T, float(logits[0].sigmoid()))
+        face = Face(apply(inverse(matrix), points[0].numpy() * CROP), float(logits[0].sigmoid()))
         matrix = similarity(face.anchors, crop_anchors())
     return face
 

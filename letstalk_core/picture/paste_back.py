@@ -1,10 +1,12 @@
-"""Pasting the frames of a face back into the picture that it was cropped from."""
+"""Pasting the frames of a face back into the picture that it was cropped from, where they changed it."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import math
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,30 +14,50 @@ from torch.nn import functional as F
 from ..errors import InputError
 from ..pixels import images_to_pictures
 from .portrait import Portrait
+from .similarity import apply, corners, size_of
 
 FEATHER = 0.12  # share of the crop's side over which its edge fades into the picture
 COLOUR_SCALE = 8  # colours are matched on a map of this many cells along a side: light and tone, not detail
+CELLS = 32  # along a side of the map of where frames changed
+CHANGED = 0.015, 0.06  # mean difference to the portrait in -1..1: the picture stays up to one, and is gone at the other
 
 
-def feather_mask(size: int) -> Tensor:
-    """Weight [size, size] float32 of a pasted crop: 1 inside, 0 at the edges, with a smooth ramp of FEATHER between."""
-    distance = torch.minimum(torch.arange(size) + 0.5, size - torch.arange(size) - 0.5) / (FEATHER * size)
-    ramp = distance.clamp(0, 1)
-    ramp = ramp * ramp * (3 - 2 * ramp)
-    return ramp[:, None] * ramp[None, :]
+class Place:
+    """Where a crop lies in its picture: rows and columns, and for these pixels the places [1,h,w,2] in the crop, -1..1
+    from edge to edge, and the weight [h,w] of what is pasted: 1 inside, 0 at the crop's edge and outside."""
+
+    def __init__(self, portrait: Portrait):
+        size, (width, height) = portrait.image.shape[-1], portrait.original_size
+        around = corners(portrait.square, size)
+        left, top = np.clip(np.floor(around.min(0)).astype(int), 0, (width, height))
+        right, bottom = np.clip(np.ceil(around.max(0)).astype(int), 0, (width, height))
+        self.rows, self.columns = slice(top, bottom), slice(left, right)
+        self.side = size / size_of(portrait.square)  # in pixels of the picture
+        x, y = np.meshgrid(np.arange(left, right) + 0.5, np.arange(top, bottom) + 0.5)
+        places = apply(portrait.square, np.stack([x, y], -1).reshape(-1, 2)) / size * 2 - 1
+        self.places = torch.from_numpy(places).float().view(1, *x.shape, 2)
+        self.weight = feathered(self.places[0])
+
+
+def feathered(places: Tensor) -> Tensor:
+    """The weight [...] of places [...,2] in a crop, -1..1 from edge to edge: a smooth ramp of FEATHER at its edges."""
+    ramp = ((1 - places.abs()) / (2 * FEATHER)).clamp(0, 1)
+    return (ramp * ramp * (3 - 2 * ramp)).prod(-1)
 
 
 def portrait_mask(portrait: Portrait) -> Tensor:
     """Weight [H, W] float32 in 0..1 of the frames in the original picture: 0 where it stays as it is."""
     width, height = portrait.original_size
-    mask = torch.zeros(height, width)
-    rows, columns, crop_rows, crop_columns = _overlap(portrait)
-    mask[rows, columns] = feather_mask(portrait.box[2] - portrait.box[0])[crop_rows, crop_columns]
+    place, mask = Place(portrait), torch.zeros(height, width)
+    mask[place.rows, place.columns] = place.weight
     return mask
 
 
 class PasteBack:
     """Pastes frames [n,3,H,W] in -1..1 into the picture around them.
+
+    Only what differs from the portrait is pasted: where nothing moves, the picture keeps its own pixels, which are
+    finer than a model's. Of an untouched portrait the whole picture stays.
 
     Args:
         picture: the original, float [H,W,3] in 0..1; never modified.
@@ -51,42 +73,48 @@ class PasteBack:
                 f"The picture is {picture.shape[1]}x{picture.shape[0]}, but the portrait was cropped from one of "
                 f"{portrait.original_size[0]}x{portrait.original_size[1]}; connect the picture that it was made of."
             )
-        self.picture, self.portrait = picture, portrait
-        self.side = portrait.box[2] - portrait.box[0]
-        self.mask = feather_mask(self.side)[..., None]
-        self.correction = None
+        self.picture, self.portrait, self.place = picture, portrait, Place(portrait)
+        self.still, self.correction = portrait.image[None], None
         if reconstruction is not None:
-            change = F.adaptive_avg_pool2d((portrait.image - reconstruction.to(portrait.image))[None], COLOUR_SCALE)
-            self.correction = F.interpolate(change, reconstruction.shape[-2:], mode="bicubic")
+            self.still = torch.stack([portrait.image, reconstruction.to(portrait.image)])
+            change = F.adaptive_avg_pool2d(self.still[:1] - self.still[1:], COLOUR_SCALE)
+            self.correction = F.interpolate(change, portrait.image.shape[-2:], mode="bicubic")
 
     @functools.cached_property
     def digest(self) -> str:
         """The digest of everything that decides where and into what frames are pasted: SHA-256 in hexadecimal."""
-        digest = hashlib.sha256(f"{self.portrait.box} {self.correction is None}".encode())
+        of = f"{self.portrait.square.tolist()} {self.portrait.original_size} {self.correction is None}"
+        digest = hashlib.sha256(of.encode())
         digest.update(self.picture.float().contiguous().numpy())
         return digest.hexdigest()
 
     def __call__(self, frames: Tensor) -> Tensor:
         """Frames [n,3,H,W] in -1..1 -> pictures [n,H,W,3] in 0..1, of the original's size."""
+        changed = self._read(self.changes(frames), "bilinear")[:, 0, ..., None]
         if self.correction is not None:
-            correction = self.correction
-            if correction.shape[-2:] != frames.shape[-2:]:
-                correction = F.interpolate(correction, frames.shape[-2:], mode="bilinear")
-            frames = frames + correction.to(frames)
-        smaller = self.side < frames.shape[-1]
-        faces = F.interpolate(frames, (self.side, self.side), mode="bicubic", antialias=smaller)
-        faces = images_to_pictures(faces)
+            frames = frames + _resized(self.correction, frames.shape[-1]).to(frames)
+        frames = _resized(frames, min(frames.shape[-1], math.ceil(self.place.side)))  # antialiased where it shrinks
+        faces = images_to_pictures(self._read(frames, "bicubic"))
         pictures = self.picture.to(faces).expand(len(faces), -1, -1, -1).clone()
-        rows, columns, crop_rows, crop_columns = _overlap(self.portrait)
-        mask = self.mask[crop_rows, crop_columns].to(faces)
-        there = pictures[:, rows, columns]
-        pictures[:, rows, columns] = there + mask * (faces[:, crop_rows, crop_columns] - there)
+        there = pictures[:, self.place.rows, self.place.columns]
+        there += self.place.weight[..., None].to(faces) * changed * (faces - there)
         return pictures
 
+    def changes(self, frames: Tensor) -> Tensor:
+        """Where frames [n,3,H,W] differ from the still portrait, [n,1,CELLS,CELLS]: how much of the picture goes."""
+        frames = _resized(frames, self.still.shape[-1])
+        differences = [F.adaptive_avg_pool2d((frames - still.to(frames)).abs(), CELLS).mean(1) for still in self.still]
+        difference = torch.stack(differences).amin(0)[:, None]
+        low, high = CHANGED
+        return F.max_pool2d(((difference - low) / (high - low)).clamp(0, 1), 3, 1, 1)
 
-def _overlap(portrait: Portrait) -> tuple[slice, slice, slice, slice]:
-    """The part of the box inside the picture: its rows and columns in the picture, and those in the crop."""
-    width, height = portrait.original_size
-    x0, y0, x1, y1 = portrait.box
-    left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
-    return slice(top, bottom), slice(left, right), slice(top - y0, bottom - y0), slice(left - x0, right - x0)
+    def _read(self, values: Tensor, mode: str) -> Tensor:
+        """Values [n,c,h,w] of crops at the picture's pixels, [n,c,rows,columns]."""
+        places = self.place.places.to(values).expand(len(values), -1, -1, -1)
+        return F.grid_sample(values, places, mode, padding_mode="border", align_corners=False)
+
+
+def _resized(images: Tensor, side: int) -> Tensor:
+    if images.shape[-1] == side:
+        return images
+    return F.interpolate(images, (side, side), mode="bicubic", antialias=side < images.shape[-1])

@@ -88,7 +88,7 @@ def rest_controls(rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.35:  # some portraits smile with teeth or stand with lips apart
         mouth[0] = [rng.uniform(0.05, 0.6), rng.uniform(-0.3, 0.8), rng.uniform(0, 0.4), rng.random(), 0]
     rest = control_track(rng, mouth, head=2.0)[0]
-    # Pictures that people bring are framed a pixel or two off (picture/framing.py).
+    # Pictures that people bring are framed a pixel or two off (picture/face.py).
     rest[COLUMN["shift_x"] : COLUMN["shift_y"] + 1] += rng.normal(0, 0.025, 2)
     rest[COLUMN["blink"]] = 0.3 * max(0.0, rng.normal(-0.5, 0.5))
     return rest

@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import warnings
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
 
 import av
-import cv2
 import numpy as np
 
 from ...errors import InputError
-from ...picture.framing import SIZE as FRAMING_SIZE
-from ...picture.portrait import Box, crop_portrait, find_faces
+from ...picture.portrait import centred_square, square_of
+from ...picture.similarity import cut
 from ...pixels import pixels_to_pictures
 
 LOOKS = (0, 5, 10)  # frames of a stretch on which a face is looked for
@@ -98,38 +96,22 @@ def crop_stretch(pictures: Iterator[np.ndarray], size: int, face: int | None) ->
 
     face: its number, 0 the largest; it is looked for on a few pictures near the start. None takes the centred square.
     """
-    box: Box | None = None
+    square: np.ndarray | None = None
     held: list[np.ndarray] = []  # until the square is known
     for number, picture in enumerate(pictures):
         held.append(picture)
         if face is not None and number in LOOKS:
-            box = square_box(picture, face)
-        if face is None or box is not None or number == LOOKS[-1]:
+            square = face_square(picture, size, face)
+        if face is None or square is not None or number == LOOKS[-1]:
             break
-    found = face is None or box is not None
-    box = box or square_box(held[0], None)
-    return np.stack([cut_square(picture, box, size) for picture in itertools.chain(held, pictures)]), found
+    found = face is None or square is not None
+    square = centred_square(held[0], size) if square is None else square
+    return np.stack([cut(picture, square, size) for picture in itertools.chain(held, pictures)]), found
 
 
-def square_box(pixels: np.ndarray, face: int | None) -> Box | None:
-    """The square around face number `face` of pixels uint8 [H, W, 3], as portraits are cropped; None without it.
-
-    face None takes the centred square.
-    """
-    picture = pixels_to_pictures(pixels)
-    if face is not None and len(find_faces(picture)) <= face:
+def face_square(pixels: np.ndarray, size: int, face: int) -> np.ndarray | None:
+    """The similarity [2,3] from pixels uint8 [H, W, 3] to the square around face number `face`; None without it."""
+    try:
+        return square_of(pixels_to_pictures(pixels), size, face, on_missing="error")[0]
+    except InputError:
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it says of a single picture
-        return crop_portrait(picture, FRAMING_SIZE, "none" if face is None else face).box
-
-
-def cut_square(picture: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """The box of a picture, reduced or enlarged to [size, size, 3]; outside the picture its edge is repeated."""
-    (left, top, right, bottom), (height, width) = box, picture.shape[:2]
-    inside = picture[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
-    margins = max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0)
-    if any(margins):
-        inside = cv2.copyMakeBorder(inside, *margins, cv2.BORDER_REPLICATE)
-    method = cv2.INTER_AREA if len(inside) >= size else cv2.INTER_CUBIC
-    return cv2.resize(inside, (size, size), interpolation=method)

@@ -19,7 +19,8 @@ from ...data.people.cast import random_puppet
 from ...data.people.geometry import MARGIN, SIZE
 from ...data.people.gestures import random_controls
 from ...data.people.portraits import load_person, people
-from ...picture.face import CROP, POINTS, STRIDE, UNIT, Face, apply, crop_matrix, rotation
+from ...picture.face import CROP, POINTS, STRIDE, UNIT, Face, crop_matrix
+from ...picture.similarity import apply, rotation
 from ...pixels import normalise, pictures_to_pixels
 
 # Landmarks of POINTS; the irises follow the 468 points of the face.

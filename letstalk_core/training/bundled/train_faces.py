@@ -21,7 +21,8 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from ...picture import face
-from ...picture.face import CROP, CROP_EYES, FinderNet, PointsNet, apply
+from ...picture.face import CROP, CROP_EYES, FinderNet, PointsNet
+from ...picture.similarity import apply
 from ...weights import write_network
 from .face_examples import (
     Example,
