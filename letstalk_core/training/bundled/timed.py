@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .muon import Muon
+
 SAVE_EVERY, LOG_EVERY = 60.0, 10.0  # seconds
 WARMUP = 0.02  # share of the time
 BETAS, CLIP = (0.9, 0.97), 1.0
@@ -31,19 +33,22 @@ class TimedRun:
         minutes: in all, those of a resumed run included.
         peak: the largest learning rate.
         device: where the module is.
+        weight_decay: of what AdamW trains.
+        matrices: parameters that Muon trains; AdamW has the others.
     """
 
     def __init__(
         self, folder: Path, module: nn.Module, minutes: float, peak: float, device: torch.device | str = "cpu",
-        weight_decay: float = 0.0,
+        weight_decay: float = 0.0, matrices: list[nn.Parameter] | None = None,
     ):  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.module, self.seconds, self.peak = folder, module, 60 * minutes, peak
         self.device = torch.device(device)
-        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            parameters, peak, BETAS, weight_decay=weight_decay, fused=self.device.type == "cuda"
-        )
+        taken = {id(matrix) for matrix in matrices or []}
+        others = [one for one in module.parameters() if one.requires_grad and id(one) not in taken]
+        self.optimizers = [torch.optim.AdamW(others, peak, BETAS, weight_decay=weight_decay, fused=True)]
+        if matrices:
+            self.optimizers.append(Muon(matrices, peak))
         self.average = {name: value.detach().clone() for name, value in module.state_dict().items()}
         self.step, self.elapsed = 0, 0.0
         self.state = folder / "state.pt"
@@ -56,13 +61,14 @@ class TimedRun:
         began, saved, logged = time.monotonic() - self.elapsed, self.elapsed, self.elapsed
         while self.elapsed < self.seconds:
             rate = self.peak * self._share(self.elapsed / self.seconds)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
+            self.module.zero_grad(set_to_none=True)
             loss, numbers = loss_of(self.step)
-            self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(self.module.parameters(), CLIP)
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.step()
             self.step += 1
             self._update_average()
             self.elapsed = time.monotonic() - began
@@ -101,7 +107,8 @@ class TimedRun:
         aside = self.state.with_suffix(".part")
         torch.save(
             {
-                "module": self.module.state_dict(), "average": self.average, "optimizer": self.optimizer.state_dict(),
+                "module": self.module.state_dict(), "average": self.average,
+                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
                 "step": self.step, "elapsed": self.elapsed,
             },
             aside,
@@ -111,5 +118,6 @@ class TimedRun:
     def _load(self) -> None:
         state = torch.load(self.state, map_location=self.device, weights_only=True)
         self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.average, self.step, self.elapsed = state["average"], state["step"], state["elapsed"]
