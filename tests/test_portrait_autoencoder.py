@@ -18,6 +18,7 @@ from letstalk_core.pipeline import LetsTalkPipeline
 from letstalk_core.render.render import write_video
 from letstalk_core.training import train_autoencoder
 from letstalk_core.training.bundled import train_portrait_autoencoder as bundled
+from letstalk_core.training.bundled.muon import orthogonal
 from letstalk_core.training.bundled.timed import TimedRun
 from letstalk_core.training.training_config import AutoencoderTraining
 from letstalk_core.video.clips import SamplingSettings
@@ -122,24 +123,37 @@ def test_a_model_that_bundles_one_makes_a_video(tmp_path):
 # Training -------------------------------------------------------------------------------------------------------------
 
 
-def test_minutes_end_with_a_learning_rate_of_nothing(tmp_path):
+@pytest.mark.parametrize("muon", [False, True])
+def test_minutes_end_with_a_learning_rate_of_nothing(tmp_path, muon):
     torch.manual_seed(0)
-    layer, data = torch.nn.Linear(4, 1), torch.randn(64, 4)
-    target = data @ torch.tensor([[1.0], [2.0], [-1.0], [0.5]])
+    layer, data = torch.nn.Linear(4, 3), torch.randn(64, 4)
+    target = data @ torch.tensor([[1.0, 2.0, -1.0, 0.5], [0.2, -1.0, 0.4, 2.0], [-2.0, 0.3, 1.0, -0.6]]).T
 
     def loss_of(step):
         return (layer(data) - target).square().mean(), {}
 
     before = float(loss_of(0)[0].detach())
-    run = TimedRun(tmp_path, layer, 1.5 / 60, 0.05)
+    run = TimedRun(tmp_path, layer, 1.5 / 60, 0.05, matrices=[layer.weight] if muon else None)
     run.fit(loss_of)
-    assert 1.5 <= run.elapsed < 3 and run.optimizer.param_groups[0]["lr"] < 0.002
+    assert 1.5 <= run.elapsed < 3 and len(run.optimizers) == 1 + muon
+    assert all(group["lr"] < 0.002 for optimizer in run.optimizers for group in optimizer.param_groups)
     assert float((run.averaged()(data) - target).square().mean()) < 0.1 * before
     steps = run.step
-    resumed = TimedRun(tmp_path, torch.nn.Linear(4, 1), 1.5 / 60, 0.05)
+    other = torch.nn.Linear(4, 3)
+    resumed = TimedRun(tmp_path, other, 1.5 / 60, 0.05, matrices=[other.weight] if muon else None)
     resumed.fit(lambda step: pytest.fail("the time is over"))
     assert resumed.step == steps
     torch.testing.assert_close(resumed.averaged().weight, layer.weight)
+
+
+@pytest.mark.parametrize("shape", [(8, 40), (40, 8), (16, 16)])
+def test_steps_of_muon_are_nearly_orthogonal(shape):
+    """Also those of a gradient that has one direction above all others."""
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(shape, generator=generator)
+    matrix += 30 * torch.randn(shape[0], 1, generator=generator) * torch.randn(1, shape[1], generator=generator)
+    values = torch.linalg.svdvals(orthogonal(matrix))
+    assert values[:-2].min() > 0.5 and values.max() < 1.3
 
 
 def test_it_trains_where_little_is_installed():
