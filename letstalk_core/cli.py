@@ -144,6 +144,9 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sampler", choices=tuple(SAMPLERS), help="default: the model's own")
     parser.add_argument("--cfg", type=float, help="guidance scale; default: the model's own, 1 is neutral and fastest")
     parser.add_argument("--memory-noise", type=float, default=0.0, help="noise on the memory between clips, 0 to 1")
+    parser.add_argument("--blinks", type=float, default=16.0, metavar="N", help="a minute, 0 to 60 (default: 16)")
+    parser.add_argument("--head-motion", type=float, metavar="N", help="0 still to 2; default: as the model likes")
+    parser.add_argument("--expression", type=float, metavar="N", help="-1 sad to 1 happy; default: as the model likes")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
     parser.add_argument("--max-seconds", type=float, help="only the beginning of the recording")
@@ -170,10 +173,12 @@ def _generate(arguments) -> None:
     from .render.progress import ProgressBar
     from .render.render import write_video
     from .video.clips import SamplingSettings
+    from .video.controls import AskedFor
 
     settings = SamplingSettings(
-        arguments.seed, arguments.steps, arguments.sampler, arguments.cfg, arguments.memory_noise
-    )
+        arguments.seed, arguments.steps, arguments.sampler, arguments.cfg, arguments.memory_noise,
+        AskedFor(arguments.blinks, arguments.head_motion, arguments.expression),
+    )  # fmt: skip
     pipeline = LetsTalkPipeline.load(
         arguments.model or BUNDLED_MODEL,
         arguments.device,

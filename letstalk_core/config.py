@@ -5,7 +5,7 @@ D width, C latent channels, h and w latent height and width, K audio tokens of a
 W audio window, L audio feature blocks, E their channels.
 
 Users meet every field under one flat name: `depth`, `audio_width`, `default_steps` (see FLAT_NAMES). Files of version 1
-hold these; files of version 2 hold the parts.
+hold these; files of version 2 and 3 hold the parts, and those before 3 have blink_condition for controls.
 """
 
 from __future__ import annotations
@@ -16,15 +16,23 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-VERSION = 2  # of the JSON in checkpoints; without a number it is 1
+VERSION = 3  # of the JSON in checkpoints; without a number it is 1
 FUSIONS = ("direct", "siamese", "symbiotic")
 # The objectives that each sampler goes with (diffusion/samplers.py).
 SAMPLERS = {"euler": ("flow", "x0"), "dpm++": ("noise", "v"), "ddim": ("noise", "v"), "ddpm": ("noise", "v")}
 OBJECTIVES = ("noise", "v", "flow", "x0")
 TIMESTEPS = 1000  # of training, and the most steps of denoising
 MOST_GUIDANCE = 20.0
+# What a model can be asked for beside its audio, frame by frame, and in which range; all but the eyelids as a
+# difference to the portrait. Angles are in degrees: yaw to the picture's right, pitch down, roll clockwise.
+CONTROLS = {
+    "eyelids": (0.0, 1.0), "yaw": (-25.0, 25.0), "pitch": (-16.0, 16.0), "roll": (-17.0, 17.0), "brows": (-1.0, 1.0),
+    "smile": (-1.0, 1.0), "gaze_x": (-1.0, 1.0), "gaze_y": (-1.0, 1.0),
+}  # fmt: skip
 FPS_RANGE = (1, 240)
-TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a mapping"}
+TYPES = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "text", dict: "a mapping", tuple: "a list",
+}  # fmt: skip
 
 
 # Each part with what its fields' flat names begin with.
@@ -160,7 +168,7 @@ class Departures:
     portrait_each_frame: bool = True  # False: one set of portrait tokens for the whole clip (faster)
     add_portrait: bool = False  # also add the portrait's embedding to every frame's tokens (less drift)
     audio_convolutions: bool = False  # over mel columns or whisper's frames, instead of linear layers on the window
-    blink_condition: bool = False  # one more audio token that carries the eyelid closure of the window
+    controls: tuple[str, ...] = ()  # of CONTROLS: one more audio token carries what is asked for in the window
     relative_latents: bool = False  # the model works on (latents - portrait latents) * relative_scale
     relative_scale: float = 1.0
     time_shift: float = 1.0  # of the times of "flow" and "x0" towards noise: at 6, t = 0.5 becomes 0.86
@@ -170,7 +178,12 @@ class Departures:
     border_smoothing: float = 0.0  # b: a clip's frame f is moved by b^(f+1) of what its first frame jumps
 
     def __post_init__(self):
+        if isinstance(self.controls, list):  # as JSON and YAML have it
+            object.__setattr__(self, "controls", tuple(self.controls))
         _need_types(self)
+        for name in self.controls:
+            _need_one_of("controls", name, tuple(CONTROLS))
+        _need(len(set(self.controls)) == len(self.controls), f"controls {list(self.controls)} names one twice")
         _need_positive(self, "", "relative_scale", "time_shift")
         _need(0 < self.noise_scale <= 1, f"noise_scale {self.noise_scale} is not above 0 and at most 1")
         _need(
@@ -255,15 +268,23 @@ class LetsTalkConfig:
         _need(isinstance(values, dict), f"{text[:40]!r} is not a mapping")
         version = values.pop("version", 1)
         if version == 1:
-            return cls().with_changes(**_with_fitting_sampler(values))
-        _need(version == VERSION, f"its version is {version!r}, and {VERSION} is the newest that is known here")
+            return cls().with_changes(**_with_fitting_sampler(_with_controls(values)))
+        _need(version in (2, VERSION), f"its version is {version!r}, and {VERSION} is the newest that is known here")
         given = {("", name): value for name, value in values.items() if name not in PARTS}
         for part in PARTS & values.keys():
             _need(isinstance(values[part], dict), f"{part} is {values[part]!r}, not a mapping")
+            if version == 2 and part == "departures":
+                values[part] = _with_controls(values[part])
             given |= {(part, name): value for name, value in values[part].items()}
         flat = {place: name for name, place in FLAT_NAMES.items()}
         _need_known(sorted(".".join(place).strip(".") for place in given if place not in flat))
         return cls().with_changes(**{flat[place]: value for place, value in given.items()})
+
+
+def _with_controls(values: dict[str, Any]) -> dict[str, Any]:
+    """Versions 1 and 2 knew of one control alone."""
+    values = dict(values)
+    return {**values, "controls": ["eyelids"]} if values.pop("blink_condition", False) else values
 
 
 def _with_fitting_sampler(values: dict[str, Any]) -> dict[str, Any]:
@@ -323,7 +344,7 @@ PRESETS: dict[str, LetsTalkConfig] = {
         DiffusionConfig(objective="x0", learn_variance=False),
         SamplingDefaults(steps=4, sampler="euler", guidance_scale=2.0),
         Departures(
-            portrait_each_frame=False, add_portrait=True, audio_convolutions=True, blink_condition=True,
+            portrait_each_frame=False, add_portrait=True, audio_convolutions=True, controls=("eyelids",),
             relative_latents=True, time_shift=6.0, noise_scale=0.5, memory_scale=0.4, border_smoothing=0.4,
         ),
         latent_scale=1.0,

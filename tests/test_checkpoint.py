@@ -169,7 +169,7 @@ def rewrite_configuration(change):
 
 newer_key = rewrite_configuration(lambda values: values["audio"].update(hyperdrive=1))
 newer_part = rewrite_configuration(lambda values: values.update(hyperdrive={"speed": 1}))
-newer_version = rewrite_configuration(lambda values: values.update(version=3))
+newer_version = rewrite_configuration(lambda values: values.update(version=4))
 older_key = rewrite_configuration(lambda values: (values.clear(), values.update(hyperdrive=1)))
 other_fusion = rewrite_configuration(lambda values: values["transformer"].update(portrait_fusion="osmotic"))
 
@@ -189,7 +189,7 @@ def newer_format(tensors, metadata):
         (newer_key, "unknown keys.*'audio.hyperdrive'"),
         (newer_part, "unknown keys.*'hyperdrive'"),
         (older_key, "unknown keys.*'hyperdrive'"),
-        (newer_version, "version is 3, and 2 is the newest that is known here"),
+        (newer_version, "version is 4, and 3 is the newest that is known here"),
         (newer_format, "letstalk-9"),
         (other_fusion, "portrait_fusion is 'osmotic', not one of"),
     ],

@@ -93,7 +93,7 @@ def test_a_change_changes_nothing_else():
 def test_what_is_written_is_read_back(name):
     config = PRESETS[name]
     text = config.to_json()
-    assert json.loads(text)["version"] == 2
+    assert json.loads(text)["version"] == 3
     assert LetsTalkConfig.from_json(text) == config
     assert LetsTalkConfig.from_json(json.dumps(config.flat())) == config  # as version 1 wrote it
 
@@ -101,14 +101,14 @@ def test_what_is_written_is_read_back(name):
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"version": 3}, "version is 3, and 2 is the newest"),
+        ({"version": 4}, "version is 4, and 3 is the newest"),
         ({"depth": 3, "hyperdrive": 1}, r"unknown keys \['hyperdrive'\]; the file may come from a newer version"),
         ({"version": 2, "hyperdrive": 1}, r"unknown keys \['hyperdrive'\]; the file may come from a newer version"),
         ({"version": 2, "audio": {"hyperdrive": 1}}, r"unknown keys \['audio.hyperdrive'\]"),
         ({"version": 2, "sampling": {"steps": 0}}, "default_steps is 0"),
         ({"version": 2, "sampling": 4}, "sampling is 4, not a mapping"),
         ({"version": 2, "depth": 3}, r"unknown keys \['depth'\]"),
-        ({"version": "2"}, "version is '2', and 2 is the newest"),
+        ({"version": "2"}, "version is '2', and 3 is the newest"),
         ([1], "not a mapping"),
     ],
 )
@@ -137,11 +137,34 @@ def test_the_preset_of_the_shipped_model_is_its_configuration_but_for_what_was_m
     assert shipped != BUNDLED and shipped.with_changes(**measured) == BUNDLED
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_that_knew_of_blinks_alone(version):
+    values = {"blink_condition": True, "add_portrait": True}
+    text = json.dumps(values if version == 1 else {"version": 2, "departures": values})
+    config = LetsTalkConfig.from_json(text)
+    assert config == LetsTalkConfig().with_changes(controls=("eyelids",), add_portrait=True)
+    assert LetsTalkConfig.from_json(config.to_json()) == config
+    assert LetsTalkConfig.from_json(text.replace("true", "false", 1)).departures.controls == ()
+
+
+@pytest.mark.parametrize(
+    ("controls", "sentence"),
+    [
+        (["eyes"], "controls is 'eyes', not one of 'eyelids', 'yaw'"),
+        (["yaw", "yaw"], "names one twice"),
+        ("yaw", "not a list"),
+    ],
+)
+def test_controls_that_are_none(controls, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        LetsTalkConfig().with_changes(controls=controls)
+
+
 def test_the_papers_models_depart_from_it_in_nothing():
     assert len(PAPER) == 8 and PAPER.items() <= PRESETS.items()
     assert {config.departures for config in PAPER.values()} == {Departures()}
     assert dataclasses.asdict(Departures()) == dict(
-        portrait_each_frame=True, add_portrait=False, audio_convolutions=False, blink_condition=False,
+        portrait_each_frame=True, add_portrait=False, audio_convolutions=False, controls=(),
         relative_latents=False, relative_scale=1.0, time_shift=1.0, noise_scale=1.0, memory_scale=1.0,
         border_smoothing=0.0,
     )  # fmt: skip

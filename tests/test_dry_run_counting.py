@@ -69,7 +69,7 @@ def really_kept(config, dtype=torch.float32, device="cpu"):
 
 
 @pytest.mark.parametrize(
-    "model", [{}, {"attention": "softmax"}, {"blink_condition": True, "add_portrait": True}], ids=str
+    "model", [{}, {"attention": "softmax"}, {"controls": ("eyelids", "yaw"), "add_portrait": True}], ids=str
 )
 def test_parameters_are_those_of_the_real_model(model):
     config = tiny(model)

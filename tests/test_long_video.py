@@ -9,11 +9,11 @@ from letstalk_core.config import PRESETS
 from letstalk_core.errors import InputError
 from letstalk_core.model.checkpoint import LetsTalkModel
 from letstalk_core.model.latents import from_model_space, to_model_space
-from letstalk_core.video.blinks import blink_schedule
 from letstalk_core.video.clips import ClipSampler, SamplingSettings, smooth_border
+from letstalk_core.video.controls import blink_schedule
 from letstalk_core.video.memory import MemoryBank
 
-FLOW = dict(objective="x0", learn_variance=False, default_sampler="euler", default_steps=2, blink_condition=True)
+FLOW = dict(objective="x0", learn_variance=False, default_sampler="euler", default_steps=2, controls=("eyelids",))
 
 
 def make_model(**changes) -> LetsTalkModel:

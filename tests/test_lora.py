@@ -106,7 +106,7 @@ def test_every_attention_of_every_fusion_is_adapted(portrait, audio, attention):
     targets = lora_targets(model)
     parts = ("temporal.qkv", "temporal.out", "temporal.mix", "spatial.qkv", "spatial.out")
     assert {f"transformer.blocks.1.{part}" for part in parts} <= set(targets)
-    heard = ("window.first", "window.second", "third", "blink.0", "blink.2")
+    heard = ("window.first", "window.second", "third", "control.0", "control.2")
     assert {f"audio_projection.{part}" for part in heard} <= set(targets)
     assert not [name for name in targets if "feed_forward" in name or "modulation" in name or "embedding" in name]
     attentions = ("temporal", "spatial", "cross", "attention")
@@ -267,7 +267,7 @@ def test_files_that_are_something_else(lora, tmp_path):
     ("changes", "sentence"),
     [
         (dict(width=128), r"as its transformer\.blocks\.0\.\S+ is \(64, 32\) and this model's is \(128, 32\)"),
-        (dict(audio_width=48), r"as its audio_projection\.blink\.2 is \(32, 32\) and this model's is \(48, 32\)"),
+        (dict(audio_width=48), r"as its audio_projection\.control\.2 is \(32, 32\) and this model's is \(48, 32\)"),
         (dict(depth=1), r"this one has no layer transformer\.blocks\.1\..* and \d+ more"),
     ],
 )

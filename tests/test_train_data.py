@@ -94,11 +94,11 @@ def test_drawn_people_need_no_data(tmp_path):
     options = changes(
         tmp_path / "run", tmp_path / "people", data="avatar", avatar_clips=2, autoencoder=str(model),
         memory_pixel_noise=True, mouth_weight=4.0, eye_weight=2.0, blink_weight=2.0, steps=2,
-        model=dict(image_size=64, blink_condition=True),
+        model=dict(image_size=64, controls=("eyelids",)),
     )  # fmt: skip
     assert main(["train", *options]) == 0
     path = tmp_path / "run" / "model.safetensors"
-    assert load_checkpoint(path).config.departures.blink_condition
+    assert load_checkpoint(path).config.departures.controls == ("eyelids",)
     assert json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])["loss"] > 0
 
 

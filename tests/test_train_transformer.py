@@ -39,13 +39,13 @@ def initial(config) -> LetsTalkModel:
 @pytest.mark.parametrize("audio", FUSIONS)
 def test_every_parameter_learns_in_every_fusion(tmp_path, data, portrait, audio, memory_frames):
     """The audio projection's too, which the research code left out of its optimizer."""
-    model = dict(portrait_fusion=portrait, audio_fusion=audio, memory_frames=memory_frames, blink_condition=True)
+    model = dict(portrait_fusion=portrait, audio_fusion=audio, memory_frames=memory_frames, controls=("eyelids",))
     config = configured(tmp_path, data, steps=4, model=model, learning_rate=0.01, audio_dropout=0.0)
     before = initial(config).state_dict()
     after = load_checkpoint(train(config)).state_dict()
     assert any(name.startswith("audio_projection.") for name in after)
     same = [name for name in after if torch.equal(before[name], after[name])]
-    assert same == [] or same == ["audio_projection.blink.0.weight"]  # of shards without blinks: all eyes are open
+    assert same == [] or same == ["audio_projection.control.0.weight"]  # of shards without controls
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -230,15 +230,20 @@ def test_convolutions_need_columns_in_time():
         LetsTalkConfig().with_changes(audio_convolutions=True)
 
 
-def test_blink_token():
-    config = TINY.with_changes(blink_condition=True)
+def test_control_token():
+    """What is asked for changes one more token, and a control that is not asked for is no control at zero."""
+    config = TINY.with_changes(controls=["eyelids", "yaw"])
     projection = AudioProjection(config)
     features = torch.randn(2, 3, 5, config.audio.blocks, config.audio.channels)
-    open_eyes = projection(features)
-    closed = projection(features, torch.ones(2, 3, 5))
-    assert open_eyes.shape == (2, 3, config.audio.tokens + 1, config.audio.width)
-    torch.testing.assert_close(open_eyes[:, :, :-1], closed[:, :, :-1])
-    assert (open_eyes[:, :, -1] - closed[:, :, -1]).abs().max() > 1e-3
-    torch.testing.assert_close(open_eyes, projection(features, torch.zeros(2, 3, 5)))
-    with pytest.raises(ValueError, match="blink_condition"):
-        AudioProjection(TINY)(features, torch.ones(2, 3, 5))
+    free, unknown = projection(features), torch.full((2, 3, 5, 2), float("nan"))
+    ahead = unknown.clone()
+    ahead[..., 1] = 0
+    turned = ahead + torch.tensor([0.0, 25.0])
+    answers = [projection(features, controls) for controls in (ahead, turned)]
+    assert free.shape == (2, 3, config.audio.tokens + 1, config.audio.width)
+    torch.testing.assert_close(projection(features, unknown), free)
+    for one, other in ((free, answers[0]), (free, answers[1]), answers):
+        torch.testing.assert_close(one[:, :, :-1], other[:, :, :-1])
+        assert (one[:, :, -1] - other[:, :, -1]).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="made without any"):
+        AudioProjection(TINY)(features, unknown)

@@ -54,10 +54,14 @@ def test_a_dropped_condition_is_not_seen(tmp_path, data, key, given):
 
 def test_an_example_has_the_same_loss_in_any_batch(tmp_path, data):
     """So that batches may be spread over processes."""
-    config = configured(tmp_path, data, audio_dropout=0.5, portrait_dropout=0.5, mouth_weight=2.0)
+    names = ["eyelids", "smile"]
+    config = configured(
+        tmp_path, data, audio_dropout=0.5, portrait_dropout=0.5, mouth_weight=2.0, eye_weight=2.0, blink_weight=2.0,
+        control_dropout=0.9, model=dict(controls=names),
+    )  # fmt: skip
     compute, denoiser = loss_of(config)
     regions = (torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(3)) < 0.1).to(torch.uint8)
-    whole = batch(regions=regions, blinks=torch.zeros(3, 4, 5))
+    whole = batch(regions=regions, controls=torch.rand(3, 4, 5, 2))
     together = compute(denoiser, whole).per_example
     for i in range(3):
         alone = {name: value[i : i + 1] for name, value in whole.items()}
@@ -67,7 +71,7 @@ def test_an_example_has_the_same_loss_in_any_batch(tmp_path, data):
 # What the denoiser is given -------------------------------------------------------------------------------------------
 
 OFF = dict(memory_pixel_noise=False, memory_noise_steps=0, memory_mask=0.0)
-NAMES = ("latents", "timesteps", "portrait", "memory", "features", "blinks", "audio_kept")  # of Denoiser.forward
+NAMES = ("latents", "timesteps", "portrait", "memory", "features", "controls", "audio_kept")  # of Denoiser.forward
 
 
 class Recorder(torch.nn.Module):
@@ -96,12 +100,26 @@ def regularised(tmp_path, data, count=400, **parts) -> tuple[torch.Tensor, torch
     return latents["memory"], given_by(configured(tmp_path, data, **{**OFF, **parts}), latents)["memory"]
 
 
+def test_of_some_examples_the_model_is_not_told_all_that_is_asked_for(tmp_path, data):
+    latents = batch(200, controls=torch.rand(200, 4, 5, 3))
+    names = ["eyelids", "yaw", "smile"]
+    for share in (0.0, 0.5):
+        config = configured(tmp_path, data, **OFF, control_dropout=share, model=dict(controls=names))
+        given = given_by(config, latents)["controls"]
+        known = given.isfinite()
+        assert torch.equal(given[known], latents["controls"][known])
+        assert torch.equal(known, known[:, :1, :1].expand_as(known))  # a control is left out for the whole clip
+        kept = known[:, 0, 0].float().sum(1)
+        assert (kept < 3).float().mean() == pytest.approx(share * 0.75, abs=0.1)
+        assert not share or {0, 1, 2, 3} == set(kept.tolist())
+
+
 def test_clean_conditions_and_a_noisy_clip_are_seen(tmp_path, data):
     latents = batch()
     given = given_by(configured(tmp_path, data, **OFF, audio_dropout=0.0), latents)
     for name in ("portrait", "memory", "features"):
         assert torch.equal(given[name], latents[name]), name
-    assert given["audio_kept"].tolist() == [1, 1, 1] and given["blinks"] is None
+    assert given["audio_kept"].tolist() == [1, 1, 1] and given["controls"] is None
     assert given["latents"].shape == latents["clip"].shape and not torch.equal(given["latents"], latents["clip"])
     given = given_by(configured(tmp_path, data, **OFF, audio_dropout=1.0, portrait_dropout=1.0), latents)
     assert given["audio_kept"].tolist() == [0, 0, 0] and given["portrait"].abs().max() == 0

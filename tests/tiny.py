@@ -14,7 +14,7 @@ CONFIG = PRESETS["tiny"].with_changes(
     learn_variance=False,
     default_sampler="euler",
     default_steps=2,
-    blink_condition=True,
+    controls=("eyelids",),
     relative_latents=True,
     latent_scale=1.0,
 )

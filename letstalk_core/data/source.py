@@ -21,14 +21,16 @@ class Window:
     # share of the examples that are the first clip of a video: they remember the portrait M times
     first_clip_share: float = 0.5
     pixel_conditions: bool = False  # portrait and memory as pixels, so that noise can be added before encoding
+    controls: tuple[str, ...] = ()  # of config.CONTROLS
 
     @classmethod
     def of(cls, model: LetsTalkConfig, first_clip_share: float = 0.5, pixel_conditions: bool = False) -> Window:
         """The window of a model's clips."""
         transformer = model.transformer
         return cls(
-            transformer.clip_frames, transformer.memory_frames, model.audio.window, first_clip_share, pixel_conditions
-        )
+            transformer.clip_frames, transformer.memory_frames, model.audio.window, first_clip_share, pixel_conditions,
+            model.departures.controls,
+        )  # fmt: skip
 
 
 class Source(Protocol):
@@ -39,7 +41,8 @@ class Source(Protocol):
     - "clip" [F,...], "memory" [M,...] and "portrait" [...]: uint8 pixels [.,3,H,W], or latents [.,C,h,w] float32 as
       the autoencoder scales them. With window.pixel_conditions memory and portrait are pixels;
     - "features" float32 [F,W,L,E], windows of audio features;
-    - where known: "blinks" float32 [F,W], eyelid closure, and "regions" uint8 [H,W], 1 in the mouth and 2 in the eyes.
+    - where known: "controls" float32 [F,W,n], those of the window in the units of config.CONTROLS, NaN where one is not
+      known, and "regions" uint8 [H,W], 1 in the mouth and 2 in the eyes.
     """
 
     def __len__(self) -> int: ...

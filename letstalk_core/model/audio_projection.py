@@ -7,7 +7,7 @@ import torch.nn.functional as functional
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..config import LetsTalkConfig
+from ..config import CONTROLS, LetsTalkConfig
 
 
 def window_features(features: Tensor, window: int) -> Tensor:
@@ -132,8 +132,7 @@ def _window_layers(config: LetsTalkConfig) -> nn.Module:
 class AudioProjection(nn.Module):
     """From a window of features to K tokens of A: two layers, a Linear, and LayerNorm.
 
-    With blink_condition (config.Departures) one more token carries the eyelid closure of the window, so that one can
-    ask for blinks.
+    With controls (config.Departures) one more token carries what is asked for in the window, and what is not.
     """
 
     def __init__(self, config: LetsTalkConfig):
@@ -143,31 +142,36 @@ class AudioProjection(nn.Module):
         self.window = _window_layers(config)
         self.third = nn.Linear(hidden, audio.tokens * audio.width)
         self.norm = nn.LayerNorm(audio.width)
-        self.blink = None
-        if config.departures.blink_condition:
-            self.blink = nn.Sequential(
-                nn.Linear(audio.window, hidden), nn.ReLU(), nn.Linear(hidden, audio.width), nn.LayerNorm(audio.width)
-            )
+        self.control = None
+        if names := config.departures.controls:
+            self.control = nn.Sequential(
+                nn.Linear(2 * len(names) * audio.window, hidden), nn.ReLU(), nn.Linear(hidden, audio.width),
+                nn.LayerNorm(audio.width),
+            )  # fmt: skip
 
-    def forward(self, features: Tensor, blinks: Tensor | None = None) -> Tensor:
-        """Tokens [B,F,K,A], or [B,F,K+1,A] with blink_condition, of features [B,F,W,L,E].
+    def forward(self, features: Tensor, controls: Tensor | None = None) -> Tensor:
+        """Tokens [B,F,K,A], or [B,F,K+1,A] of a model with controls, of features [B,F,W,L,E].
 
-        blinks [B,F,W]: eyelid closure, 0 open to 1 closed; None means open. Raises ValueError, naming both values,
-        where the features' shape is not the configuration's or blinks go to a model that has no blink condition.
+        controls [B,F,W,n]: what is asked for, as config.Departures.controls names it and in the units of
+        config.CONTROLS; NaN leaves it to the model, and so does None. Raises ValueError, naming both values, where the
+        features' shape is not the configuration's or controls go to a model that has none.
         """
         expected = (self.config.audio.window, self.config.audio.blocks, self.config.audio.channels)
         if features.ndim != 5 or tuple(features.shape[2:]) != expected:
             raise ValueError(
                 f"audio features are {tuple(features.shape)}, not (B, F, W, L, E) with (W, L, E) = {expected}"
             )
-        if blinks is not None and self.blink is None:
-            raise ValueError("blinks were given, but this model was made without blink_condition")
+        if controls is not None and self.control is None:
+            raise ValueError("controls were given, but this model was made without any")
         tokens = self.tokens(self.window(features.to(self.third.weight.dtype)))  # [B,F,K,A]
-        if self.blink is None:
+        if self.control is None:
             return tokens
-        if blinks is None:
-            blinks = features.new_zeros(features.shape[:3])
-        return torch.cat([tokens, self.blink(blinks.to(tokens.dtype))[:, :, None]], dim=2)  # [B,F,K+1,A]
+        names = self.config.departures.controls
+        if controls is None:
+            controls = features.new_full((*features.shape[:3], len(names)), float("nan"))
+        most = controls.new_tensor([CONTROLS[name][1] for name in names])
+        asked = torch.stack([(controls / most).nan_to_num(0.0), controls.isfinite().to(controls)], -1).flatten(2)
+        return torch.cat([tokens, self.control(asked.to(tokens.dtype))[:, :, None]], dim=2)  # [B,F,K+1,A]
 
     def tokens(self, hidden: Tensor) -> Tensor:
         """[B,F,hidden] -> [B,F,K,A]."""

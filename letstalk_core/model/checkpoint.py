@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,7 @@ def load_checkpoint(path: str | Path, *, dtype: torch.dtype | None = torch.float
     with _opened(path) as file:
         config, _ = _read_metadata(path, file)
         tensors = {part: _read_part(file, part, dtype) for part in PARTS}
+    tensors["audio_projection"] = _with_controls(tensors["audio_projection"])
     with torch.device("meta"):
         model = LetsTalkModel(config)
     for part in PARTS:
@@ -99,6 +101,15 @@ def load_bundled_autoencoder(
             return None
         config = {**config, "scaling_factor": model.latent_scale}
         return BundledAutoencoder(config, _read_part(file, AUTOENCODER, dtype))
+
+
+def _with_controls(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An audio projection of version 1 or 2 was always told of the eyelids, and of nothing else."""
+    renamed = {re.sub(r"^blink\.", "control.", key): value for key, value in weights.items()}
+    if "blink.0.weight" in weights:
+        always = weights["blink.0.weight"]  # [hidden, W]
+        renamed["control.0.weight"] = torch.stack([always, torch.zeros_like(always)], -1).flatten(1)
+    return renamed
 
 
 def _read_part(file, part: str, dtype: torch.dtype | None) -> dict[str, Tensor]:

@@ -143,4 +143,6 @@ def _converted(name: str, wanted: type, value: typing.Any) -> typing.Any:
             pass
     if type(value) is wanted:
         return value
+    if wanted is tuple and isinstance(value, list):
+        return tuple(value)
     raise InputError(f"training configuration: {name} is {value!r}, not {TYPES[wanted]}")

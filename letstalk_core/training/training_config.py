@@ -160,6 +160,7 @@ class TransformerTraining(TrainingConfig):
     mouth_weight: float = 0.0  # added to a weight of 1 where the data says what is mouth, eyes, and a blinking eye
     eye_weight: float = 0.0
     blink_weight: float = 0.0
+    control_dropout: float = 0.0  # share of examples whose model is told of some or none of its controls
 
     gradient_checkpointing: bool = False
 
@@ -178,7 +179,8 @@ class TransformerTraining(TrainingConfig):
         _need_at_least(self, 1, "avatar_clips")
         _need_at_least(self, 0, "lora_rank", "lora_alpha", "memory_noise_steps", "memory_shared_noise", "sample_steps")
         _need_at_least(self, 0, "mouth_weight", "eye_weight", "blink_weight")
-        _need_share(self, "first_clip_share", "audio_dropout", "portrait_dropout", "memory_mask", "memory_mask_share")
+        _need_share(self, "first_clip_share", "audio_dropout", "portrait_dropout", "control_dropout")
+        _need_share(self, "memory_mask", "memory_mask_share")
         _need_share(self, "first_guess_share")
         need(self.memory_noise_steps <= 1000, f"memory_noise_steps is {self.memory_noise_steps}, more than 1000")
         need(self.sample_seconds > 0, f"sample_seconds is {self.sample_seconds}, not above 0")

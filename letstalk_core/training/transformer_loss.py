@@ -36,15 +36,15 @@ class Denoiser(nn.Module):
         portrait: Tensor,
         memory: Tensor | None,
         features: Tensor,
-        blinks: Tensor | None,
+        controls: Tensor | None,
         audio_kept: Tensor,
     ) -> Tensor:
         """The transformer's output [B,F,output_channels,h,w] for noisy latents [B,F,C,h,w] at timesteps [B].
 
-        portrait [B,C,h,w], memory [B,M,C,h,w], features [B,F,W,L,E] and blinks [B,F,W] are the conditions; audio_kept
-        [B] is 0 where the audio is dropped, else 1.
+        portrait [B,C,h,w], memory [B,M,C,h,w], features [B,F,W,L,E] and controls [B,F,W,n] are the conditions;
+        audio_kept [B] is 0 where the audio is dropped, else 1.
         """
-        tokens = self.model.audio_projection(features, blinks) * audio_kept[:, None, None, None]
+        tokens = self.model.audio_projection(features, controls) * audio_kept[:, None, None, None]
         return self.model.transformer(latents, timesteps, portrait=portrait, audio_tokens=tokens, memory=memory)
 
 
@@ -73,7 +73,7 @@ class TransformerLoss:
             portrait * portrait_kept[:, None, None, None],
             memory,
             batch["features"],
-            batch.get("blinks") if self.model_config.departures.blink_condition else None,
+            self._asked(batch, draws),
             (draws.uniform() >= config.audio_dropout).float(),
         )
         weight = self._weight(batch, x0)
@@ -83,6 +83,18 @@ class TransformerLoss:
             error = (self.diffusion.predictions(output.detach(), noisy, times)[0] - x0).square()
             numbers["x0_error"] = error.mean()
         return Loss(losses["total"], numbers, batch["name"])
+
+    def _asked(self, batch: dict, draws: Draws) -> Tensor | None:
+        """The controls [B,F,W,n] that the model is told of: of a share of examples not all, so that it learns to invent
+        the others."""
+        if not self.model_config.departures.controls or "controls" not in batch:
+            return None
+        controls, share = batch["controls"], self.config.control_dropout
+        if not share:
+            return controls
+        dropped = draws.uniform() * (draws.uniform() < share)  # of each example: how likely each of them is left out
+        left_out = draws.uniform((1, 1, controls.shape[-1])) < dropped[:, None, None, None]
+        return controls.masked_fill(left_out, float("nan"))
 
     @torch.no_grad()
     def _latents(self, batch: dict, draws: Draws) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -147,10 +159,17 @@ class TransformerLoss:
         pool = regions.shape[-1] // x0.shape[-1]
         mouth = F.avg_pool2d((regions == 1).float()[:, None], pool)[:, :, None]  # [B,1,1,h,w]
         eyes = F.avg_pool2d((regions == 2).float()[:, None], pool)[:, :, None]
-        closed = batch["blinks"][:, :, batch["blinks"].shape[2] // 2] > 0.2  # [B,F]
-        blinking = 1 + config.blink_weight * closed.float()[:, :, None, None, None]
-        weight = 1 + config.mouth_weight * mouth + config.eye_weight * eyes * blinking
+        weight = 1 + config.mouth_weight * mouth + config.eye_weight * eyes * self._blinking(batch)
         return weight / weight.mean((1, 2, 3, 4), keepdim=True)
+
+    def _blinking(self, batch: dict) -> Tensor | float:
+        """The eyes' weight [B,F,1,1,1]: more where they are closing or closed, where that is known."""
+        names = self.model_config.departures.controls
+        if "controls" not in batch or "eyelids" not in names:
+            return 1.0
+        middle = batch["controls"].shape[2] // 2
+        closed = batch["controls"][:, :, middle, names.index("eyelids")] > 0.2  # [B,F]
+        return 1 + self.config.blink_weight * closed.float()[:, :, None, None, None]
 
 
 class Draws:

@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..model.audio_projection import whole_windows
 from ..model.checkpoint import LetsTalkModel
 from ..model.latents import from_model_space
-from .blinks import blink_schedule
+from .controls import AskedFor
 from .memory import MemoryBank
 
 DECODED_PIXELS = 2**20  # pixels of frames that are decoded at a time: 64 frames of 128 px, 4 of 512 px
@@ -32,7 +32,7 @@ class SamplingSettings:
 
     steps: 1 to 1000. sampler: one that fits the model's objective. guidance_scale: 1 follows the audio as trained, more
     exaggerates it and doubles the time. memory_noise: deviation of the noise on the memory, in the units of the
-    transformer's own inputs. Raises InputError for values outside their range.
+    transformer's own inputs. asked: blinks, head motion and the like. Raises InputError for values outside their range.
     """
 
     seed: int = 0
@@ -40,6 +40,7 @@ class SamplingSettings:
     sampler: str | None = None
     guidance_scale: float | None = None
     memory_noise: float = 0.0
+    asked: AskedFor = AskedFor()
 
     def __post_init__(self):
         if self.steps is not None and not 1 <= self.steps <= TIMESTEPS:
@@ -90,7 +91,8 @@ class ClipSampler:
         settings: how the clips are sampled.
         callback: called as (step, steps, x0) after each denoising step; cancels by raising.
 
-    Raises ValueError for a sampler that does not fit the model's objective, naming those that do.
+    Raises ValueError for a sampler that does not fit the model's objective, naming those that do, and InputError where
+    the settings ask for what the model does not know or for another number of frames.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class ClipSampler:
         self.steps, self.sampler = settings.steps or defaults.steps, settings.sampler or defaults.sampler
         self.scale = defaults.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
         check_sampler(self.sampler, model.config.diffusion.objective)
+        settings.asked.check(model.config.departures.controls, len(features))
 
     def clips(self, memory: MemoryBank | None = None, frames: int | None = None) -> Iterator[Clip]:
         """Yield the clips one after the other.
@@ -213,11 +216,11 @@ class ClipSampler:
         around = torch.arange(start - reach, start + config.transformer.clip_frames + reach)
         inside = around.clamp(0, len(self.features) - 1)
         near = self.features[int(inside[0]) : int(inside[-1]) + 1][inside - inside[0]]
-        blinks = None
-        if config.departures.blink_condition:
-            closure = blink_schedule(self.settings.seed, start - reach, len(around), config.fps)
-            blinks = whole_windows(closure, config.audio.window)[None].to(device)
-        return self.model.audio_projection(whole_windows(near, config.audio.window)[None].to(device), blinks)
+        near, controls = whole_windows(near, config.audio.window)[None].to(device), None
+        if names := config.departures.controls:
+            asked = self.settings.asked.values(names, self.settings.seed, start - reach, len(around), config.fps)
+            controls = whole_windows(asked, config.audio.window)[None].to(device)
+        return self.model.audio_projection(near, controls)
 
 
 def smooth_border(latents: Tensor, last: Tensor, smoothing: float) -> Tensor:

@@ -22,7 +22,7 @@ from .motion import COLUMN, CONTROLS, control_track, rest_controls
 from .stills import HELD_OUT
 
 SPEECH_SECONDS = 2.4  # seconds of speech for each clip; the clip is a part of it, so that it begins in mid-speech
-CONTEXT = 4  # frames of features and blinks kept before and after a clip, for the window of the audio tokens
+CONTEXT = 4  # frames of features and controls kept before and after a clip, for the window of the audio tokens
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class AvatarSource:
         before = slice(begin - memory, begin)
         reach = self.window.audio_window // 2
         around = slice(CONTEXT + begin - reach, CONTEXT + begin + length + reach)
-        blinks = store.controls[index, around, COLUMN["blink"]]
+        controls = asked_for(store.controls[index, around], self.window.controls)
         pixels = (store.frames[index].transpose(0, 3, 1, 2), store.portraits[index].transpose(2, 0, 1))
         frames, portrait = pixels if self.latents is None else (part[index] for part in self.latents)
         clip = frames[begin : begin + length]
@@ -162,9 +162,16 @@ class AvatarSource:
             "memory": _tensor(remembered),
             "portrait": _tensor(portrait),
             "features": whole_windows(_tensor(store.features[index, around]), self.window.audio_window),
-            "blinks": whole_windows(_tensor(blinks), self.window.audio_window),
+            "controls": whole_windows(_tensor(controls), self.window.audio_window),
             "regions": _tensor(store.regions[index]),
         }
+
+
+def asked_for(controls: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    """Of a drawing's controls [T,15] those [T,n] that a model is told of (config.CONTROLS); NaN for the others."""
+    known = {"eyelids": controls[:, COLUMN["blink"]]}
+    unknown = np.full(len(controls), np.nan, np.float32)
+    return np.stack([known.get(name, unknown) for name in names], 1) if names else controls[:, :0]
 
 
 def _tensor(values: np.ndarray) -> torch.Tensor:

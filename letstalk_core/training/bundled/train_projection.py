@@ -54,7 +54,7 @@ def train_audio_projection(
     """Train an audio projection in work/audio (resumed if begun) on `clips` clips, BATCH of them a step.
 
     known: another one, of any audio encoder, whose tokens a transformer has learnt: the new one's tokens come near to
-    what that one makes of such mouths, and its blink token is taken as it is. Without, the blink token stays untrained.
+    what that one makes of such mouths, and its control token is taken as it is. Without, that stays untrained.
     KeyboardInterrupt where it was asked to stop.
     """
     utterances = work / "audio" / "utterances"
@@ -91,12 +91,12 @@ def train_audio_projection(
 
 
 def _begin_like(projection: AudioProjection, known: AudioProjection) -> None:
-    """Take over what does not depend on the audio features: the blink token, and where tokens lie on average."""
+    """Take over what does not depend on the audio features: the control token, and where tokens lie on average."""
     projection.norm.load_state_dict(known.norm.state_dict())
     with torch.no_grad():
         projection.third.bias.copy_(known.third.bias)
-    if known.blink is not None:
-        projection.blink.load_state_dict(known.blink.state_dict())
+    if known.control is not None:
+        projection.control.load_state_dict(known.control.state_dict())
 
 
 def _disturbed(features: Tensor, seed: int) -> Tensor:

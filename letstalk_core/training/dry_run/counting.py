@@ -136,8 +136,9 @@ def denoiser_inputs(config: LetsTalkConfig, batch: int, side: int) -> list[Tenso
     memory = latents.new_zeros(batch, remembered, *latents.shape[2:]) if remembered else None
     window = latents.new_zeros(batch, frames, config.audio.window)
     features = window[..., None, None].expand(-1, -1, -1, config.audio.blocks, config.audio.channels).contiguous()
-    blinks = window if config.departures.blink_condition else None
-    return [latents, latents.new_ones(batch), latents[:, 0].clone(), memory, features, blinks, latents.new_ones(batch)]
+    names, ones = config.departures.controls, latents.new_ones(batch)
+    controls = window[..., None].expand(*window.shape, len(names)) if names else None
+    return [latents, ones, latents[:, 0].clone(), memory, features, controls, ones.clone()]
 
 
 def count_encoding(autoencoder: dict, images: int, size: int, kind: str, dtype: torch.dtype) -> Work:
