@@ -24,7 +24,7 @@ OBJECTIVES = ("noise", "v", "flow", "x0")
 TIMESTEPS = 1000  # of training, and the most steps of denoising
 MOST_GUIDANCE = 20.0
 # What a model can be asked for beside its audio, frame by frame, and in which range; all but the eyelids as a
-# difference to the portrait. Angles are in degrees: yaw to the picture's right, pitch down, roll clockwise.
+# difference to the portrait. Angles are in degrees: yaw to the picture's right, pitch up, roll clockwise.
 CONTROLS = {
     "eyelids": (0.0, 1.0), "yaw": (-25.0, 25.0), "pitch": (-16.0, 16.0), "roll": (-17.0, 17.0), "brows": (-1.0, 1.0),
     "smile": (-1.0, 1.0), "gaze_x": (-1.0, 1.0), "gaze_y": (-1.0, 1.0),

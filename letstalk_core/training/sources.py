@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from ..audio.load_encoder import BUILT_IN, load_audio_encoder
 from ..config import LetsTalkConfig
-from ..data.drawn.talking_clips import AvatarSource, ClipStore, read_count, write_count
+from ..data.drawn.talking_clips import ClipStore, read_count, write_count
 from ..data.source import Source, Window
+from ..data.stored_clips import StoredClipSource
 from ..errors import InputError
 from ..picture.autoencoder import Autoencoder
 from ..pixels import pixels_to_images
@@ -47,7 +48,7 @@ def _drawn(
     length = max(DRAWN_FRAMES, window.memory_frames + window.clip_frames)
     store = ClipStore(Path(config.data_path), config.avatar_clips, length, model.image_size, model.audio.encoder)
     store.render()
-    return AvatarSource(store, window, encode_clips(store, autoencoder))
+    return StoredClipSource(store, window, encode_clips(store, autoencoder))
 
 
 def _recorded(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...video.blinks import BLINK_SHAPE
+from ...video.controls import BLINK_SHAPE
 
 # Columns of a control track [F, 15]. The mouth's come from the speech (data/speech/visemes.py); head angles are in
 # radians, shifts in units of half a face height.

@@ -11,18 +11,15 @@ import torch
 
 from ...audio.load_encoder import load_audio_encoder
 from ...audio.recording import SAMPLE_RATE
-from ...errors import InputError
-from ...model.audio_projection import whole_windows
 from ..arrays import open_array
-from ..source import Window
 from ..speech.spoken_clips import speech_clip
+from ..stored_clips import CONTEXT
 from .avatars import Avatar
 from .drawing import draw_frames
 from .motion import COLUMN, CONTROLS, control_track, rest_controls
 from .stills import HELD_OUT
 
 SPEECH_SECONDS = 2.4  # seconds of speech for each clip; the clip is a part of it, so that it begins in mid-speech
-CONTEXT = 4  # frames of features and controls kept before and after a clip, for the window of the audio tokens
 
 
 @dataclass(frozen=True)
@@ -119,61 +116,10 @@ class ClipStore:
         self.regions[i] = clip.avatar.regions()
         self.starts[i] = start == 0
 
+    def asked(self, index: int, around: slice, names: tuple[str, ...]) -> np.ndarray:
+        known = {"eyelids": self.controls[index, around, COLUMN["blink"]]}
+        unknown = np.full(around.stop - around.start, np.nan, np.float32)
+        return np.stack([known.get(name, unknown) for name in names], 1) if names else unknown[:, None][:, :0]
 
-class AvatarSource:
-    """The clips of a store as training examples (data/source.py).
-
-    latents: float16 of all frames [n,T,C,h,w] and of the portraits [n,C,h,w], or None to give pixels.
-    """
-
-    def __init__(self, store: ClipStore, window: Window, latents: tuple[np.ndarray, np.ndarray] | None):
-        if window.memory_frames + window.clip_frames > store.length:
-            raise InputError(
-                f"The drawn clips have {store.length} frames, fewer than {window.memory_frames} of memory and "
-                f"{window.clip_frames} of a clip."
-            )
-        if window.audio_window // 2 > CONTEXT:
-            raise InputError(f"audio_window is {window.audio_window}; drawn clips know {2 * CONTEXT + 1} at most.")
-        self.store, self.window, self.latents = store, window, latents
-
-    def __len__(self) -> int:
-        return self.store.count
-
-    def name(self, index: int) -> str:
-        return f"drawn clip {index}"
-
-    def read(self, index: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        store, memory, length = self.store, self.window.memory_frames, self.window.clip_frames
-        begin = int(rng.integers(memory, store.length - length + 1))
-        if store.starts[index] and rng.random() < self.window.first_clip_share:
-            begin = 0
-        before = slice(begin - memory, begin)
-        reach = self.window.audio_window // 2
-        around = slice(CONTEXT + begin - reach, CONTEXT + begin + length + reach)
-        controls = asked_for(store.controls[index, around], self.window.controls)
-        pixels = (store.frames[index].transpose(0, 3, 1, 2), store.portraits[index].transpose(2, 0, 1))
-        frames, portrait = pixels if self.latents is None else (part[index] for part in self.latents)
-        clip = frames[begin : begin + length]
-        if self.window.pixel_conditions:
-            frames, portrait = pixels
-        remembered = frames[before] if begin else np.repeat(portrait[None], memory, 0)
-        return {
-            "clip": _tensor(clip),
-            "memory": _tensor(remembered),
-            "portrait": _tensor(portrait),
-            "features": whole_windows(_tensor(store.features[index, around]), self.window.audio_window),
-            "controls": whole_windows(_tensor(controls), self.window.audio_window),
-            "regions": _tensor(store.regions[index]),
-        }
-
-
-def asked_for(controls: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    """Of a drawing's controls [T,15] those [T,n] that a model is told of (config.CONTROLS); NaN for the others."""
-    known = {"eyelids": controls[:, COLUMN["blink"]]}
-    unknown = np.full(len(controls), np.nan, np.float32)
-    return np.stack([known.get(name, unknown) for name in names], 1) if names else controls[:, :0]
-
-
-def _tensor(values: np.ndarray) -> torch.Tensor:
-    """A copy as uint8 where it is that, else as float32."""
-    return torch.from_numpy(np.array(values, np.uint8 if values.dtype == np.uint8 else np.float32))
+    def pixels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.frames[index].transpose(0, 3, 1, 2), self.portraits[index].transpose(2, 0, 1)

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from ...config import PRESETS
-from ...data.drawn.talking_clips import AvatarSource, ClipStore
+from ...data.drawn.talking_clips import ClipStore
 from ...data.source import Window
 from ...data.speech.synthesis import NEURAL, NEURAL_INSTALL_HINT, available_engines
+from ...data.stored_clips import StoredClipSource
 from ...errors import InputError
 from ...model.audio_projection import AudioProjection
 from ...model.checkpoint import (
@@ -105,7 +106,7 @@ def train_avatar(
     config = transformer_config(work, transformer_steps, clips, peak)
     freeze(model, config.frozen)
     window = Window.of(model.config)
-    trained = train_transformer(config, model, autoencoder, AvatarSource(store, window, encoded))
+    trained = train_transformer(config, model, autoencoder, StoredClipSource(store, window, encoded))
     if trained is None:
         return None
     return _write(output, load_checkpoint(trained), load_bundled_autoencoder(trained))

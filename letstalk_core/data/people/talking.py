@@ -1,0 +1,146 @@
+"""Puppets that speak, as latents: the clips that the bundled transformer learns from, each of a new person."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...errors import InputError
+from ...picture.autoencoder import Autoencoder, load_autoencoder
+from ..arrays import make_blocks, open_array
+from ..drawn.motion import MOUTH_COLUMNS
+from ..speech.pairs import SpokenPairs
+from ..stored_clips import CONTEXT
+from .cast import random_puppet
+from .geometry import SIZE
+from .gestures import control_track, rest_controls
+from .pictures import NATURAL_SHARE, face_regions
+from .puppet import COLUMN
+
+STRETCH = 60  # frames of motion, of which a clip is a part, so that it begins in mid-motion
+BLOCK = 20
+REGION_STEP = 4  # pixels of a cell of the regions
+DEGREES = 180 / np.pi
+# Of config.CONTROLS: a puppet's own control, how many units of the one are one of the other, and whether it is counted
+# from the portrait's.
+ASKED = {
+    "eyelids": ("blink", 1.0, False), "yaw": ("yaw", DEGREES, True), "pitch": ("pitch", DEGREES, True),
+    "roll": ("roll", DEGREES, True), "brows": ("brow", 1.0, True), "smile": ("smile", 1.0, True),
+    "gaze_x": ("gaze_x", 1.0, True), "gaze_y": ("gaze_y", 1.0, True),
+}  # fmt: skip
+POSE = ("yaw", "pitch", "roll", "shift_x", "shift_y", "size")
+
+
+class PuppetClips:
+    """`count` clips in a folder (data/stored_clips.py): latents float16 [n,T + 1,C,h,w], the portrait's first; controls
+    float32 [n,T + 2 * CONTEXT,8] as ASKED names them.
+
+    Args:
+        folder: of the arrays, and of a mark for each finished block. InputError where it holds others.
+        length: T, frames of a clip.
+        autoencoder: file of the one that makes the latents.
+        pairs: the speech, features and mouths, that the clips are cut from.
+        held_out: people that no training may see.
+        block: how many clips are made at a time.
+    """
+
+    def __init__(
+        self, folder: Path, count: int, length: int, autoencoder: Path, pairs: SpokenPairs, held_out: bool = False,
+        block: int = BLOCK,
+    ):  # fmt: skip
+        self.folder, self.count, self.length, self.autoencoder, self.pairs = folder, count, length, autoencoder, pairs
+        self.held_out, self.block = held_out, block
+        folder.mkdir(parents=True, exist_ok=True)
+        loaded = _autoencoder(autoencoder, "cpu")
+        side, around, of = SIZE // loaded.downscale, length + 2 * CONTEXT, pairs.features.shape[2:]
+        self.latents = self._array(
+            f"latents-{loaded.encoder_digest}", (length + 1, loaded.latent_channels, side, side), np.float16
+        )
+        self.features = self._array("features", (around, *of), np.float16)
+        self.controls = self._array("controls", (around, len(ASKED)), np.float32)
+        self.regions = self._array("regions", (SIZE // REGION_STEP, SIZE // REGION_STEP), np.uint8)
+        self.starts = self._array("starts", (), np.bool_)
+
+    def _array(self, name: str, shape: tuple[int, ...], dtype) -> np.ndarray:
+        return open_array(self.folder / f"{name}.npy", (self.count, *shape), dtype)
+
+    def make(self, workers: int = 1, device: str = "cpu") -> PuppetClips:
+        """Make the clips that are missing, in `workers` processes on a CPU; safe to stop and call again. Returns
+        itself."""
+        missing = [i for i in range(0, self.count, self.block) if not self._mark(i).exists()]
+        make = functools.partial(self.make_block, device=device)
+        make_blocks(make, missing, workers if device == "cpu" else 1, "clips")
+        return self
+
+    def _mark(self, start: int) -> Path:
+        return self.folder / f"{start}.done"
+
+    def make_block(self, start: int, device: str = "cpu") -> None:
+        """Make clips start .. start + block - 1 and mark them as made."""
+        for i in range(start, min(start + self.block, self.count)):
+            self._make_one(i, device)
+        for array in (self.latents, self.features, self.controls, self.regions, self.starts):
+            array.flush()
+        self._mark(start).touch()
+
+    def _make_one(self, i: int, device: str) -> None:
+        puppet, rng = random_puppet(i, self.held_out, device)
+        spoken = int(rng.integers(self.pairs.count))
+        from_frame = int(rng.integers(self.pairs.features.shape[1] - STRETCH + 1))
+        speech = slice(from_frame, from_frame + STRETCH)
+        motion = control_track(rng, np.asarray(self.pairs.mouths[spoken, speech], np.float32))
+        rest = rest_controls(rng)
+        if natural := rng.random() < NATURAL_SHARE:
+            rest[:MOUTH_COLUMNS] = 0
+        # The head begins where the portrait has it, and the portrait keeps its own expression.
+        for name in POSE:
+            motion[:, COLUMN[name]] += rest[COLUMN[name]] - motion[0, COLUMN[name]]
+        rest[COLUMN["smile"]] = motion[0, COLUMN["smile"]]
+        # Half of the clips begin where the motion begins, as a video does: they can follow the portrait itself.
+        first = 0 if rng.random() < 0.5 else int(rng.integers(1, STRETCH - self.length + 1))
+        around = np.clip(np.arange(first - CONTEXT, first + self.length + CONTEXT), 0, STRETCH - 1)
+        frames = torch.cat([puppet.render(rest[None], natural), puppet.render(motion[first : first + self.length])])
+        autoencoder = _autoencoder(self.autoencoder, device)
+        self.latents[i] = autoencoder.encode(frames * 2 - 1, len(frames)).cpu().numpy()
+        self.features[i] = self.pairs.features[spoken, speech][around]
+        self.controls[i] = relative_controls(motion, rest)[around]
+        self.starts[i] = first == 0
+        middle = puppet.places(motion[[first + self.length // 2]])[0].cpu().numpy()
+        self.regions[i] = face_regions(middle)[REGION_STEP // 2 :: REGION_STEP, REGION_STEP // 2 :: REGION_STEP]
+
+    def asked(self, index: int, around: slice, names: tuple[str, ...]) -> np.ndarray:
+        return self.controls[index, around][:, [list(ASKED).index(name) for name in names]]
+
+    def pixels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        raise InputError("Of puppets that speak only latents are kept; set memory_pixel_noise=false.")
+
+    def __getstate__(self) -> dict:
+        """For a worker process, which opens the arrays itself."""
+        names = ("folder", "count", "length", "autoencoder", "pairs", "held_out", "block")
+        return {name: getattr(self, name) for name in names}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(**state)
+
+    @property
+    def encoded(self) -> tuple[np.ndarray, np.ndarray]:
+        """Latents of all frames [n,T,C,h,w] and of the portraits [n,C,h,w]."""
+        return self.latents[:, 1:], self.latents[:, 0]
+
+
+def relative_controls(motion: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """What a puppet's motion [F,21] from a portrait's controls [21] is in terms of config.CONTROLS, [F,8]."""
+    columns = []
+    for own, units, relative in ASKED.values():
+        column = motion[:, COLUMN[own]] - (rest[COLUMN[own]] if relative else 0)
+        columns.append(units * column)
+    return np.stack(columns, 1).astype(np.float32)
+
+
+@functools.lru_cache(1)
+def _autoencoder(path: Path, device: str) -> Autoencoder:
+    """Once a process."""
+    return load_autoencoder(path).to(device).to(memory_format=torch.channels_last)

@@ -1,0 +1,98 @@
+"""Puppets that speak, kept as latents: what is in a clip, and the examples that are cut from it."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from letstalk_core.config import CONTROLS
+from letstalk_core.data.people.geometry import SIZE
+from letstalk_core.data.people.puppet import COLUMN
+from letstalk_core.data.people.puppet import CONTROLS as OWN
+from letstalk_core.data.people.talking import ASKED, PuppetClips, relative_controls
+from letstalk_core.data.source import Window
+from letstalk_core.data.stored_clips import CONTEXT, StoredClipSource
+from letstalk_core.errors import InputError
+from letstalk_core.picture.autoencoder import build_autoencoder
+from letstalk_core.training.bundled.train_portrait_autoencoder import save
+
+from .tiny import GUIDED_AUTOENCODER
+
+LENGTH = 7
+WINDOW = Window(4, 2, 5, controls=("yaw", "eyelids"))
+AROUND = slice(0, LENGTH + 2 * CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Speech whose features are the number of its frame, and which opens the mouth in turn."""
+    frames = np.arange(3 * 100).reshape(3, 100)
+    features = np.broadcast_to((frames % 100)[..., None, None], (3, 100, 2, 6)).astype(np.float16)
+    mouths = np.zeros((3, 100, 7), np.float16)
+    mouths[..., 0] = frames % 5 / 5
+    return SimpleNamespace(count=3, features=features, mouths=mouths)
+
+
+@pytest.fixture(scope="module")
+def clips(pairs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    torch.manual_seed(0)
+    save(build_autoencoder(GUIDED_AUTOENCODER), folder / "autoencoder.safetensors", {})
+    return PuppetClips(folder / "clips", 3, LENGTH, folder / "autoencoder.safetensors", pairs, block=1).make()
+
+
+def test_clips_are_made_once(clips, pairs):
+    before, first = clips.latents[1].copy(), clips.latents[0].copy()
+    clips.latents[0] = 0
+    again = PuppetClips(clips.folder, 3, LENGTH, clips.autoencoder, pairs, block=1).make()
+    assert not again.latents[0].any() and np.array_equal(again.latents[1], before)
+    (clips.folder / "0.done").unlink()
+    assert np.array_equal(again.make().latents[0], first)
+
+
+def test_a_clip_has_its_speech_and_its_controls(clips):
+    assert set(ASKED) == set(CONTROLS)
+    for i in range(3):
+        frames = clips.features[i, :, 0, 0]
+        assert (np.diff(frames) >= 0).all()
+        assert (np.diff(frames)[CONTEXT:-CONTEXT] == 1).all()  # one after the other, but at the ends of the speech
+        yaw = clips.asked(i, AROUND, ("yaw", "eyelids"))[:, 0]
+        assert clips.starts[i] == (abs(yaw[CONTEXT]) < 1e-4)  # the head begins where the portrait has it
+        assert set(np.unique(clips.regions[i])) == {0, 1, 2} and clips.regions.shape[1:] == (SIZE // 4, SIZE // 4)
+        assert np.abs(clips.latents[i, 1:] - clips.latents[i, 0]).max() > 0
+        for name, (least, most) in CONTROLS.items():  # a portrait may look one way and the clip the other
+            values = clips.asked(i, AROUND, (name,))
+            assert values.min() >= least - most - 0.01 and values.max() <= 2 * most + 0.01
+
+
+def test_controls_are_counted_from_the_portrait_but_for_the_eyelids():
+    rest, motion = np.zeros(len(OWN), np.float32), np.zeros((1, len(OWN)), np.float32)
+    for name, at_rest, moved in (("yaw", 0.1, 0.3), ("blink", 0.2, 0.9), ("smile", 0.5, 0.25)):
+        rest[COLUMN[name]], motion[0, COLUMN[name]] = at_rest, moved
+    asked = dict(zip(ASKED, relative_controls(motion, rest)[0], strict=True))
+    assert asked["yaw"] == pytest.approx(np.degrees(0.2)) and asked["eyelids"] == pytest.approx(0.9)
+    assert asked["smile"] == pytest.approx(-0.25) and asked["roll"] == 0
+
+
+def test_examples(clips):
+    source = StoredClipSource(clips, WINDOW, clips.encoded, "puppet")
+    assert len(source) == 3 and source.name(1) == "puppet clip 1"
+    latent = clips.latents.shape[2:]
+    for seed in range(20):
+        example = source.read(seed % 3, np.random.default_rng(seed))
+        assert {name: tuple(value.shape) for name, value in example.items()} == {
+            "clip": (4, *latent), "memory": (2, *latent), "portrait": latent, "features": (4, 5, 2, 6),
+            "controls": (4, 5, 2), "regions": (SIZE // 4, SIZE // 4),
+        }  # fmt: skip
+        frames = example["features"][:, 2, 0, 0]
+        assert (frames.diff() <= 1).all() and torch.equal(example["features"][1:, 1], example["features"][:-1, 2])
+
+
+def test_what_does_not_fit_is_refused(clips, pairs):
+    with pytest.raises(InputError, match="puppet clips have 7 frames, fewer than 2 of memory and 16"):
+        StoredClipSource(clips, Window(16, 2, 5), clips.encoded, "puppet")
+    with pytest.raises(InputError, match="only latents are kept; set memory_pixel_noise=false"):
+        StoredClipSource(clips, Window(4, 2, 5, pixel_conditions=True), clips.encoded).read(0, np.random.default_rng(0))
+    with pytest.raises(InputError, match="delete its folder"):
+        PuppetClips(clips.folder, 4, LENGTH, clips.autoencoder, pairs)
