@@ -51,6 +51,7 @@ class Checkpoints:
         folder = self.newest()
         if folder is None:
             return None
+        fixed = json.loads(json.dumps(fixed))  # as they were written: lists, no tuples
         try:
             kept = json.loads((folder / RUN).read_text())
             before, step = kept["identity"], kept["step"]  # "identity": what `fixed` is called in run.json
