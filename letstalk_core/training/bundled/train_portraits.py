@@ -1,0 +1,139 @@
+"""The transformer for photographs, on puppets that speak, for a given time.
+
+    python -m letstalk_core.training.bundled.train_portraits WORK OUTPUT --autoencoder FILE --ear FILE --minutes 60
+
+WORK/pairs holds speech (data/speech/pairs.py). The audio projection hears as that of the model in `--ear` does, and its
+window stays so. Goes on where it was stopped; --start FILE goes on from a finished model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...config import PRESETS
+from ...data.people.talking import PuppetClips
+from ...data.source import Source, Window
+from ...data.speech.pairs import SpokenPairs
+from ...data.stored_clips import StoredClipSource
+from ...model.checkpoint import BundledAutoencoder, LetsTalkModel, load_checkpoint, save_checkpoint
+from ...picture.autoencoder import Autoencoder, load_autoencoder
+from ..build import freeze
+from ..loop import native_precision
+from ..transformer_loss import Denoiser, TransformerLoss
+from ..training_config import TransformerTraining
+from .timed import TimedRun
+from .train_avatar import relative_scale
+
+PAIRS, CLIPS = 8000, 5000
+FRAMES = 20  # of a clip: two of memory, sixteen of a clip, and two to shift the window
+PEAK = 1e-3  # largest learning rate; half as much where it goes on from a trained one
+NOTES = {
+    "title": "LetsTalk portraits 256",
+    "licence": "Apache-2.0",
+    "trained_on": "puppets of photographs of people who do not exist, and synthetic speech of this repository",
+}
+
+
+def loss_settings(work: Path, batch: int) -> TransformerTraining:
+    """What is seen, what is added to it and what counts in the transformer's loss."""
+    return TransformerTraining(
+        run=str(work), preset="portraits", data="avatar", data_path=str(work), batch_size=batch,
+        frozen=r"^audio_projection\.window\.",  # it heard far more speech than the clips hold
+        memory_pixel_noise=False, memory_noise_steps=0, memory_shared_noise=0.5, memory_mask_share=0.5,
+        mouth_weight=8.0, eye_weight=3.0, blink_weight=3.0, control_dropout=0.5,
+        first_guess_share=0.35,  # where nothing is seen and the conditions alone decide
+    )  # fmt: skip
+
+
+def new_model(autoencoder: Autoencoder, ear: LetsTalkModel, scale: float) -> LetsTalkModel:
+    """An untrained model that hears as another does; scale: its relative_scale."""
+    config = PRESETS["portraits"].with_changes(latent_scale=autoencoder.latent_scale, relative_scale=scale)
+    torch.manual_seed(0)
+    model = LetsTalkModel(config)
+    own = {
+        name: value for name, value in ear.audio_projection.state_dict().items() if not name.startswith("control.")
+    }
+    model.audio_projection.load_state_dict(own, strict=False)
+    return model
+
+
+class Batches:
+    """Batches of a source by step, on a device; they follow from the step's number alone."""
+
+    def __init__(self, source: Source, size: int, device: torch.device):
+        self.source, self.size, self.device = source, size, device
+
+    def __call__(self, step: int) -> dict:
+        rng = np.random.default_rng((9, step))
+        chosen = [int(index) for index in rng.integers(len(self.source), size=self.size)]
+        examples = [self.source.read(index, rng) for index in chosen]
+        batch = {name: torch.stack([example[name] for example in examples]).to(self.device) for name in examples[0]}
+        seeds = [step * self.size + number for number in range(self.size)]
+        return {**batch, "seed": seeds, "name": [self.source.name(index) for index in chosen]}
+
+
+def train_transformer(
+    work: Path, model: LetsTalkModel, source: Source, minutes: float, peak: float, batch: int, device: torch.device
+) -> LetsTalkModel:
+    """Train a model in work/transformer (resumed if begun) for `minutes`, `batch` clips a step."""
+    config = loss_settings(work, batch)
+    freeze(model, config.frozen)
+    denoiser = Denoiser(model.to(device).train())
+    loss, batches = TransformerLoss(config, model.config, None, device), Batches(source, batch, device)
+    run = TimedRun(work / "transformer", denoiser, minutes, peak, device, matrices=inner_weights(model))
+    autocast = native_precision("auto", device.type) == "bf16"
+
+    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            found = loss(denoiser, batches(step))
+        return found.per_example.mean(), {name: float(value) for name, value in found.numbers.items()}
+
+    run.fit(loss_of)
+    run.averaged()
+    return model
+
+
+def inner_weights(model: LetsTalkModel) -> list[nn.Parameter]:
+    """The matrices of the transformer's blocks."""
+    return [
+        weight for weight in model.transformer.blocks.parameters() if weight.requires_grad and weight.ndim == 2
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--autoencoder", type=Path, required=True)
+    parser.add_argument("--ear", type=Path, required=True, help="a model whose audio projection is taken")
+    parser.add_argument("--start", type=Path, help="a model to go on from")
+    parser.add_argument("--minutes", type=float, required=True, help="of the transformer's training")
+    parser.add_argument("--clips", type=int, default=CLIPS)
+    parser.add_argument("--batch", type=int, help="clips of a step (default: 12 on a CPU, 64 on a GPU)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    torch.set_flush_denormal(True)
+    work, autoencoder = arguments.work, load_autoencoder(arguments.autoencoder)
+    pairs = SpokenPairs(work / "pairs", PAIRS, "whisper", work / "utterances")
+    clips = PuppetClips(work / "puppet-clips", arguments.clips, FRAMES, arguments.autoencoder, pairs)
+    clips.make(os.cpu_count() or 1, device.type)
+    if arguments.start:
+        model, peak = load_checkpoint(arguments.start), PEAK / 2
+    else:
+        model, peak = new_model(autoencoder, load_checkpoint(arguments.ear), relative_scale(*clips.encoded)), PEAK
+    source = StoredClipSource(clips, Window.of(model.config), clips.encoded, "puppet")
+    batch = arguments.batch or (64 if device.type == "cuda" else 12)
+    trained = train_transformer(work, model, source, arguments.minutes, peak, batch, device)
+    bundled = BundledAutoencoder(autoencoder.config, autoencoder.model.state_dict())
+    save_checkpoint(arguments.output, trained.cpu(), bundled, dtype=torch.float16, notes=NOTES)
+
+
+if __name__ == "__main__":
+    main()
