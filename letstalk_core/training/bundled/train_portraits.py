@@ -25,8 +25,8 @@ from ...model.checkpoint import BundledAutoencoder, LetsTalkModel, load_checkpoi
 from ...picture.autoencoder import Autoencoder, load_autoencoder
 from ..build import freeze
 from ..loop import native_precision
-from ..transformer_loss import Denoiser, TransformerLoss
 from ..training_config import TransformerTraining
+from ..transformer_loss import Denoiser, TransformerLoss
 from .timed import TimedRun
 from .train_avatar import relative_scale
 
@@ -56,9 +56,7 @@ def new_model(autoencoder: Autoencoder, ear: LetsTalkModel, scale: float) -> Let
     config = PRESETS["portraits"].with_changes(latent_scale=autoencoder.latent_scale, relative_scale=scale)
     torch.manual_seed(0)
     model = LetsTalkModel(config)
-    own = {
-        name: value for name, value in ear.audio_projection.state_dict().items() if not name.startswith("control.")
-    }
+    own = {name: value for name, value in ear.audio_projection.state_dict().items() if not name.startswith("control.")}
     model.audio_projection.load_state_dict(own, strict=False)
     return model
 
@@ -101,9 +99,7 @@ def train_transformer(
 
 def inner_weights(model: LetsTalkModel) -> list[nn.Parameter]:
     """The matrices of the transformer's blocks."""
-    return [
-        weight for weight in model.transformer.blocks.parameters() if weight.requires_grad and weight.ndim == 2
-    ]
+    return [weight for weight in model.transformer.blocks.parameters() if weight.requires_grad and weight.ndim == 2]
 
 
 def main() -> None:
