@@ -203,6 +203,7 @@ def sections(text, level) -> dict[str, str]:
 
 
 def written(value) -> str:
+    value = list(value) if isinstance(value, tuple) else value  # as YAML has it
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
