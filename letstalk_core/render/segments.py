@@ -78,6 +78,10 @@ class WorkFolder:
             raise InputError(
                 f"The work folder {self.path} cannot be made ({error.strerror}); choose another place for the output."
             ) from error
+        except KeyboardInterrupt:
+            with contextlib.suppress(OSError):  # not empty: others' work, or a lock that was just taken
+                self.path.rmdir()
+            raise
         try:
             for path in self.path.iterdir():
                 if _DEAD.fullmatch(path.name) or path.stem in ("joined", "trial"):
