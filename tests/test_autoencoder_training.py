@@ -79,7 +79,7 @@ def test_the_loss_falls_and_the_file_can_be_used(tmp_path, tiny):
     assert path == tmp_path / "run" / "autoencoder.safetensors"
     losses, quality = log_of(tmp_path / "run", "loss"), log_of(tmp_path / "run", "held_out_psnr")
     assert np.mean([losses[step] for step in range(71, 81)]) < 0.5 * losses[1]
-    assert quality.keys() == {40, 80} and quality[80] > quality[40] - 0.2
+    assert quality.keys() == {40, 80} and quality[80] > quality[40]
     autoencoder = load_autoencoder(path)
     with safe_open(path, "pt") as file:
         assert file.metadata()["held_out_psnr"] == f"{quality[80]:.2f}" and file.metadata()["trained_steps"] == "80"

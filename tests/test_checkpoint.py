@@ -19,6 +19,8 @@ from letstalk_core.model.checkpoint import (
 )
 from letstalk_core.pipeline import BUNDLED_MODEL
 
+from .tiny import write_tiny_checkpoint
+
 TINY = PRESETS["tiny"].with_changes(width=32, heads=2, audio_width=16)
 AUTOENCODER = BundledAutoencoder(
     {"_class_name": "AutoencoderDC", "latent_channels": 4},
@@ -169,6 +171,37 @@ def rewrite_configuration(change):
 
 newer_key = rewrite_configuration(lambda values: values["audio"].update(hyperdrive=1))
 newer_part = rewrite_configuration(lambda values: values.update(hyperdrive={"speed": 1}))
+
+
+def test_a_model_that_was_always_told_of_the_eyelids_means_the_same(tmp_path):
+    """As versions 1 and 2 wrote it: blink_condition, and weights that take no more than the closure."""
+    path = write_tiny_checkpoint(tmp_path / "model.safetensors")
+    model = load_checkpoint(path)
+    blink = model.audio_projection.control
+    blink[0].weight.data.view(len(blink[0].weight), -1, 2)[..., 1] = 0  # whether it is asked for did not matter
+    always = blink[0].weight.data.view(len(blink[0].weight), -1, 2)[..., 0]
+
+    def as_before(tensors, metadata):
+        for name in [name for name in tensors if name.startswith("audio_projection.control.")]:
+            tensors[name.replace(".control.", ".blink.")] = tensors.pop(name)
+        tensors["audio_projection.blink.0.weight"] = always.contiguous()
+        config = json.loads(metadata["letstalk_config"])
+        assert config["departures"].pop("controls") == ["eyelids"]
+        metadata["letstalk_config"] = json.dumps(
+            {**config, "version": 2} | {"departures": {**config["departures"], "blink_condition": True}}
+        )
+
+    rewrite(path, as_before)
+    before = load_checkpoint(path)
+    audio = before.config.audio
+    features = torch.randn(1, 3, audio.window, audio.blocks, audio.channels)
+    closure = torch.rand(1, 3, audio.window, 1)
+    assert before.config == model.config
+    tokens = before.audio_projection(features, closure)
+    assert torch.equal(tokens, model.audio_projection(features, closure))
+    assert torch.equal(tokens[:, :, -1], blink[1:](closure[..., 0] @ always.T + blink[0].bias))
+
+
 newer_version = rewrite_configuration(lambda values: values.update(version=4))
 older_key = rewrite_configuration(lambda values: (values.clear(), values.update(hyperdrive=1)))
 other_fusion = rewrite_configuration(lambda values: values["transformer"].update(portrait_fusion="osmotic"))

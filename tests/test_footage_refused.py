@@ -149,8 +149,9 @@ def test_real_clips(tmp_path, shared, name):
     assert len(data) == (3 if name == "d11" else 2)
     for example in examples:
         picture = example["clip"][0].permute(1, 2, 0).numpy() / 255
-        x, y = find_faces(picture.astype(np.float32))[0].anchors.mean(0)
-        assert abs(x - 64) < 10 and abs(y - 0.546 * 128) < 10
+        face = find_faces(picture.astype(np.float32))[0]
+        x, y = face.anchors.mean(0)
+        assert abs(x - 64) < 10 and abs(y - 0.546 * 128) < 10 and 22 < face.eyes < 40
 
 
 def test_the_settings_are_kept_for_people(tmp_path):

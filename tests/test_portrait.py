@@ -182,18 +182,27 @@ def test_numbers_of_faces(two_faces):
         crop_portrait(image, 32, face=-1)
 
 
-@pytest.mark.parametrize("tilt", [0, -40, 25])
-def test_faces_come_upright_to_the_framing_of_the_training(tilt):
-    """Of 16 people, how far the square's corners are off, in sides: in pixels of a 128-pixel model 0.02 is 2.6."""
-    rng, errors = np.random.default_rng(1), []
-    for seed in range(16):
+def squares_of_drawings(people: int, tilt: float) -> np.ndarray:
+    """Of drawings in larger pictures, tilted by degrees, whose faces are found: where the corners [n,4,2] of the square
+    lie in the drawing, in its sides."""
+    rng, found = np.random.default_rng(1), []
+    for seed in range(people):
         turned = rotation(rng.uniform(0.7, 1.3), np.radians(tilt), np.array([228.0, 188.0]), np.array([300.0, 300.0]))
-        image = cut(on_a_wall(drawn(seed)), turned, 600)
-        square, warning = square_of(image, SIDE, "largest")
+        square, warning = square_of(cut(on_a_wall(drawn(seed)), turned, 600), SIDE, "largest")
         if warning is None:
-            errors.append(apply(inverse(turned), corners(square, SIDE)) - WALL - corners(np.eye(2, 3), SIDE))
-    errors = np.sort(np.abs(np.array(errors)).mean((1, 2))) / SIDE
-    assert len(errors) >= 14 and errors[:14].mean() < 0.04 and np.median(errors) < 0.03
+            found.append((apply(inverse(turned), corners(square, SIDE)) - WALL) / SIDE)
+    return np.array(found)
+
+
+def test_faces_come_upright_to_the_framing_of_the_training():
+    people, found = 40, {tilt: squares_of_drawings(40, tilt) for tilt in (0, -40, 25)}
+    assert sum(map(len, found.values())) >= 0.95 * len(found) * people
+    offsets = found[0].mean(1) - 0.5  # in pixels of a 128-pixel model 0.02 is 2.6
+    sides = np.linalg.norm(found[0][:, 1] - found[0][:, 0], axis=1)
+    assert np.abs(offsets).mean() < 0.02 and np.abs(sides - 1).mean() < 0.06
+    for squares in found.values():
+        errors = np.sort(np.abs(squares - corners(np.eye(2, 3), 1)).mean((1, 2)))
+        assert errors[: 7 * len(errors) // 8].mean() < 0.04 and np.median(errors) < 0.03
 
 
 def test_no_face():

@@ -1,5 +1,6 @@
 """Puppets that speak, kept as latents: what is in a clip, and the examples that are cut from it."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,10 +15,12 @@ from letstalk_core.data.people.talking import ASKED, PuppetClips, relative_contr
 from letstalk_core.data.source import Window
 from letstalk_core.data.stored_clips import CONTEXT, StoredClipSource
 from letstalk_core.errors import InputError
+from letstalk_core.model.checkpoint import LetsTalkModel
 from letstalk_core.picture.autoencoder import build_autoencoder
 from letstalk_core.training.bundled.train_portrait_autoencoder import save
+from letstalk_core.training.bundled.train_portraits import train_transformer, with_ear_of
 
-from .tiny import GUIDED_AUTOENCODER
+from .tiny import CONFIG, GUIDED_AUTOENCODER
 
 LENGTH = 7
 WINDOW = Window(4, 2, 5, controls=("yaw", "eyelids"))
@@ -47,8 +50,36 @@ def test_clips_are_made_once(clips, pairs):
     clips.latents[0] = 0
     again = PuppetClips(clips.folder, 3, LENGTH, clips.autoencoder, pairs, block=1).make()
     assert not again.latents[0].any() and np.array_equal(again.latents[1], before)
-    (clips.folder / "0.done").unlink()
+    next(clips.folder.glob("*-0.done")).unlink()
     assert np.array_equal(again.make().latents[0], first)
+
+
+def test_another_autoencoder_has_latents_of_its_own(clips, pairs, tmp_path):
+    torch.manual_seed(1)
+    save(build_autoencoder(GUIDED_AUTOENCODER), tmp_path / "other.safetensors", {})
+    before = np.array(clips.latents)
+    other = PuppetClips(clips.folder, 3, LENGTH, tmp_path / "other.safetensors", pairs, block=1).make()
+    assert other.latents.any(axis=(1, 2, 3, 4)).all() and not np.array_equal(other.latents, before)
+    assert np.array_equal(clips.latents, before)
+
+
+def test_a_transformer_is_trained_for_a_given_time(clips, tmp_path):
+    """And hears as another model does, in all but what is asked for; the window of its ear stays as it was."""
+    ear = LetsTalkModel(CONFIG.with_changes(controls=("eyelids",)))
+    own = dict(audio_blocks=2, audio_channels=6, audio_window=5, clip_frames=4, image_size=SIZE)
+    config = CONFIG.with_changes(controls=("eyelids", "yaw"), latent_scale=1.0, relative_scale=2.0)
+    model = with_ear_of(ear, config)
+    for name, value in ear.audio_projection.state_dict().items():
+        if not name.startswith("control."):
+            assert torch.equal(model.audio_projection.state_dict()[name], value)
+    model = LetsTalkModel(config.with_changes(**own))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    source = StoredClipSource(clips, Window.of(model.config), clips.encoded, "puppet")
+    trained = train_transformer(tmp_path, model, source, 2 / 60, 1e-3, 2, torch.device("cpu"))
+    same = {name for name, value in trained.state_dict().items() if torch.equal(value, before[name])}
+    assert same == {name for name in before if name.startswith("audio_projection.window.")}
+    lines = [json.loads(line) for line in (tmp_path / "transformer" / "log.jsonl").read_text().splitlines()]
+    assert np.isfinite(lines[-1]["loss"]) and lines[-1]["x0_error"] > 0
 
 
 def test_a_clip_has_its_speech_and_its_controls(clips):

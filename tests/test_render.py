@@ -87,7 +87,7 @@ def test_a_stretch_of_a_long_video_equals_the_same_frames_alone(job, whole, tmp_
         assert torch.equal(file.get_tensor("portrait"), latents)
         assert file.metadata()["last"] == "16"
     grey = whole.mean(-1), pixels.numpy().mean(-1)  # H.264 halves the resolution of colour
-    assert np.corrcoef(grey[0].ravel(), grey[1].ravel())[0, 1] > 0.75
+    assert np.corrcoef(grey[0].ravel(), grey[1].ravel())[0, 1] > 0.85
 
 
 @pytest.mark.parametrize("change", [dict(seed=4), dict(value=0.2), dict(pitch=1.1)])

@@ -40,6 +40,7 @@ def write_tiny_checkpoint(path: Path, bundle: bool = True, autoencoder_config: d
     torch.manual_seed(0)
     autoencoder = build_autoencoder(autoencoder_config)
     model = LetsTalkModel(CONFIG.with_changes(**changes))
+    torch.manual_seed(1)  # whatever was drawn before
     for parameter in model.parameters():  # a fresh model's gates are closed: open them, so that inputs matter
         if parameter.abs().sum() == 0:
             torch.nn.init.normal_(parameter, std=0.2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...pixels import pictures_to_pixels
-from ..arrays import make_blocks, open_array
+from ..arrays import BlockStore
 from ..drawn.motion import MOUTH_COLUMNS
 from .cast import random_puppet
 from .geometry import SIZE
@@ -23,18 +22,21 @@ OTHER_PORTRAIT = 0.2  # share of examples whose portrait is another of the puppe
 MOUTH_HALF, EYE_HALF = (36, 28), (24, 16)  # of the regions, width and height in pixels
 
 
-class PuppetPictures:
+class PuppetPictures(BlockStore):
     """`count` puppets in a folder: pictures uint8 [count,POSES + 1,3,256,256], the portrait first, and where their
     mouths and eyes are, float32 [count,POSES + 1,3,2].
 
     held_out: people that no training may see. block: how many are made at a time.
     """
 
+    kind = "puppets"
+    kept = (*BlockStore.kept, "held_out")
+
     def __init__(self, folder: Path, count: int, held_out: bool = False, block: int = BLOCK):
-        self.folder, self.count, self.held_out, self.block = folder, count, held_out, block
-        folder.mkdir(parents=True, exist_ok=True)
-        self.pictures = open_array(folder / "pictures.npy", (count, POSES + 1, 3, SIZE, SIZE), np.uint8)
-        self.places = open_array(folder / "places.npy", (count, POSES + 1, 3, 2), np.float32)
+        super().__init__(folder, count, block)
+        self.held_out = held_out
+        self.pictures = self.array("pictures", (POSES + 1, 3, SIZE, SIZE), np.uint8)
+        self.places = self.array("places", (POSES + 1, 3, 2), np.float32)
 
     def __len__(self) -> int:
         return self.count
@@ -42,31 +44,15 @@ class PuppetPictures:
     def name(self, index: int) -> str:
         return f"puppet {index}"
 
-    def make(self, workers: int = 1, device: str = "cpu") -> PuppetPictures:
-        """Render the puppets that are missing, in `workers` processes on a CPU; safe to stop and call again. Returns
-        itself."""
-        missing = [i for i in range(0, self.count, self.block) if not self._mark(i).exists()]
-        make = functools.partial(self.make_block, device=device)
-        make_blocks(make, missing, workers if device == "cpu" else 1, "puppets")
-        return self
-
-    def make_block(self, start: int, device: str = "cpu") -> None:
-        """Render puppets start .. start + block - 1 and mark them as made."""
-        for i in range(start, min(start + self.block, self.count)):
-            puppet, rng = random_puppet(i, self.held_out, device)
-            rest, poses = rest_controls(rng)[None], random_controls(rng, POSES)
-            natural = rng.random() < NATURAL_SHARE
-            if natural:
-                rest[:, :MOUTH_COLUMNS] = 0
-            frames = torch.cat([puppet.render(rest, natural), puppet.render(poses)])
-            self.pictures[i] = pictures_to_pixels(frames).cpu().numpy()
-            self.places[i] = puppet.places(np.concatenate([rest, poses])).cpu().numpy()
-        self.pictures.flush()
-        self.places.flush()
-        self._mark(start).touch()
-
-    def _mark(self, start: int) -> Path:
-        return self.folder / f"{start}.done"
+    def make_row(self, index: int, device: str = "cpu") -> None:
+        puppet, rng = random_puppet(index, self.held_out, device)
+        rest, poses = rest_controls(rng)[None], random_controls(rng, POSES)
+        natural = rng.random() < NATURAL_SHARE
+        if natural:
+            rest[:, :MOUTH_COLUMNS] = 0
+        frames = torch.cat([puppet.render(rest, natural), puppet.render(poses)])
+        self.pictures[index] = pictures_to_pixels(frames).cpu().numpy()
+        self.places[index] = puppet.places(np.concatenate([rest, poses])).cpu().numpy()
 
     def read(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """A random picture of puppet `index` and a portrait of it, uint8 [3,256,256] each, with regions [256,256], 1 in
@@ -78,13 +64,6 @@ class PuppetPictures:
         if rng.random() < 0.5:
             both, regions = both.flip(-1), regions.flip(-1)
         return {"image": both[0], "portrait": both[1], "regions": regions}
-
-    def __getstate__(self) -> dict:
-        """For a worker process, which opens the arrays itself."""
-        return {name: getattr(self, name) for name in ("folder", "count", "held_out", "block")}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(**state)
 
 
 def face_regions(places: np.ndarray) -> Tensor:

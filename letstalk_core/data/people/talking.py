@@ -10,7 +10,7 @@ import torch
 
 from ...errors import InputError
 from ...picture.autoencoder import Autoencoder, load_autoencoder
-from ..arrays import make_blocks, open_array
+from ..arrays import BlockStore
 from ..drawn.motion import MOUTH_COLUMNS
 from ..speech.pairs import SpokenPairs
 from ..stored_clips import CONTEXT
@@ -34,7 +34,7 @@ ASKED = {
 POSE = ("yaw", "pitch", "roll", "shift_x", "shift_y", "size")
 
 
-class PuppetClips:
+class PuppetClips(BlockStore):
     """`count` clips in a folder (data/stored_clips.py): latents float16 [n,T + 1,C,h,w], the portrait's first; controls
     float32 [n,T + 2 * CONTEXT,8] as ASKED names them.
 
@@ -47,47 +47,31 @@ class PuppetClips:
         block: how many clips are made at a time.
     """
 
+    kind = "clips"
+    kept = (*BlockStore.kept, "length", "autoencoder", "pairs", "held_out")
+
     def __init__(
         self, folder: Path, count: int, length: int, autoencoder: Path, pairs: SpokenPairs, held_out: bool = False,
         block: int = BLOCK,
     ):  # fmt: skip
-        self.folder, self.count, self.length, self.autoencoder, self.pairs = folder, count, length, autoencoder, pairs
-        self.held_out, self.block = held_out, block
-        folder.mkdir(parents=True, exist_ok=True)
+        super().__init__(folder, count, block)
+        self.length, self.autoencoder, self.pairs, self.held_out = length, autoencoder, pairs, held_out
         loaded = _autoencoder(autoencoder, "cpu")
         side, around, of = SIZE // loaded.downscale, length + 2 * CONTEXT, pairs.features.shape[2:]
-        self.latents = self._array(
+        self.latents = self.array(
             f"latents-{loaded.encoder_digest}", (length + 1, loaded.latent_channels, side, side), np.float16
         )
-        self.features = self._array("features", (around, *of), np.float16)
-        self.controls = self._array("controls", (around, len(ASKED)), np.float32)
-        self.regions = self._array("regions", (SIZE // REGION_STEP, SIZE // REGION_STEP), np.uint8)
-        self.starts = self._array("starts", (), np.bool_)
-
-    def _array(self, name: str, shape: tuple[int, ...], dtype) -> np.ndarray:
-        return open_array(self.folder / f"{name}.npy", (self.count, *shape), dtype)
-
-    def make(self, workers: int = 1, device: str = "cpu") -> PuppetClips:
-        """Make the clips that are missing, in `workers` processes on a CPU; safe to stop and call again. Returns
-        itself."""
-        missing = [i for i in range(0, self.count, self.block) if not self._mark(i).exists()]
-        make = functools.partial(self.make_block, device=device)
-        make_blocks(make, missing, workers if device == "cpu" else 1, "clips")
-        return self
+        self.features = self.array("features", (around, *of), np.float16)
+        self.controls = self.array("controls", (around, len(ASKED)), np.float32)
+        self.regions = self.array("regions", (SIZE // REGION_STEP, SIZE // REGION_STEP), np.uint8)
+        self.starts = self.array("starts", (), np.bool_)
+        self._digest = loaded.encoder_digest
 
     def _mark(self, start: int) -> Path:
-        return self.folder / f"{start}.done"
+        return self.folder / f"{self._digest}-{start}.done"  # latents of another encoder are made anew
 
-    def make_block(self, start: int, device: str = "cpu") -> None:
-        """Make clips start .. start + block - 1 and mark them as made."""
-        for i in range(start, min(start + self.block, self.count)):
-            self._make_one(i, device)
-        for array in (self.latents, self.features, self.controls, self.regions, self.starts):
-            array.flush()
-        self._mark(start).touch()
-
-    def _make_one(self, i: int, device: str) -> None:
-        puppet, rng = random_puppet(i, self.held_out, device)
+    def make_row(self, index: int, device: str = "cpu") -> None:
+        puppet, rng = random_puppet(index, self.held_out, device)
         spoken = int(rng.integers(self.pairs.count))
         from_frame = int(rng.integers(self.pairs.features.shape[1] - STRETCH + 1))
         speech = slice(from_frame, from_frame + STRETCH)
@@ -104,26 +88,18 @@ class PuppetClips:
         around = np.clip(np.arange(first - CONTEXT, first + self.length + CONTEXT), 0, STRETCH - 1)
         frames = torch.cat([puppet.render(rest[None], natural), puppet.render(motion[first : first + self.length])])
         autoencoder = _autoencoder(self.autoencoder, device)
-        self.latents[i] = autoencoder.encode(frames * 2 - 1, len(frames)).cpu().numpy()
-        self.features[i] = self.pairs.features[spoken, speech][around]
-        self.controls[i] = relative_controls(motion, rest)[around]
-        self.starts[i] = first == 0
+        self.latents[index] = autoencoder.encode(frames * 2 - 1, len(frames)).cpu().numpy()
+        self.features[index] = self.pairs.features[spoken, speech][around]
+        self.controls[index] = relative_controls(motion, rest)[around]
+        self.starts[index] = first == 0
         middle = puppet.places(motion[[first + self.length // 2]])[0].cpu().numpy()
-        self.regions[i] = face_regions(middle)[REGION_STEP // 2 :: REGION_STEP, REGION_STEP // 2 :: REGION_STEP]
+        self.regions[index] = face_regions(middle)[REGION_STEP // 2 :: REGION_STEP, REGION_STEP // 2 :: REGION_STEP]
 
     def asked(self, index: int, around: slice, names: tuple[str, ...]) -> np.ndarray:
         return self.controls[index, around][:, [list(ASKED).index(name) for name in names]]
 
     def pixels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         raise InputError("Of puppets that speak only latents are kept; set memory_pixel_noise=false.")
-
-    def __getstate__(self) -> dict:
-        """For a worker process, which opens the arrays itself."""
-        names = ("folder", "count", "length", "autoencoder", "pairs", "held_out", "block")
-        return {name: getattr(self, name) for name in names}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(**state)
 
     @property
     def encoded(self) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import torch
 
 from ...audio.load_encoder import load_audio_encoder
 from ...audio.recording import SAMPLE_RATE
-from ..arrays import make_blocks, open_array
+from ..arrays import BlockStore
 from .spoken_clips import FPS, MOUTH, speech_clip
 from .utterances import KeptUtterances
 
@@ -18,7 +18,7 @@ FRAMES = round(SECONDS * FPS)
 BLOCK = 50
 
 
-class SpokenPairs:
+class SpokenPairs(BlockStore):
     """`count` clips: features float16 [count,F,L,E] and mouths float16 [count,F,7], memory-mapped.
 
     Args:
@@ -32,44 +32,21 @@ class SpokenPairs:
     InputError where the folder holds another number of clips.
     """
 
+    kind = "speech"
+    kept = (*BlockStore.kept, "encoder", "utterances", "first", "split")
+
     def __init__(
         self, folder: Path, count: int, encoder: str, utterances: Path, first: int = 0, split: str = "train",
         block: int = BLOCK,
     ):  # fmt: skip
-        self.folder, self.count, self.encoder, self.utterances = folder, count, encoder, utterances
-        self.first, self.split, self.block = first, split, block
-        folder.mkdir(parents=True, exist_ok=True)
-        self._encoder = load_audio_encoder(encoder)
-        self.features = open_array(
-            folder / "features.npy", (count, FRAMES, self._encoder.blocks, self._encoder.channels), np.float16
-        )
-        self.mouths = open_array(folder / "mouths.npy", (count, FRAMES, len(MOUTH)), np.float16)
+        super().__init__(folder, count, block)
+        self.encoder, self.utterances, self.first, self.split = encoder, utterances, first, split
+        self._encoder, self._spoken = load_audio_encoder(encoder), KeptUtterances(utterances)
+        self.features = self.array("features", (FRAMES, self._encoder.blocks, self._encoder.channels), np.float16)
+        self.mouths = self.array("mouths", (FRAMES, len(MOUTH)), np.float16)
 
-    def make(self, workers: int = 1) -> SpokenPairs:
-        """Make the clips that are missing, in `workers` processes; safe to stop and call again. Returns itself."""
-        missing = [i for i in range(0, self.count, self.block) if not self._mark(i).exists()]
-        make_blocks(self.make_block, missing, workers, "speech")
-        return self
-
-    def make_block(self, start: int) -> None:
-        """Make clips start .. start + block - 1 and mark them as made."""
-        utterances = KeptUtterances(self.utterances)
-        for i in range(start, min(start + self.block, self.count)):
-            rng = np.random.default_rng((self.first + i, 4))
-            waveform, mouth = speech_clip(rng, self.split, SECONDS, utterances=utterances)
-            self.features[i] = self._encoder.encode(torch.from_numpy(waveform), SAMPLE_RATE, FPS).numpy()
-            self.mouths[i] = mouth
-        self.features.flush()
-        self.mouths.flush()
-        self._mark(start).touch()
-
-    def _mark(self, start: int) -> Path:
-        return self.folder / f"{start}.done"
-
-    def __getstate__(self) -> dict:
-        """For a worker process, which opens the arrays itself."""
-        names = ("folder", "count", "encoder", "utterances", "first", "split", "block")
-        return {name: getattr(self, name) for name in names}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(**state)
+    def make_row(self, index: int, device: str = "cpu") -> None:
+        rng = np.random.default_rng((self.first + index, 4))
+        waveform, mouth = speech_clip(rng, self.split, SECONDS, utterances=self._spoken)
+        self.features[index] = self._encoder.encode(torch.from_numpy(waveform), SAMPLE_RATE, FPS).numpy()
+        self.mouths[index] = mouth

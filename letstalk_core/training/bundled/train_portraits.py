@@ -2,8 +2,8 @@
 
     python -m letstalk_core.training.bundled.train_portraits WORK OUTPUT --autoencoder FILE --ear FILE --minutes 60
 
-WORK/pairs holds speech (data/speech/pairs.py). The audio projection hears as that of the model in `--ear` does, and its
-window stays so. Goes on where it was stopped; --start FILE goes on from a finished model.
+Speech (that of train_avatar) and clips are made in WORK unless they are there. The audio projection hears as that of
+the model in `--ear` does, and its window stays so. Goes on where it was stopped; --start goes on from a finished model.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...config import PRESETS
+from ...config import PRESETS, LetsTalkConfig
 from ...data.people.talking import PuppetClips
 from ...data.source import Source, Window
 from ...data.speech.pairs import SpokenPairs
 from ...data.stored_clips import StoredClipSource
 from ...model.checkpoint import BundledAutoencoder, LetsTalkModel, load_checkpoint, save_checkpoint
-from ...picture.autoencoder import Autoencoder, load_autoencoder
+from ...picture.autoencoder import load_autoencoder
 from ..build import freeze
 from ..loop import native_precision
 from ..training_config import TransformerTraining
@@ -51,13 +51,13 @@ def loss_settings(work: Path, batch: int) -> TransformerTraining:
     )  # fmt: skip
 
 
-def new_model(autoencoder: Autoencoder, ear: LetsTalkModel, scale: float) -> LetsTalkModel:
-    """An untrained model that hears as another does; scale: its relative_scale."""
-    config = PRESETS["portraits"].with_changes(latent_scale=autoencoder.latent_scale, relative_scale=scale)
+def with_ear_of(ear: LetsTalkModel, config: LetsTalkConfig) -> LetsTalkModel:
+    """An untrained model that hears as another does; what it can be asked for is its own."""
     torch.manual_seed(0)
     model = LetsTalkModel(config)
-    own = {name: value for name, value in ear.audio_projection.state_dict().items() if not name.startswith("control.")}
-    model.audio_projection.load_state_dict(own, strict=False)
+    own, heard = model.audio_projection.state_dict(), ear.audio_projection.state_dict()
+    own |= {name: value for name, value in heard.items() if not name.startswith("control.")}
+    model.audio_projection.load_state_dict(own)
     return model
 
 
@@ -117,13 +117,16 @@ def main() -> None:
     device = torch.device(arguments.device)
     torch.set_flush_denormal(True)
     work, autoencoder = arguments.work, load_autoencoder(arguments.autoencoder)
-    pairs = SpokenPairs(work / "pairs", PAIRS, "whisper", work / "utterances")
+    encoder, workers = PRESETS["portraits"].audio.encoder, os.cpu_count() or 1
+    pairs = SpokenPairs(work / "audio" / "pairs", PAIRS, encoder, work / "audio" / "utterances").make(workers)
     clips = PuppetClips(work / "puppet-clips", arguments.clips, FRAMES, arguments.autoencoder, pairs)
-    clips.make(os.cpu_count() or 1, device.type)
+    clips.make(workers, device.type)
     if arguments.start:
         model, peak = load_checkpoint(arguments.start), PEAK / 2
     else:
-        model, peak = new_model(autoencoder, load_checkpoint(arguments.ear), relative_scale(*clips.encoded)), PEAK
+        scales = {"latent_scale": autoencoder.latent_scale, "relative_scale": relative_scale(*clips.encoded)}
+        config, peak = PRESETS["portraits"].with_changes(**scales), PEAK
+        model = with_ear_of(load_checkpoint(arguments.ear), config)
     source = StoredClipSource(clips, Window.of(model.config), clips.encoded, "puppet")
     batch = arguments.batch or (64 if device.type == "cuda" else 12)
     trained = train_transformer(work, model, source, arguments.minutes, peak, batch, device)
