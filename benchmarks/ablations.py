@@ -19,10 +19,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from letstalk_core.evaluation import report  # noqa: E402
+from letstalk_core.evaluation.held_out import held_out_pairs  # noqa: E402
 from letstalk_core.evaluation.identity import load_identity  # noqa: E402
 from letstalk_core.evaluation.meter import load_meter  # noqa: E402
 from letstalk_core.pipeline import BUNDLED_MODEL, LetsTalkPipeline  # noqa: E402
-from letstalk_core.pixels import pixels_to_images  # noqa: E402
+from letstalk_core.pixels import images_to_pixels, pixels_to_images  # noqa: E402
 from letstalk_core.training.train import train  # noqa: E402
 from letstalk_core.training.training_config import TransformerTraining  # noqa: E402
 from letstalk_core.video.clips import SamplingSettings  # noqa: E402
@@ -81,7 +82,7 @@ class Judge:
     """Held-out people and speech with their true frames, rendered once, and the networks that read faces."""
 
     def __init__(self):
-        self.clips = list(report.held_out_clips(PAIRS, SECONDS))
+        self.clips = list(held_out_pairs(PAIRS, SECONDS, 128, drawings=True))
         self.truth = [clip.frames() for clip in self.clips]
         self.meter, self.identity = load_meter(report.METER), load_identity()
 
@@ -96,13 +97,12 @@ class Judge:
         pipeline = LetsTalkPipeline.load(path, "cpu")
         rows, made, true, distances = [], [], [], []
         for i, (clip, truth) in enumerate(zip(self.clips, self.truth, strict=True)):
-            portrait = pixels_to_images(clip.portrait[None])[0]
-            frames = report.generate_frames(pipeline, portrait, clip.waveform, 16000, SamplingSettings(seed=i))
+            frames = report.generate_frames(pipeline, clip.portrait, clip.waveform, 16000, SamplingSettings(seed=i))
             rows.append(report.score_pair(clip, frames, truth, self.meter, pipeline))
             made.append(self.features(frames))
             true.append(self.features(truth))
-            distances.append(float(self.distance(frames, clip.portrait).mean()))
-        summary = report.summarise(rows, pipeline.config.fps)
+            distances.append(float(self.distance(frames, images_to_pixels(clip.portrait[None]).numpy()).mean()))
+        summary = report.summarise_pairs(rows, pipeline.config.fps)
         return {
             "identity_distance": float(np.mean(distances)),
             "frechet_distance": frechet(torch.cat(made), torch.cat(true)),
@@ -111,16 +111,16 @@ class Judge:
             **self.diversity(pipeline),
         }
 
-    def distance(self, frames: np.ndarray, portrait: np.ndarray) -> np.ndarray:
-        """Of the person in each frame from the portrait's, 0 (the same) to 2."""
-        return 1 - self.identity.read(frames) @ self.identity.read(portrait[None])[0]
+    def distance(self, frames: np.ndarray, portraits: np.ndarray) -> np.ndarray:
+        """Of the person in each frame from the first portrait's, 0 (the same) to 2."""
+        return 1 - self.identity.read(frames) @ self.identity.read(portraits)[0]
 
     def diversity(self, pipeline: LetsTalkPipeline) -> dict:
         """Motion without audio (tokens of zeros): how much videos of one portrait differ, and how much each moves."""
         projection, between, within, jumps = pipeline.model.audio_projection, [], [], []
         hook = projection.register_forward_hook(lambda module, arguments, tokens: torch.zeros_like(tokens))
         for clip in self.clips[:PEOPLE]:
-            portrait, silence = pixels_to_images(clip.portrait[None])[0], np.zeros(16000 * 16 // 25, np.float32)
+            portrait, silence = clip.portrait, np.zeros(16000 * 16 // 25, np.float32)
             videos = np.stack(
                 [
                     report.generate_frames(pipeline, portrait, silence, 16000, SamplingSettings(seed=100 + i))
@@ -139,11 +139,11 @@ class Judge:
         pipeline, rows = LetsTalkPipeline.load(path, "cpu"), []
         for i, clip in enumerate(self.clips[:ROLL_OUTS]):
             speech = np.resize(clip.waveform, 60 * 16000)
-            portrait = pixels_to_images(clip.portrait[None])[0]
-            frames = report.generate_frames(pipeline, portrait, speech, 16000, SamplingSettings(seed=i))
-            away = self.distance(frames[::5], clip.portrait)
-            outside = ~clip.avatar.region("mouth")
-            still = np.repeat(clip.portrait[None], 250, 0)
+            frames = report.generate_frames(pipeline, clip.portrait, speech, 16000, SamplingSettings(seed=i))
+            portrait = images_to_pixels(clip.portrait[None]).numpy()
+            away = self.distance(frames[::5], portrait)
+            outside = ~clip.mouth()
+            still = np.repeat(portrait, 250, 0)
             row = {"identity_first_10_s": away[:50].mean(), "identity_last_10_s": away[-50:].mean()}
             row["psnr_to_portrait_first_10_s"] = report.measures.masked_psnr(frames[:250], still, outside)
             row["psnr_to_portrait_last_10_s"] = report.measures.masked_psnr(frames[-250:], still, outside)

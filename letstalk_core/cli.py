@@ -109,13 +109,14 @@ def _add_training_commands(commands) -> None:
 
 
 def _add_evaluation_commands(commands) -> None:
-    evaluate = commands.add_parser("evaluate", help="measure a model on held-out drawings and speech")
+    evaluate = commands.add_parser("evaluate", help="measure a model on held-out people and speech")
     evaluate.add_argument("--model", metavar="FILE.safetensors")
     evaluate.add_argument("--output", default="runs/evaluation", metavar="FOLDER")
     evaluate.add_argument("--pairs", type=int, default=40, help="0 with --speech: only that")
     evaluate.add_argument("--seconds", type=float, default=4.0, help="length of each held-out clip")
     evaluate.add_argument("--speech", metavar="FOLDER", help="also: real recordings, or people with their tracks.npz")
     evaluate.add_argument("--memory-noise", type=float, default=0.0, help="as in generate")
+    evaluate.add_argument("--drawings", action="store_true", help="drawings speak instead of people")
     evaluate.set_defaults(run=_evaluate)
 
     drift = commands.add_parser("drift", help="how a long video changes, second by second, with a plot")
@@ -145,8 +146,8 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cfg", type=float, help="guidance scale; default: the model's own, 1 is neutral and fastest")
     parser.add_argument("--memory-noise", type=float, default=0.0, help="noise on the memory between clips, 0 to 1")
     parser.add_argument("--blinks", type=float, default=16.0, metavar="N", help="a minute, 0 to 60 (default: 16)")
-    parser.add_argument("--head-motion", type=float, metavar="N", help="0 still to 2; default: as the model likes")
-    parser.add_argument("--expression", type=float, metavar="N", help="-1 sad to 1 happy; default: as the model likes")
+    parser.add_argument("--head-motion", type=float, default=1.0, metavar="N", help="0 still to 2 (default: 1)")
+    parser.add_argument("--expression", type=float, default=0.0, metavar="N", help="-1 sad to 1 smiling (default: 0)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
     parser.add_argument("--max-seconds", type=float, help="only the beginning of the recording")
@@ -295,6 +296,7 @@ def _evaluate(arguments) -> None:
             arguments.seconds,
             Path(arguments.speech) if arguments.speech else None,
             arguments.memory_noise,
+            arguments.drawings,
         )
     )
 

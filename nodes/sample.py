@@ -76,14 +76,44 @@ def sampling_inputs() -> list[io.Input]:
             advanced=True,
             tooltip="Noise on what a clip remembers of the one before, as in training: against errors that add up.",
         ),
+        # Optional, so that prompts that were saved before these inputs still run.
+        io.Float.Input(
+            "blinks",
+            default=16.0,
+            min=0.0,
+            max=60.0,
+            step=1.0,
+            optional=True,
+            tooltip="Blinks a minute.",
+        ),
+        io.Float.Input(
+            "head_motion",
+            display_name="head motion",
+            default=1.0,
+            min=0.0,
+            max=2.0,
+            step=0.1,
+            optional=True,
+            tooltip="Of head, brows and gaze: 0 still, 1 as people do. For models that know it.",
+        ),
+        io.Float.Input(
+            "expression",
+            default=0.0,
+            min=-1.0,
+            max=1.0,
+            step=0.1,
+            optional=True,
+            tooltip="-1 sad to 1 smiling, beside what the portrait has. For models that know it.",
+        ),
     ]
 
 
-def _settings(seed: int, steps: int, sampler: str, cfg: float, memory_noise: float):
+def _settings(seed: int, steps: int, sampler: str, cfg: float, memory_noise: float, **asked: float):
     from ..letstalk_core.video.clips import SamplingSettings
+    from ..letstalk_core.video.controls import AskedFor
 
     named = None if sampler == DEFAULT_SAMPLER else sampler
-    return SamplingSettings(seed, steps or None, named, cfg or None, memory_noise)
+    return SamplingSettings(seed, steps or None, named, cfg or None, memory_noise, AskedFor(**asked))
 
 
 class LetsTalkSampler(io.ComfyNode):
@@ -124,14 +154,14 @@ class LetsTalkSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, letstalk_model, letstalk_portrait, letstalk_audio, start_frame: int, frames: int, seed: int, steps: int,
-        sampler: str, cfg: float, memory_noise: float, letstalk_memory: Memory | None = None,
+        cls, letstalk_model, letstalk_portrait, letstalk_audio, start_frame: int, frames: int,
+        letstalk_memory: Memory | None = None, **sampling,
     ) -> io.NodeOutput:  # fmt: skip
         from ..letstalk_core.pixels import images_to_pictures, pictures_to_pixels
         from ..letstalk_core.video.clips import ClipSampler
 
         check_same_model(letstalk_model, portrait=letstalk_portrait, audio=letstalk_audio, memory=letstalk_memory)
-        settings = _settings(seed, steps, sampler, cfg, memory_noise)
+        settings = _settings(**sampling)
         made, first = [], letstalk_memory.next_frame if letstalk_memory else start_frame
         with on_device(letstalk_model) as pipeline:
             features, latents = pipeline.stream_audio(letstalk_audio.recording), letstalk_portrait.latents
@@ -172,15 +202,12 @@ class MemoryBankLongVideo(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, letstalk_model, letstalk_portrait, letstalk_audio, picture: str, seed: int, steps: int, sampler: str,
-        cfg: float, memory_noise: float,
-    ) -> io.NodeOutput:  # fmt: skip
+    def execute(cls, letstalk_model, letstalk_portrait, letstalk_audio, picture: str, **sampling) -> io.NodeOutput:
         from ..letstalk_core.render.job import VideoJob
         from ..letstalk_core.render.render import render_video
 
         check_same_model(letstalk_model, portrait=letstalk_portrait, audio=letstalk_audio)
-        settings = _settings(seed, steps, sampler, cfg, memory_noise)
+        settings = _settings(**sampling)
         paste_back = _paste_back(letstalk_portrait) if picture == "full picture" else None
         with on_device(letstalk_model) as pipeline:
             job = VideoJob(pipeline, letstalk_portrait.portrait, letstalk_audio.recording, settings, paste_back)

@@ -154,6 +154,8 @@ def test_several_prompts_in_a_row(comfyui, workflow):
     for seed in (1, 2, 3):
         graph = workflow("long_video")
         only(graph, "MemoryBankLongVideo")["seed"] = seed
+        for name in ("blinks", "head_motion", "expression"):  # as prompts were before these inputs
+            del only(graph, "MemoryBankLongVideo")[name]
         only(graph, "EncodeAudio")["duration"] = 1.0
         prompts.append(comfyui.queue(graph))
     ended = [comfyui.wait(prompt) for prompt in prompts]
@@ -265,6 +267,7 @@ BAD = {
     "late start": ("EncodeAudio", {"start": 30.0}, {}, "lasts 1.00 seconds, so nothing is left from 30.0"),
     "nan": ("EncodeAudio", {}, {"nan": True}, "NaN or infinite"),
     "beyond the end": ("LetsTalkSampler", {"frames": 900}, {}, "Frames 0 to 900 were asked for, but the recording has"),
+    "unknown control": ("LetsTalkSampler", {"head_motion": 2.0}, {}, "can't be asked for yaw, pitch, roll; it knows"),
     "wrong sampler": ("LetsTalkSampler", {"sampler": "ddim"}, {}, "choose euler"),
     "truncated": ("LoadLetsTalkModel", {"model": "truncated.safetensors"}, {}, "truncated.safetensors"),
     "pickle": ("LoadLetsTalkModel", {"model": "pickle.ckpt"}, {}, "convert"),

@@ -55,7 +55,6 @@ BUNDLED = PRESETS["bundled"]  # of which nearly every field differs from its def
             "audio_convolutions needs whisper features, or mel",
         ),
         (dict(autoencoder="jpeg"), "autoencoder is 'jpeg'"),
-        (dict(memory_frames=0, border_smoothing=0.5), "border_smoothing 0.5 needs memory frames"),
         (dict(sampler="ddim", hyperdrive=1), r"unknown keys \['hyperdrive', 'sampler'\]"),
     ],
 )

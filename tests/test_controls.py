@@ -7,19 +7,33 @@ import torch
 from letstalk_core.config import CONTROLS
 from letstalk_core.errors import InputError
 from letstalk_core.video.clips import ClipSampler, SamplingSettings
-from letstalk_core.video.controls import AskedFor, blink_schedule, smooth_noise
+from letstalk_core.video.controls import AskedFor, blink_schedule, looks, smooth_noise
 
 from .test_long_video import make_model
 
 ALL = tuple(CONTROLS)
 
 
-def test_nothing_but_blinks_is_asked_for_by_default():
+def test_everything_is_asked_for_by_default_as_people_do_it():
     asked = AskedFor().values(ALL, 3, 0, 1000, 25)
-    assert asked.shape == (1000, len(ALL)) and asked[:, 1:].isnan().all()
+    assert asked.shape == (1000, len(ALL)) and asked.isfinite().all()
     assert torch.equal(asked[:, 0], blink_schedule(3, 0, 1000, 25))
-    assert AskedFor(blinks=None).values(ALL, 3, 0, 50, 25).isnan().all()
-    assert not AskedFor(blinks=0).values(ALL, 3, 0, 1000, 25)[:, 0].any()
+    moving = dict(zip(ALL, (asked.std(0) > 0.05).tolist(), strict=True))
+    assert not moving.pop("smile") and all(moving.values())
+
+
+def test_what_is_left_to_the_model():
+    asked = AskedFor(blinks=None, head_motion=None).values(ALL, 3, 0, 50, 25)
+    assert asked.isnan().all(0).tolist() == [name != "smile" for name in ALL]
+    still = AskedFor(blinks=0, head_motion=0).values(ALL, 3, 0, 1000, 25)
+    assert not still.any()
+
+
+def test_looks_rest_and_jump():
+    gaze = looks(1, "gaze_x", 0, 5000, 25)
+    steps = gaze.diff().abs()
+    assert 0.3 < (gaze == 0).float().mean() < 0.7 and (steps == 0).float().mean() > 0.8
+    assert gaze.abs().max() < 1.3 and steps.max() > 0.1
 
 
 @pytest.mark.parametrize("start", [-4, 0, 13, 900])
@@ -70,7 +84,7 @@ def test_what_nobody_can_do_is_refused(given, sentence):
     [
         ({"tracks": {"eyelids": [0.0] * 7}}, "track of eyelids has 7 values, but the video has 9 frames"),
         ({"tracks": {"gaze_x": 0.5}}, "can't be asked for gaze_x; it knows eyelids, yaw"),
-        ({"head_motion": 1.0}, "can't be asked for pitch, roll"),
+        ({"head_motion": 1.5}, "can't be asked for pitch, roll"),
         ({"expression": 0.5}, "can't be asked for smile"),
     ],
 )

@@ -12,6 +12,7 @@ from letstalk_core.data.drawn.drawn_points import drawn_points
 from letstalk_core.data.drawn.motion import CONTROLS
 from letstalk_core.data.people.geometry import MARGIN
 from letstalk_core.data.people.portraits import load_person, people
+from letstalk_core.data.people.puppet import COLUMN, Puppet
 from letstalk_core.picture import face
 from letstalk_core.picture.face import (
     ALIGNED,
@@ -25,6 +26,7 @@ from letstalk_core.picture.face import (
     rotation,
     similarity,
 )
+from letstalk_core.picture.portrait import HIDDEN
 from letstalk_core.training.bundled import face_examples, train_faces
 from letstalk_core.training.bundled.face_examples import LANDMARKS, MIRRORED
 
@@ -121,6 +123,32 @@ def test_people_held_out_are_found_however_they_are_tilted(degrees):
     assert len(errors) >= 9 and np.median(errors) < 0.04
 
 
+def test_how_far_heads_are_turned():
+    """By what is known of the people's depths, and by how far puppets of them are turned."""
+    truth, found = [], []
+    for number in people(held_out=True):
+        landmarks = load_person(number).landmarks
+        across = landmarks[263] - landmarks[33]  # from corner to corner of the eyes
+        truth.append(math.degrees(math.atan2(across[2], across[0])))
+        found.append(Face(true_points(number), 1.0).yaw)
+    assert np.corrcoef(truth, found)[0, 1] > 0.95 and np.abs(np.subtract(truth, found)).mean() < 4
+    controls = np.zeros((3, 21), np.float32)
+    controls[:, COLUMN["yaw"]] = np.radians([-20, 0, 20])
+    puppet = Puppet(load_person(people(held_out=True)[0]), np.random.default_rng(0))
+    frames = puppet.render(controls).movedim(1, -1).numpy()
+    left, ahead, right = (face.find_faces(frame)[0].yaw for frame in frames)
+    assert 10 < ahead - left < 30 and 10 < right - ahead < 30
+
+
+def test_hidden_mouths_are_seen():
+    examples = face_examples.whole_pictures(None, held_out=True)
+    images, truth = face_examples.hidden_batch(examples, np.random.default_rng(0), 200)
+    with torch.no_grad():
+        hidden = face.networks()[1](images)[2].sigmoid().numpy() > HIDDEN
+    truth = truth.numpy() == 1
+    assert hidden[truth].mean() > 0.7 and hidden[~truth].mean() < 0.03
+
+
 def test_two_people_in_a_large_picture_are_found_at_their_sizes():
     canvas = np.full((1500, 2200, 3), 0.6, np.float32)
     for number, side, (x, y) in ((5, 900, (100, 200)), (65, 200, (1500, 900))):
@@ -147,6 +175,6 @@ def test_training_writes_networks_that_learnt_something(tmp_path, monkeypatch):
     examples = face_examples.whole_pictures(None, held_out=True)
     images, targets, there = face_examples.points_batch(examples, np.random.default_rng(0), 32)
     with torch.no_grad():
-        trained = train_faces.points_loss(*points(images), targets, there)
-        untrained = train_faces.points_loss(*face.PointsNet().eval()(images), targets, there)
+        trained = train_faces.points_loss(*points(images)[:2], targets, there)
+        untrained = train_faces.points_loss(*face.PointsNet().eval()(images)[:2], targets, there)
     assert trained < untrained

@@ -20,11 +20,12 @@ HEAVY = ("torch", "torchaudio", "transformers", "diffusers", "cv2", "av", "numpy
 
 # What each room of the core may import of the others. `audio.recording` is all that video/ may know of audio/: the
 # sound of a file, not what encoders hear in it.
-GROUND = {"errors", "config", "files", "pixels", "weights"}
+GROUND = {"errors", "config", "files", "pixels", "precision", "weights"}
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "config": set(),
     "pixels": set(),
+    "precision": set(),
     "files": {"errors"},
     "weights": {"errors", "files"},
     "model": {"errors", "config", "weights"},  # weights: how a model's file is written and filled in

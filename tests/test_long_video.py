@@ -131,9 +131,10 @@ def test_the_memory_is_seen_scaled_and_with_noise_of_its_own_for_each_clip():
     assert torch.equal(bank.latents, kept)
 
 
-def test_a_smoothed_border_jumps_less_and_leaves_the_rest_of_the_clip(inputs):
-    rough = make_model(relative_latents=True, relative_scale=2.0)
-    smooth = make_model(relative_latents=True, relative_scale=2.0, border_smoothing=0.25)
+@pytest.mark.parametrize("memory_frames", [2, 0])
+def test_a_smoothed_border_jumps_less_and_leaves_the_rest_of_the_clip(inputs, memory_frames):
+    rough = make_model(relative_latents=True, relative_scale=2.0, memory_frames=memory_frames)
+    smooth = make_model(relative_latents=True, relative_scale=2.0, memory_frames=memory_frames, border_smoothing=0.25)
     before, after = latents_of(rough, inputs), latents_of(smooth, inputs)
     portrait = inputs[0][0]
     jump = before[0] - portrait  # the first clip remembers its portrait
@@ -141,6 +142,10 @@ def test_a_smoothed_border_jumps_less_and_leaves_the_rest_of_the_clip(inputs):
     assert torch.allclose(after[3] - before[3], -(0.25**4) * jump, atol=1e-4)
     moved = after[:4] - before[:4]
     assert torch.allclose(smooth_border(before[None, :4], portrait[None, None], 0.25)[0] - before[:4], moved, atol=1e-4)
+    if not memory_frames:  # then nothing else passes from clip to clip
+        last, later = after[3], before[4:8]
+        expected = smooth_border(later[None], last[None, None], 0.25)[0]
+        assert torch.allclose(after[4:8], expected, atol=1e-4) and not torch.allclose(expected, later, atol=1e-2)
 
 
 def test_models_without_memory_or_relative_latents_work_too(inputs):
@@ -200,7 +205,6 @@ def test_frames_beyond_the_recording_and_memory_inside_a_clip_are_refused(model,
         (dict(noise_scale=0.0), "noise_scale 0.0"),
         (dict(border_smoothing=1.0), "border_smoothing 1.0"),
         (dict(memory_scale=0.5), "memory_scale 0.5"),
-        (dict(border_smoothing=0.5, memory_frames=0), "needs memory frames"),
     ],
 )
 def test_configurations_that_cannot_be_sampled_are_named(changes, words):

@@ -1,5 +1,6 @@
 """Puppets that speak, kept as latents: what is in a clip, and the examples that are cut from it."""
 
+import itertools
 import json
 from types import SimpleNamespace
 
@@ -8,15 +9,17 @@ import pytest
 import torch
 
 from letstalk_core.config import CONTROLS
+from letstalk_core.data.people.actors import ASKED, DrawnActor, Performance, PuppetActor, perform
 from letstalk_core.data.people.geometry import SIZE
 from letstalk_core.data.people.puppet import COLUMN
 from letstalk_core.data.people.puppet import CONTROLS as OWN
-from letstalk_core.data.people.talking import ASKED, PuppetClips, relative_controls
+from letstalk_core.data.people.talking import DRAWN_EVERY, PuppetClips
 from letstalk_core.data.source import Window
 from letstalk_core.data.stored_clips import CONTEXT, StoredClipSource
 from letstalk_core.errors import InputError
 from letstalk_core.model.checkpoint import LetsTalkModel
 from letstalk_core.picture.autoencoder import build_autoencoder
+from letstalk_core.training.bundled import timed
 from letstalk_core.training.bundled.train_portrait_autoencoder import save
 from letstalk_core.training.bundled.train_portraits import train_transformer, with_ear_of
 
@@ -63,8 +66,10 @@ def test_another_autoencoder_has_latents_of_its_own(clips, pairs, tmp_path):
     assert np.array_equal(clips.latents, before)
 
 
-def test_a_transformer_is_trained_for_a_given_time(clips, tmp_path):
+def test_a_transformer_is_trained_for_a_given_time(clips, tmp_path, monkeypatch):
     """And hears as another model does, in all but what is asked for; the window of its ear stays as it was."""
+    clock = itertools.count(0, 0.1)  # as many steps on any machine
+    monkeypatch.setattr(timed, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     ear = LetsTalkModel(CONFIG.with_changes(controls=("eyelids",)))
     own = dict(audio_blocks=2, audio_channels=6, audio_window=5, clip_frames=4, image_size=SIZE)
     config = CONFIG.with_changes(controls=("eyelids", "yaw"), latent_scale=1.0, relative_scale=2.0)
@@ -101,7 +106,7 @@ def test_controls_are_counted_from_the_portrait_but_for_the_eyelids():
     rest, motion = np.zeros(len(OWN), np.float32), np.zeros((1, len(OWN)), np.float32)
     for name, at_rest, moved in (("yaw", 0.1, 0.3), ("blink", 0.2, 0.9), ("smile", 0.5, 0.25)):
         rest[COLUMN[name]], motion[0, COLUMN[name]] = at_rest, moved
-    asked = dict(zip(ASKED, relative_controls(motion, rest)[0], strict=True))
+    asked = dict(zip(ASKED, Performance(None, rest, motion, natural=False).asked[0], strict=True))
     assert asked["yaw"] == pytest.approx(np.degrees(0.2)) and asked["eyelids"] == pytest.approx(0.9)
     assert asked["smile"] == pytest.approx(-0.25) and asked["roll"] == 0
 
@@ -127,3 +132,41 @@ def test_what_does_not_fit_is_refused(clips, pairs):
         StoredClipSource(clips, Window(4, 2, 5, pixel_conditions=True), clips.encoded).read(0, np.random.default_rng(0))
     with pytest.raises(InputError, match="delete its folder"):
         PuppetClips(clips.folder, 4, LENGTH, clips.autoencoder, pairs)
+
+
+@pytest.mark.parametrize("kind", [PuppetActor, DrawnActor])
+def test_everything_follows_from_the_speech_and_what_is_told(kind):
+    """Two clips of one person with one mouth and the same tracks are the same clip."""
+    mouth = np.zeros((40, 7), np.float32)
+    mouth[:, 0] = np.linspace(0, 1, 40)
+    performance = perform(kind(3), np.random.default_rng(0), mouth, photograph=kind is PuppetActor)
+    motion, rest = performance.motion, performance.rest
+    told = {own for own, _, _ in ASKED.values()} | {"open", "width", "round", "teeth", "tongue", "tuck"}
+    for name in set(OWN) - told:
+        own = motion[:, COLUMN[name]]
+        follows = {"widen": "brow", "squint": "smile"}.get(name)
+        if follows is None:
+            assert (own == rest[COLUMN[name]]).all(), name
+        else:
+            assert own.min() >= 0 and (own > 0).any() == (motion[:, COLUMN[follows]] > rest[COLUMN[follows]]).any()
+    frames = torch.cat(list(performance.frames(slice(30, 32))))
+    assert frames.shape == (2, 3, SIZE, SIZE) and frames.min() > -1e-5 and frames.max() < 1 + 1e-5
+    assert performance.portrait.shape == (1, 3, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("kind", [PuppetActor, DrawnActor])
+def test_actors_are_aligned(kind):
+    """Eyes and mouth of a head that looks straight ahead lie where portraits are cut to have them."""
+    from letstalk_core.picture.face import ALIGNED
+
+    actor = kind(1)
+    places = actor.places(np.zeros((1, len(OWN)), np.float32))[0]
+    assert np.abs(places - ALIGNED[[2, 0, 1]]).max() < 8
+
+
+def test_some_clips_are_drawings(clips):
+    assert DRAWN_EVERY == 5  # clip 0 of the three is one
+    assert not np.array_equal(
+        PuppetActor(0).render(np.zeros((1, len(OWN)), np.float32)),
+        DrawnActor(0).render(np.zeros((1, len(OWN)), np.float32)),
+    )

@@ -1,11 +1,12 @@
-"""A small network that reads a drawn face: how far the mouth is open, how wide, how round, how closed the eyes.
+"""A small network that reads a face: how far the mouth is open, how wide, how round, how closed the eyes, and more.
 
-Trained on renderings, whose controls are known, blurred and disturbed as generated frames are. It judges every model
-alike and is itself judged on held-out people (`meter_accuracy`).
+Trained on puppets of photographs and on drawings, whose controls are known, blurred and disturbed as generated frames
+are. It judges every model alike and is itself judged on held-out people (`meter_accuracy`).
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.drawn.motion import COLUMN
-from ..data.drawn.stills import held_out_pictures, training_pictures
-from ..pixels import pixels_to_images
+from ..data.drawn.stills import POSES, held_out_pictures, training_pictures
+from ..data.people.geometry import SIZE as WHOLE
+from ..data.people.pictures import PuppetPictures
+from ..pixels import normalise, pixels_to_images, pixels_to_planes
+from ..training.bundled.train_portrait_autoencoder import DRAWN_PEOPLE, DRAWN_SHARE, HELD_OUT_PUPPETS, PUPPETS
 from ..training.loop import Loss, TrainingRun, small_config
 from ..weights import read_network, write_network
 
-READINGS = ("open", "width", "round", "blink")
+READINGS = ("open", "width", "round", "blink", "smile", "yaw")
 SIZE = 128  # pixels
 _COLUMNS = [COLUMN[name] for name in READINGS]
+_MIRRORED = torch.tensor([-1.0 if name == "yaw" else 1.0 for name in READINGS])
 
 
 class FaceNet(nn.Module):
@@ -42,16 +47,21 @@ class FaceNet(nn.Module):
 
     @torch.inference_mode()
     def read(self, frames: np.ndarray) -> np.ndarray:
-        """Frames uint8 [n,128,128,3] -> what forward gives, float32 [n,outputs]."""
-        parts = [self(pixels_to_images(frames[i : i + 64])) for i in range(0, len(frames), 64)]
+        """Frames uint8 [n,S,S,3] -> what forward gives for them at 128 pixels, float32 [n,outputs]."""
+        parts = [self(reduced(pixels_to_images(frames[i : i + 64]))) for i in range(0, len(frames), 64)]
         return torch.cat(parts).numpy()
 
 
 class FaceMeter(FaceNet):
-    """Images [n,3,128,128] in -1..1 -> readings [n,4], columns READINGS, in the units of drawn people's controls."""
+    """Images [n,3,128,128] in -1..1 -> readings [n,6], columns READINGS, in the units of puppets' controls."""
 
     def __init__(self):
         super().__init__(len(READINGS))
+
+
+def reduced(images: Tensor) -> Tensor:
+    """Images [n,3,S,S] at 128 pixels."""
+    return F.interpolate(images, (SIZE, SIZE), mode="area")
 
 
 def disturb(images: Tensor, rng: np.random.Generator) -> Tensor:
@@ -69,36 +79,60 @@ def disturb(images: Tensor, rng: np.random.Generator) -> Tensor:
     return images
 
 
-def train_meter(work: Path, people: int = 2500, steps: int = 6000, batch: int = 32) -> FaceMeter:
-    """Train the network in work/meter (resumed if begun), on the autoencoder's training pictures."""
-    pictures, _, controls = training_pictures(work, people, SIZE)
-    targets = torch.from_numpy(controls[:, _COLUMNS])
+def train_meter(work: Path, steps: int = 6000, batch: int = 32) -> FaceMeter:
+    """Train the network in work/meter (resumed if begun), on the pictures of the portrait-guided autoencoder."""
+    pictures, controls, puppets = _training_pictures(work)
+    drawn = round(DRAWN_SHARE * batch)
     torch.manual_seed(0)
     net = FaceMeter().to(memory_format=torch.channels_last)
     run = TrainingRun(work / "meter", net, small_config(steps, 1.5e-3))
 
     def loss_of(step: int) -> Loss:
         rng = np.random.default_rng((3, step))
-        index = np.sort(rng.choice(len(pictures), batch, replace=False))
-        images = disturb(pixels_to_images(pictures[index]), rng)
+        of_puppets = rng.integers(puppets, size=batch - drawn)
+        chosen = np.concatenate([of_puppets, rng.integers(puppets, len(pictures), size=drawn)])
+        images, targets = disturb(normalise(pictures[chosen]), rng), controls[chosen]
         if rng.random() < 0.5:
-            images = images.flip(3)
+            images, targets = images.flip(3), targets * _MIRRORED
         shift = rng.integers(-4, 5, 2)
         images = images.roll(tuple(int(s) for s in shift), (2, 3))
-        return Loss(F.mse_loss(run.module(images), targets[index]))
+        return Loss(F.mse_loss(run.module(images), targets))
 
     run.fit(loss_of)
     return run.averaged()
 
 
-def meter_accuracy(meter: FaceMeter, work: Path) -> dict[str, float]:
-    """Correlation of each reading with the truth on held-out people."""
-    pictures, _, truth = held_out_pictures(work, SIZE)
-    readings = meter.read(pictures)
-    return {
-        name: float(np.corrcoef(readings[:, i], truth[:, column])[0, 1])
-        for i, (name, column) in enumerate(zip(READINGS, _COLUMNS, strict=True))
-    }
+def _training_pictures(work: Path) -> tuple[Tensor, Tensor, int]:
+    """Pictures uint8 [n,3,128,128] and their controls [n,6] as READINGS has them, and how many are puppets, the first
+    ones; 1.4 GB."""
+    puppets = PuppetPictures(work / "puppets", PUPPETS).make(os.cpu_count() or 1)
+    drawings, _, drawn_controls = training_pictures(work / "drawn", DRAWN_PEOPLE, WHOLE)
+    parts = [_reduced_planes(torch.from_numpy(puppets.pictures[i])) for i in range(len(puppets))]
+    count = len(puppets) * puppets.pictures.shape[1]
+    parts += [_reduced_planes(pixels_to_planes(drawings[i : i + POSES])) for i in range(0, len(drawings), POSES)]
+    controls = np.concatenate([puppets.controls[:].reshape(count, -1)[:, _COLUMNS], drawn_controls[:, _COLUMNS]])
+    return torch.cat(parts), torch.from_numpy(controls), count
+
+
+def _reduced_planes(planes: Tensor) -> Tensor:
+    return F.interpolate(planes.float(), (SIZE, SIZE), mode="area").round().byte()
+
+
+def meter_accuracy(meter: FaceMeter, work: Path) -> dict[str, dict[str, float]]:
+    """Correlation of each reading with the truth on held-out people and drawings."""
+    held = PuppetPictures(work / "puppets-heldout", HELD_OUT_PUPPETS, held_out=True).make(os.cpu_count() or 1)
+    drawings, _, drawn_controls = held_out_pictures(work / "drawn", WHOLE)
+    pictures = held.pictures[:].transpose(0, 1, 3, 4, 2).reshape(-1, WHOLE, WHOLE, 3)
+    report = {}
+    for kind, frames, truth in (
+        ("people", pictures, held.controls[:].reshape(len(pictures), -1)), ("drawings", drawings, drawn_controls)
+    ):  # fmt: skip
+        readings = meter.read(frames)
+        report[kind] = {
+            name: float(np.corrcoef(readings[:, i], truth[:, column])[0, 1])
+            for i, (name, column) in enumerate(zip(READINGS, _COLUMNS, strict=True))
+        }
+    return report
 
 
 def load_meter(path: Path) -> FaceMeter:

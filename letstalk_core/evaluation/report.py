@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -13,32 +12,20 @@ import torch
 from tqdm import tqdm
 
 from ..audio.recording import read_audio
-from ..data.drawn.motion import COLUMN
-from ..data.drawn.talking_clips import TalkingClip, talking_clip
+from ..data.people.actors import perform
 from ..errors import InputError
 from ..picture.portrait import Portrait
 from ..pipeline import LetsTalkPipeline
 from ..pixels import images_to_pixels, pixels_to_images
 from ..video.clips import ClipSampler, SamplingSettings
+from ..video.controls import AskedFor
 from . import measures
+from .held_out import Pair, held_out_actor, held_out_pairs
 from .meter import READINGS, FaceMeter, load_meter
 from .speakers import TRACKS, Speaker, draw_speakers, fit_read_out, follow, load_speakers, speakers_table
 
 METER = Path(__file__).resolve().parent / "face_meter.safetensors"
-FIRST_PAIR = 10_000  # held-out clips from here on: none was looked at while training was tuned
-SPEAKING = 0.05  # deviation of the opening over a clip, below which there is no speech to follow
 OPEN, WIDTH, ROUND, BLINK = (READINGS.index(name) for name in ("open", "width", "round", "blink"))
-
-
-def held_out_clips(count: int, seconds: float) -> Iterator[TalkingClip]:
-    """Yield `count` held-out clips in which somebody speaks: a few of the generator's are noise alone, for training."""
-    seed = FIRST_PAIR
-    while count:
-        clip = talking_clip(seed, seconds, split="heldout")
-        seed += 1
-        if clip.controls[:, COLUMN["open"]].std() > SPEAKING:
-            count -= 1
-            yield clip
 
 
 def generate_frames(
@@ -66,37 +53,40 @@ def _whole(image: torch.Tensor) -> Portrait:
     return Portrait(image, np.eye(2, 3), (size, size))
 
 
-def score_pair(clip: TalkingClip, frames: np.ndarray, true_frames: np.ndarray, meter: FaceMeter, pipeline) -> dict:
+def score_pair(pair: Pair, frames: np.ndarray, true_frames: np.ndarray, meter: FaceMeter, pipeline) -> dict:
     """Every number of one held-out pair, of frames uint8 [F,H,W,3]; those under "_" are for pooling over the pairs."""
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
     read, read_true = meter.read(frames), meter.read(true_frames)
-    truth = {name: clip.controls[:, COLUMN[name]] for name in READINGS}
+    truth = {name: pair.track(name) for name in READINGS}
     best, lag = measures.lagged_correlation(read[:, OPEN], truth["open"])
-    mouth = clip.avatar.region("mouth")
+    mouth, portrait = pair.mouth(), pair.portrait
     made, real = pixels_to_images(frames), pixels_to_images(true_frames)
-    start = pixels_to_images(clip.portrait[None])
-    decode = pipeline.decoder(_whole(start[0]))
+    still = portrait.expand_as(real).contiguous()
+    still_frames = images_to_pixels(still).numpy()
+    decode = pipeline.decoder(_whole(portrait))
     reconstructed = images_to_pixels(decode(pipeline.autoencoder.encode(real))).numpy()
+    outside = measures.masked_psnr(frames, true_frames, ~mouth)
     return {
         "open_r": measures.correlation(read[:, OPEN], truth["open"]),
         "open_r_best": best,
         "open_lag": lag,
         "open_r_of_true_frames": measures.correlation(read_true[:, OPEN], truth["open"]),
         "width_r": measures.correlation(read[:, WIDTH], truth["width"]),
+        "width_r_of_true_frames": measures.correlation(read_true[:, WIDTH], truth["width"]),
         "round_r": measures.correlation(read[:, ROUND], truth["round"]),
+        "round_r_of_true_frames": measures.correlation(read_true[:, ROUND], truth["round"]),
         "border_jump": measures.border_jump(frames, pipeline.config.transformer.clip_frames),
-        "psnr": measures.masked_psnr(frames, true_frames, np.ones_like(mouth)),
-        "psnr_outside_mouth": measures.masked_psnr(frames, true_frames, ~mouth),
-        "psnr_still_portrait": measures.masked_psnr(
-            np.repeat(clip.portrait[None], len(frames), 0), true_frames, mouth | ~mouth
-        ),
+        "psnr": measures.masked_psnr(frames, true_frames, mouth | ~mouth),
+        "psnr_outside_mouth": outside,
+        "psnr_outside_mouth_still_head": outside if pair.still else np.nan,
+        "psnr_still_portrait": measures.masked_psnr(still_frames, true_frames, mouth | ~mouth),
         "ssim": float(ssim(made, real, data_range=2.0)),
-        "ssim_still_portrait": float(ssim(start.expand_as(real).contiguous(), real, data_range=2.0)),
-        "autoencoder_psnr": measures.masked_psnr(reconstructed, true_frames, np.ones_like(mouth)),
+        "ssim_still_portrait": float(ssim(still, real, data_range=2.0)),
+        "autoencoder_psnr": measures.masked_psnr(reconstructed, true_frames, mouth | ~mouth),
         "autoencoder_psnr_mouth": measures.masked_psnr(reconstructed, true_frames, mouth),
-        "_closed": measures.closed_share(read[:, OPEN], clip.closed),
-        "_closed_true": measures.closed_share(read_true[:, OPEN], clip.closed),
+        "_closed": measures.closed_share(read[:, OPEN], pair.closed),
+        "_closed_true": measures.closed_share(read_true[:, OPEN], pair.closed),
         "_blink": read[:, BLINK],
         "_open": read[:, OPEN],
         "_true_open": truth["open"],
@@ -108,6 +98,7 @@ def summarise_pairs(rows: list[dict], fps: float) -> dict:
     result = {}
     for name in (key for key in rows[0] if not key.startswith("_")):
         values = np.array([row[name] for row in rows], float)
+        values = values[np.isfinite(values)]
         result[name] = {"mean": values.mean(), "median": np.median(values), "least": values.min(), "most": values.max()}
     shuffled = [
         measures.correlation(row["_open"], rows[(i + 1) % len(rows)]["_true_open"]) for i, row in enumerate(rows)
@@ -137,7 +128,9 @@ def recordings_in(folder: Path) -> list[Path]:
     return paths
 
 
-def evaluate_speech(pipeline, meter: FaceMeter, paths: list[Path], output: Path, settings: SamplingSettings) -> dict:
+def evaluate_speech(
+    pipeline, meter: FaceMeter, paths: list[Path], output: Path, settings: SamplingSettings, drawings: bool
+) -> dict:
     """Correlation of the mouth's opening with each recording's own envelope, and with the next one's ("r_shuffled").
 
     Returns them by file names; writes the contact sheet recordings.png.
@@ -146,7 +139,7 @@ def evaluate_speech(pipeline, meter: FaceMeter, paths: list[Path], output: Path,
     for i, path in enumerate(tqdm(paths, desc="recordings", disable=None)):
         waveform, rate = read_audio(path, duration=8.0)
         mono = waveform.mean(0).numpy()
-        portrait = pixels_to_images(talking_clip(FIRST_PAIR + i, 1.0, split="heldout").portrait[None])[0]
+        portrait = held_out_portrait(i, pipeline.config.image_size, drawings)
         frames = generate_frames(pipeline, portrait, mono, rate, settings)
         openings.append(meter.read(frames)[:, OPEN])
         envelopes.append(measures.envelope(mono, rate, len(frames), pipeline.config.fps))
@@ -164,17 +157,17 @@ def evaluate_speech(pipeline, meter: FaceMeter, paths: list[Path], output: Path,
 
 
 def evaluate_speakers(
-    pipeline, meter: FaceMeter, speakers: list[Speaker], output: Path, settings: SamplingSettings
+    pipeline, meter: FaceMeter, speakers: list[Speaker], output: Path, settings: SamplingSettings, drawings: bool
 ) -> dict:
     """How the mouth follows real people's own, by what it is read from ("tokens", "frames"): see speakers.follow.
 
-    Each of them is spoken by another held-out drawing. Writes the plot speakers.png and, to stderr, a table.
+    Each of them is spoken by somebody else who was held out. Writes the plot speakers.png and, to stderr, a table.
     """
     read_out, ours = fit_read_out(pipeline), {"tokens": [], "frames": []}
     for i, speaker in enumerate(tqdm(speakers, desc="speakers", disable=None)):
         stream = pipeline.stream_audio(speaker.recording)
         features = stream[0 : len(stream)]
-        portrait = pixels_to_images(talking_clip(FIRST_PAIR + i, 1.0, split="heldout").portrait[None])[0]
+        portrait = held_out_portrait(i, pipeline.config.image_size, drawings)
         ours["tokens"].append(read_out(features))
         ours["frames"].append(meter.read(frames_of(pipeline, portrait, features, settings))[:, OPEN])
     report = {kind: follow(openings, speakers) for kind, openings in ours.items()}
@@ -185,12 +178,13 @@ def evaluate_speakers(
 
 
 def evaluate(
-    model: Path, output: Path, pairs: int, seconds: float, speech: Path | None = None, memory_noise: float = 0.0
-) -> str:
+    model: Path, output: Path, pairs: int, seconds: float, speech: Path | None = None, memory_noise: float = 0.0,
+    drawings: bool = False,
+) -> str:  # fmt: skip
     """Generate and score held-out pairs, write output/report.json and contact sheets; returns the JSON.
 
     speech: a folder of real recordings, scored against their envelopes, or of people with tracks.npz (speakers.py),
-    scored against their own mouths. pairs 0: only that.
+    scored against their own mouths. pairs 0: only that. drawings: they speak instead of people.
     """
     try:
         import matplotlib  # noqa: F401
@@ -206,23 +200,42 @@ def evaluate(
         people = load_speakers(speech, pipeline.config.fps)
     elif speech is not None:
         recordings = recordings_in(speech)
-    rows, sheets = [], []
-    for i, clip in enumerate(tqdm(held_out_clips(pairs, seconds), total=pairs, desc="pairs", disable=None)):
-        settings = SamplingSettings(seed=i, memory_noise=memory_noise)
-        portrait = pixels_to_images(clip.portrait[None])[0]
-        frames, true_frames = generate_frames(pipeline, portrait, clip.waveform, 16000, settings), clip.frames()
-        rows.append(score_pair(clip, frames, true_frames, meter, pipeline))
-        if i < 6:
-            sheets += [true_frames, frames]
-    report = {"model": Path(model).name, "pairs": pairs, "seconds": seconds}
-    settings = SamplingSettings(memory_noise=memory_noise)
+    report = {"model": Path(model).name, "pairs": pairs, "seconds": seconds, "drawings": drawings}
     if pairs:
-        contact_sheet(output / "pairs.png", sheets)
-        report |= summarise_pairs(rows, pipeline.config.fps)
+        report |= evaluate_pairs(pipeline, meter, pairs, seconds, output, memory_noise, drawings)
+    settings = SamplingSettings(memory_noise=memory_noise)
     if recordings:
-        report["recordings"] = evaluate_speech(pipeline, meter, recordings, output, settings)
+        report["recordings"] = evaluate_speech(pipeline, meter, recordings, output, settings, drawings)
     if people:
-        report["people"] = evaluate_speakers(pipeline, meter, people, output, settings)
+        report["people"] = evaluate_speakers(pipeline, meter, people, output, settings, drawings)
     text = json.dumps(report, indent=2)
     (output / "report.json").write_text(text + "\n")
     return text
+
+
+def evaluate_pairs(
+    pipeline, meter: FaceMeter, count: int, seconds: float, output: Path, memory_noise: float, drawings: bool
+) -> dict:
+    """The numbers of `count` held-out pairs in one; the first six are drawn on the contact sheet pairs.png.
+
+    The model is asked for the truth's own motion, as far as it can be.
+    """
+    rows, sheets, size = [], [], pipeline.config.image_size
+    pairs = held_out_pairs(count, seconds, size, drawings)
+    for i, pair in enumerate(tqdm(pairs, total=count, desc="pairs", disable=None)):
+        asked = AskedFor(tracks=pair.asked(pipeline.config.departures.controls))
+        settings = SamplingSettings(seed=i, memory_noise=memory_noise, asked=asked)
+        frames = generate_frames(pipeline, pair.portrait, pair.waveform, 16000, settings)
+        true_frames = pair.frames()
+        rows.append(score_pair(pair, frames, true_frames, meter, pipeline))
+        if i < 6:
+            sheets += [true_frames, frames]
+    contact_sheet(output / "pairs.png", sheets)
+    return summarise_pairs(rows, pipeline.config.fps)
+
+
+def held_out_portrait(number: int, size: int, drawings: bool) -> torch.Tensor:
+    """The portrait [3,size,size] in -1..1 of somebody held out, at rest."""
+    actor = held_out_actor(number, drawings)
+    still = np.zeros((1, 7), np.float32)
+    return Pair(perform(actor, actor.rng, still, 0.0, not drawings), still, still, size).portrait

@@ -44,14 +44,17 @@ APART = 1.2  # distances of eyes that two faces lie apart, at least
 CROP, CROP_EYES = 80, 26.0  # of the points' network: its side, and the distance of eyes in it, in pixels
 READINGS = 4  # of a face, each from where the last one says that it is: tilted ones come upright
 MOST_FACES = 40
+TURN = 1.4  # tangent of a head's turn for each distance from eyes to mouth that the nose lies aside, fitted to people
 
 
 @dataclass(frozen=True)
 class Face:
-    """points float [20,2] (POINTS) in pixels of the picture, pixel centres at .5; score 0..1."""
+    """points float [20,2] (POINTS) in pixels of the picture, pixel centres at .5; score 0..1; mouth_hidden, 0..1: how
+    likely a hand, a mask or a microphone is in front of the mouth."""
 
     points: np.ndarray
     score: float
+    mouth_hidden: float = 0.0
 
     @property
     def anchors(self) -> np.ndarray:
@@ -63,6 +66,14 @@ class Face:
         """Pixels between the eyes."""
         left, right, _ = self.anchors
         return float(np.hypot(*(right - left)))
+
+    @property
+    def yaw(self) -> float:
+        """How far the head is turned to the picture's right, in degrees, from how far the nose lies off the middle."""
+        left, right, mouth = self.anchors
+        eyes = (left + right) / 2
+        aside = (self.points[POINTS.index("nose")] - (eyes + mouth) / 2) @ (right - left) / np.hypot(*(right - left))
+        return math.degrees(math.atan(TURN * aside / max(float(np.hypot(*(mouth - eyes))), 1e-6)))
 
     def to_aligned(self, places: np.ndarray = ALIGNED) -> np.ndarray:
         """The similarity [2,3] from the picture to the square that has eyes and mouth at these places [3,2]."""
@@ -92,7 +103,8 @@ class FinderNet(nn.Module):
 
 
 class PointsNet(nn.Module):
-    """Crops [n,3,80,80] in -1..1, about upright -> points [n,20,2] in sides of the crop, and logits [n] of a face."""
+    """Crops [n,3,80,80] in -1..1, about upright -> points [n,20,2] in sides of the crop, logits [n] of a face, and
+    logits [n] of a mouth that something hides."""
 
     def __init__(self):
         super().__init__()
@@ -102,10 +114,12 @@ class PointsNet(nn.Module):
         self.head = nn.Sequential(
             nn.Flatten(), nn.Linear(128 * 25, 256), nn.ReLU(), nn.Linear(256, 2 * len(POINTS) + 1)
         )
+        self.hidden = nn.Sequential(nn.Flatten(), nn.Linear(128 * 25, 64), nn.ReLU(), nn.Linear(64, 1))
 
-    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        found = self.head(self.layers(crops))
-        return found[:, :-1].unflatten(1, (-1, 2)) + 0.5, found[:, -1]
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        seen = self.layers(crops)
+        found = self.head(seen)
+        return found[:, :-1].unflatten(1, (-1, 2)) + 0.5, found[:, -1], self.hidden(seen)[:, 0]
 
 
 @functools.cache
@@ -179,8 +193,9 @@ def read_points(image: np.ndarray, centre: np.ndarray, eyes: float, tilt: float)
     matrix = crop_matrix(centre, eyes, tilt)
     for _ in range(READINGS):
         crop = cut(image, matrix, CROP)
-        points, logits = net(pictures_to_images(crop)[None])
-        face = Face(apply(inverse(matrix), points[0].numpy() * CROP), float(logits[0].sigmoid()))
+        points, there, hidden = net(pictures_to_images(crop)[None])
+        places = apply(inverse(matrix), points[0].numpy() * CROP)
+        face = Face(places, float(there[0].sigmoid()), float(hidden[0].sigmoid()))
         matrix = similarity(face.anchors, crop_anchors())
     return face
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..files import check_file
 from ..pixels import pictures_to_images, pixels_to_pictures
-from .face import find_faces
+from .face import Face, find_faces
 from .similarity import cut, size_of, square_at
 
 # Where the bundled model's training pictures have the eyes and the mouth, in sides of the square: opening a mouth
@@ -23,6 +23,8 @@ FRAMING = np.array([(0.379, 0.467), (0.621, 0.467), (0.5, 0.706)])
 FACE_MARGIN = 1.42  # side of that square / side of an average face box
 MIN_SIDE = 16  # pixels; smaller pictures show no face
 MAX_PIXELS = 150_000_000  # 12000 x 12000, 1.8 GB as floats; Pillow itself refuses 179 million
+MOST_YAW = 25.0  # degrees that a head may be turned without a warning
+HIDDEN = 0.9  # from here on a mouth counts as hidden
 BACKDROP = 0.5  # grey behind transparent pixels: neither hides dark hair nor white
 
 
@@ -133,8 +135,7 @@ def crop_portrait(
         raise InputError(f"on_missing is {on_missing!r}; it must be 'crop' or 'error'.")
     if not np.isfinite(image).all():
         raise InputError("The picture has NaN or infinite pixels; save it again as PNG or JPEG.")
-    square, note = square_of(image, size, face, margin, on_missing)
-    notes = [note] if note else []
+    square, notes = square_of(image, size, face, margin, on_missing)
     side = round(size / size_of(square))
     if side < size / 4:
         notes.append(
@@ -148,10 +149,10 @@ def crop_portrait(
 
 def square_of(
     image: np.ndarray, size: int, face: str | int, margin: float = FACE_MARGIN, on_missing: str = "crop"
-) -> tuple[np.ndarray, str | None]:
-    """The similarity [2,3] from the picture to the square that crop_portrait cuts out, and a warning for the user."""
+) -> tuple[np.ndarray, list[str]]:
+    """The similarity [2,3] from the picture to the square that crop_portrait cuts out, and warnings for the user."""
     if face == "none":
-        return centred_square(image, size), None
+        return centred_square(image, size), []
     try:
         index = 0 if face == "largest" else int(face)
     except (TypeError, ValueError):
@@ -162,11 +163,27 @@ def square_of(
             raise InputError(
                 "No face was found in the picture; choose a clearer one, or face 'none' to use it as it is."
             )
-        return centred_square(image, size), "No face was found in the picture; the middle of the picture is used."
+        return centred_square(image, size), ["No face was found in the picture; the middle of the picture is used."]
     if not 0 <= index < len(faces):
         raise InputError(f"Face {index} was asked for, but the picture has {len(faces)}; choose 0 to {len(faces) - 1}.")
     places = size * (0.5 + (FRAMING - 0.5) * FACE_MARGIN / margin)
-    return faces[index].to_aligned(places), None
+    return faces[index].to_aligned(places), _doubts(faces[index])
+
+
+def _doubts(face: Face) -> list[str]:
+    """Why a face may not speak well, as sentences for the user."""
+    doubts = []
+    if abs(face.yaw) > MOST_YAW:
+        doubts.append(
+            f"The head is turned by about {abs(face.yaw):.0f} degrees, and models know heads turned by up to "
+            f"{MOST_YAW:.0f}: the face may break; choose a picture that looks more to the front."
+        )
+    if face.mouth_hidden > HIDDEN:
+        doubts.append(
+            "Something seems to hide the mouth, and what is not seen cannot speak well; choose a picture with the "
+            "whole mouth."
+        )
+    return doubts
 
 
 def centred_square(image: np.ndarray, size: int) -> np.ndarray:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, NotFiniteError
+from ..precision import computes_bf16
 from .checkpoints import Checkpoints
 from .stopping import StopRequest
 from .training_config import LoopConfig, fixed_settings
@@ -42,10 +43,8 @@ def small_config(steps: int, learning_rate: float) -> LoopConfig:
 def native_precision(name: str, device: str = "auto") -> str:
     """accelerate's name of a precision; "auto" is bf16 where the hardware computes in it, else full precision."""
     if name == "auto":
-        if device != "cpu" and torch.cuda.is_available():
-            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.10
-        return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "no"
+        kind = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+        return "bf16" if computes_bf16(kind) else "no"
     return "no" if name == "fp32" else name
 
 

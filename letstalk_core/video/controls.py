@@ -21,23 +21,24 @@ BLINKS = 16.0  # a minute, as people do
 MOST_BLINKS, MOST_HEAD_MOTION = 60.0, 2.0
 # Eyelid closure from frame to frame at 25 fps: closing is faster than opening.
 BLINK_SHAPE = (0.35, 0.9, 1.0, 1.0, 0.75, 0.4, 0.12)
-# Of a head at motion 1: deviation in degrees, and seconds from one turn to the next.
-HEAD = {"yaw": (3.5, 1.6), "pitch": (2.0, 1.2), "roll": (1.6, 2.0)}
+# Of a head at motion 1: deviation in degrees, and seconds from one turn to the next; and so the brows.
+HEAD = {"yaw": (3.5, 1.6), "pitch": (2.0, 1.2), "roll": (1.6, 2.0), "brows": (0.15, 0.8)}
+GAZE, FIXATION, ASIDE = 0.3, 1.2, 0.5  # deviation of a look aside, seconds from look to look, share of those aside
 
 
 @dataclass(frozen=True)
 class AskedFor:
-    """What a face should do. What is None or not named, the model makes up itself.
+    """What a face should do, as far as the model knows how; what is drawn at random follows from the seed.
 
-    blinks: a minute, 0 to 60, at times that follow from the seed. head_motion: 0 still, 1 as people do, to 2.
-    expression: -1 sad to 1 smiling, beside what the portrait has. tracks: of config.CONTROLS, each one value for the
-    whole video or one for each of its frames; they come before the three others. Raises InputError for values outside
-    their range, NaN, and names that are no controls.
+    blinks: a minute, 0 to 60. head_motion: of head, brows and gaze, 0 still, 1 as people do, to 2. None of either
+    leaves it to the model. expression: -1 sad to 1 smiling, beside what the portrait has. tracks: of config.CONTROLS,
+    each one value for the whole video or one for each of its frames; they come before the three others. Raises
+    InputError for values outside their range, NaN, and names that are no controls.
     """
 
     blinks: float | None = BLINKS
-    head_motion: float | None = None
-    expression: float | None = None
+    head_motion: float | None = 1.0
+    expression: float = 0.0
     tracks: Mapping[str, float | tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -62,8 +63,11 @@ class AskedFor:
                     f"The track of {name} has {len(values)} values, but the video has {frames} frames; give one for "
                     "each, or a single one."
                 )
-        asked = {**self.tracks, **dict.fromkeys(HEAD if self.head_motion is not None else ())}
-        asked |= dict.fromkeys(("smile",) if self.expression is not None else ())
+        asked = list(self.tracks)
+        # What everybody has by default, a model need not know.
+        asked += ["eyelids"] if self.blinks not in (None, BLINKS) else []
+        asked += ["yaw", "pitch", "roll"] if self.head_motion not in (None, 1.0) else []
+        asked += ["smile"] if self.expression else []
         if unknown := [name for name in asked if name not in known]:
             raise InputError(
                 f"This model can't be asked for {', '.join(unknown)}; it knows {', '.join(known) or 'no controls'}."
@@ -84,14 +88,17 @@ class AskedFor:
             return track[torch.arange(start, start + count).clamp(0, len(track) - 1)]
         if name == "eyelids" and self.blinks is not None:
             return blink_schedule(seed, start, count, fps, self.blinks)
-        if name in HEAD and self.head_motion is not None:
-            deviation, period = HEAD[name]
-            most = CONTROLS[name][1]
-            swing = self.head_motion * deviation * smooth_noise(seed, name, start, count, period * fps)
-            return most * torch.tanh(swing / most)
-        if name == "smile" and self.expression is not None:
+        if name == "smile":
             return torch.full((count,), float(self.expression))
-        return torch.full((count,), float("nan"))
+        if name == "eyelids" or self.head_motion is None:
+            return torch.full((count,), float("nan"))
+        most = CONTROLS[name][1]
+        if name in HEAD:
+            deviation, period = HEAD[name]
+            swing = deviation * smooth_noise(seed, name, start, count, period * fps)
+        else:
+            swing = looks(seed, name, start, count, fps)
+        return most * torch.tanh(self.head_motion * swing / most)
 
 
 def _check(what: str, value: float | None, least: float, most: float) -> None:
@@ -118,6 +125,23 @@ def blink_schedule(seed: int, start: int, count: int, fps: float, per_minute: fl
         share = (at - low).float()
         closure = torch.maximum(closure, shape[low] * (1 - share) + shape[low + 1] * share)
     return closure
+
+
+def looks(seed: int, name: str, start: int, count: int, fps: float) -> Tensor:
+    """Gaze [count] that rests, mostly on the viewer, and jumps within two frames at 25 fps; each frame depends on the
+    seed alone."""
+    at = torch.arange(start, start + count, dtype=torch.float64) / (FIXATION * fps)
+    first, last = math.floor(start / (FIXATION * fps)) - 1, int(at[-1]) + 1
+    begins, targets = [], []
+    for slot in range(first, last + 1):
+        place, aside = torch.rand(2, generator=clip_generator(seed, slot, "look"), dtype=torch.float64)
+        to = torch.randn((), generator=clip_generator(seed, slot, name), dtype=torch.float64)
+        begins.append(slot + 0.6 * place)
+        targets.append(GAZE * to if aside < ASIDE else 0 * to)
+    begins, targets = torch.stack(begins), torch.stack(targets)
+    latest = torch.searchsorted(begins, at, right=True) - 1
+    done = ((at - begins[latest]) * FIXATION * 12.5).clamp(0, 1)  # of its jump; the one before it is over
+    return torch.lerp(targets[(latest - 1).clamp(min=0)], targets[latest], done).float()
 
 
 def smooth_noise(seed: int, name: str, start: int, count: int, period: float) -> Tensor:

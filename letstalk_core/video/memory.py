@@ -16,7 +16,8 @@ from ..model.latents import to_model_space
 class MemoryBank:
     """The state between two clips.
 
-    latents: [1,M,C,h,w] on the CPU, in the transformer's space. The first clip remembers the portrait M times.
+    latents: [1,M,C,h,w] on the CPU, in the transformer's space, one for the next clip's border where M is 0. The first
+        clip remembers the portrait M times.
     frames: how many frames have been made before the next clip.
     """
 
@@ -27,7 +28,7 @@ class MemoryBank:
     def of_portrait(cls, portrait: Tensor, config: LetsTalkConfig, frames: int = 0) -> MemoryBank:
         """The memory of a first clip, which begins at frame `frames`: M times the portrait's latents [1,C,h,w]."""
         portrait = portrait.float().cpu()
-        repeated = portrait[:, None].expand(-1, config.transformer.memory_frames, -1, -1, -1)
+        repeated = portrait[:, None].expand(-1, max(1, config.transformer.memory_frames), -1, -1, -1)
         return cls(to_model_space(repeated, portrait, config).contiguous(), frames)
 
     def after(self, clip: Tensor) -> MemoryBank:

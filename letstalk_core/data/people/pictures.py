@@ -14,6 +14,7 @@ from ..drawn.motion import MOUTH_COLUMNS
 from .cast import random_puppet
 from .geometry import SIZE
 from .gestures import random_controls, rest_controls
+from .puppet import CONTROLS
 
 BLOCK = 25
 POSES = 8  # pictures of a puppet beside its portrait
@@ -23,8 +24,8 @@ MOUTH_HALF, EYE_HALF = (36, 28), (24, 16)  # of the regions, width and height in
 
 
 class PuppetPictures(BlockStore):
-    """`count` puppets in a folder: pictures uint8 [count,POSES + 1,3,256,256], the portrait first, and where their
-    mouths and eyes are, float32 [count,POSES + 1,3,2].
+    """`count` puppets in a folder: pictures uint8 [count,POSES + 1,3,256,256], the portrait first, where their mouths
+    and eyes are, float32 [count,POSES + 1,3,2], and their controls, float32 [count,POSES + 1,21].
 
     held_out: people that no training may see. block: how many are made at a time.
     """
@@ -37,6 +38,7 @@ class PuppetPictures(BlockStore):
         self.held_out = held_out
         self.pictures = self.array("pictures", (POSES + 1, 3, SIZE, SIZE), np.uint8)
         self.places = self.array("places", (POSES + 1, 3, 2), np.float32)
+        self.controls = self.array("controls", (POSES + 1, len(CONTROLS)), np.float32)
 
     def __len__(self) -> int:
         return self.count
@@ -52,7 +54,8 @@ class PuppetPictures(BlockStore):
             rest[:, :MOUTH_COLUMNS] = 0
         frames = torch.cat([puppet.render(rest, natural), puppet.render(poses)])
         self.pictures[index] = pictures_to_pixels(frames).cpu().numpy()
-        self.places[index] = puppet.places(np.concatenate([rest, poses])).cpu().numpy()
+        self.controls[index] = np.concatenate([rest, poses])
+        self.places[index] = puppet.places(self.controls[index]).cpu().numpy()
 
     def read(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """A random picture of puppet `index` and a portrait of it, uint8 [3,256,256] each, with regions [256,256], 1 in

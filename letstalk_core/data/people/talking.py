@@ -1,4 +1,5 @@
-"""Puppets that speak, as latents: the clips that the bundled transformer learns from, each of a new person."""
+"""Puppets and drawings that speak, as latents: the clips that the bundled transformer learns from, each of somebody
+new."""
 
 from __future__ import annotations
 
@@ -10,28 +11,18 @@ import torch
 
 from ...errors import InputError
 from ...picture.autoencoder import Autoencoder, load_autoencoder
+from ...precision import native_autocast
 from ..arrays import BlockStore
-from ..drawn.motion import MOUTH_COLUMNS
 from ..speech.pairs import SpokenPairs
 from ..stored_clips import CONTEXT
-from .cast import random_puppet
+from .actors import ASKED, DrawnActor, PuppetActor, perform
 from .geometry import SIZE
-from .gestures import control_track, rest_controls
-from .pictures import NATURAL_SHARE, face_regions
-from .puppet import COLUMN
+from .pictures import face_regions
 
 STRETCH = 60  # frames of motion, of which a clip is a part, so that it begins in mid-motion
 BLOCK = 20
 REGION_STEP = 4  # pixels of a cell of the regions
-DEGREES = 180 / np.pi
-# Of config.CONTROLS: a puppet's own control, how many units of the one are one of the other, and whether it is counted
-# from the portrait's.
-ASKED = {
-    "eyelids": ("blink", 1.0, False), "yaw": ("yaw", DEGREES, True), "pitch": ("pitch", DEGREES, True),
-    "roll": ("roll", DEGREES, True), "brows": ("brow", 1.0, True), "smile": ("smile", 1.0, True),
-    "gaze_x": ("gaze_x", 1.0, True), "gaze_y": ("gaze_y", 1.0, True),
-}  # fmt: skip
-POSE = ("yaw", "pitch", "roll", "shift_x", "shift_y", "size")
+DRAWN_EVERY = 5  # one clip of so many is a drawing's
 
 
 class PuppetClips(BlockStore):
@@ -71,28 +62,25 @@ class PuppetClips(BlockStore):
         return self.folder / f"{self._digest}-{start}.done"  # latents of another encoder are made anew
 
     def make_row(self, index: int, device: str = "cpu") -> None:
-        puppet, rng = random_puppet(index, self.held_out, device)
+        photograph = index % DRAWN_EVERY > 0
+        actor = PuppetActor(index, self.held_out, device) if photograph else DrawnActor(index, self.held_out)
+        rng = actor.rng
         spoken = int(rng.integers(self.pairs.count))
         from_frame = int(rng.integers(self.pairs.features.shape[1] - STRETCH + 1))
         speech = slice(from_frame, from_frame + STRETCH)
-        motion = control_track(rng, np.asarray(self.pairs.mouths[spoken, speech], np.float32))
-        rest = rest_controls(rng)
-        if natural := rng.random() < NATURAL_SHARE:
-            rest[:MOUTH_COLUMNS] = 0
-        # The head begins where the portrait has it, and the portrait keeps its own expression.
-        for name in POSE:
-            motion[:, COLUMN[name]] += rest[COLUMN[name]] - motion[0, COLUMN[name]]
-        rest[COLUMN["smile"]] = motion[0, COLUMN["smile"]]
+        mouth = np.asarray(self.pairs.mouths[spoken, speech], np.float32)
+        performance = perform(actor, rng, mouth, photograph=photograph)
         # Half of the clips begin where the motion begins, as a video does: they can follow the portrait itself.
         first = 0 if rng.random() < 0.5 else int(rng.integers(1, STRETCH - self.length + 1))
         around = np.clip(np.arange(first - CONTEXT, first + self.length + CONTEXT), 0, STRETCH - 1)
-        frames = torch.cat([puppet.render(rest[None], natural), puppet.render(motion[first : first + self.length])])
-        autoencoder = _autoencoder(self.autoencoder, device)
-        self.latents[index] = autoencoder.encode(frames * 2 - 1, len(frames)).cpu().numpy()
+        frames = torch.cat([performance.portrait, *performance.frames(slice(first, first + self.length))])
+        with native_autocast(device):
+            latents = _autoencoder(self.autoencoder, device).encode(frames.to(device) * 2 - 1, len(frames))
+        self.latents[index] = latents.cpu().numpy()
         self.features[index] = self.pairs.features[spoken, speech][around]
-        self.controls[index] = relative_controls(motion, rest)[around]
+        self.controls[index] = performance.asked[around]
         self.starts[index] = first == 0
-        middle = puppet.places(motion[[first + self.length // 2]])[0].cpu().numpy()
+        middle = actor.places(performance.motion[[first + self.length // 2]])[0]
         self.regions[index] = face_regions(middle)[REGION_STEP // 2 :: REGION_STEP, REGION_STEP // 2 :: REGION_STEP]
 
     def asked(self, index: int, around: slice, names: tuple[str, ...]) -> np.ndarray:
@@ -105,15 +93,6 @@ class PuppetClips(BlockStore):
     def encoded(self) -> tuple[np.ndarray, np.ndarray]:
         """Latents of all frames [n,T,C,h,w] and of the portraits [n,C,h,w]."""
         return self.latents[:, 1:], self.latents[:, 0]
-
-
-def relative_controls(motion: np.ndarray, rest: np.ndarray) -> np.ndarray:
-    """What a puppet's motion [F,21] from a portrait's controls [21] is in terms of config.CONTROLS, [F,8]."""
-    columns = []
-    for own, units, relative in ASKED.values():
-        column = motion[:, COLUMN[own]] - (rest[COLUMN[own]] if relative else 0)
-        columns.append(units * column)
-    return np.stack(columns, 1).astype(np.float32)
 
 
 @functools.lru_cache(1)

@@ -105,7 +105,7 @@ def drawn_pictures(count: int) -> list[Example]:
 # Batches --------------------------------------------------------------------------------------------------------------
 
 
-def disturbed(crops: np.ndarray, rng: np.random.Generator) -> Tensor:
+def disturbed(crops: np.ndarray, rng: np.random.Generator, cover: bool = True) -> Tensor:
     """Crops uint8 [n,S,S,3] -> images float [n,3,S,S] in -1..1: other light and colours, noise, blur, parts covered."""
     made = []
     for crop in crops:
@@ -116,7 +116,7 @@ def disturbed(crops: np.ndarray, rng: np.random.Generator) -> Tensor:
             x = cv2.resize(small, crop.shape[:2], interpolation=cv2.INTER_LINEAR)
         if rng.random() < 0.2:
             x = cv2.GaussianBlur(x, (0, 0), rng.uniform(0.4, 1.6))
-        if rng.random() < 0.3:
+        if cover and rng.random() < 0.3:
             top, left = rng.integers(0, len(x), 2)
             bottom, right = (top, left) + rng.integers(len(x) // 8, len(x) // 3, 2)
             x = x.copy()
@@ -249,3 +249,63 @@ def points_batch(
         images = images.flip(-1)
         targets = targets[:, list(MIRRORED)] * torch.tensor([-1.0, 1.0]) + torch.tensor([1.0, 0.0])
     return images, targets, torch.from_numpy(~np.isnan(points).all((1, 2))).float()
+
+
+def hidden_batch(examples: list[Example], rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
+    """Crops [n,3,80,80] of faces, and whether something hides the mouth [n]: it does in half of them; in some of the
+    others it hides something else."""
+    crops, hidden = [], np.zeros(size, np.float32)
+    for n in range(size):
+        example = examples[int(rng.integers(len(examples)))]
+        centre = example.centre + 0.1 * example.eyes * rng.normal(0, 0.6, 2)
+        eyes, tilt = example.eyes * math.exp(rng.normal(0, 0.06)), example.tilt + math.radians(rng.normal(0, 5))
+        matrix = crop_matrix(centre, eyes, tilt)
+        crop = warped(example, matrix, surroundings(examples, CROP, rng))
+        left, right, mouth = apply(matrix, example.anchors)
+        hidden[n] = rng.random() < 0.5
+        if hidden[n]:
+            crop = covered(crop, mouth + rng.normal(0, 1.5, 2), (right - left)[0] * rng.uniform(0.55, 1.2, 2), rng)
+        elif rng.random() < 0.4:
+            away = rng.uniform(1.6, 2.6) * np.hypot(*(right - left))
+            angle = rng.uniform(0, 2 * np.pi)
+            other = mouth + away * np.array([math.cos(angle), -abs(math.sin(angle))])
+            crop = covered(crop, other, (right - left)[0] * rng.uniform(0.4, 0.9, 2), rng)
+        crops.append(crop)
+    images = disturbed(np.stack(crops), rng, cover=False)
+    return (images.flip(-1) if rng.random() < 0.5 else images), torch.from_numpy(hidden)
+
+
+def covered(crop: np.ndarray, middle: np.ndarray, half: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A crop uint8 [S,S,3] with something in front: a mask, a hand or a microphone, about `half` [2] pixels large each
+    way around `middle` [2], of a plain colour, the skin's, or a pattern, with a shadow."""
+    side = len(crop)
+    angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(4, 9)))) if rng.random() < 0.4 else np.arange(24) / 3.82
+    reach = rng.uniform(1.2, 1.45, len(angles)) if len(angles) < 24 else np.full(24, 1.0)
+    if rng.random() < 0.3:  # squarer, as a mask is
+        reach = reach / np.maximum(np.abs(np.cos(angles)), np.abs(np.sin(angles)))
+    outline = middle + half * (reach[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1))
+    if len(angles) < 24:
+        outline = cv2.convexHull(
+            np.concatenate([outline, middle + half * np.array([(1, 0), (-1, 0), (0, 1), (0, -1)])]).astype(np.float32)
+        )[:, 0]
+    alpha = np.zeros((side, side), np.float32)
+    cv2.fillPoly(alpha, [(16 * outline).astype(np.int32)], 1.0, cv2.LINE_8, 4)
+    alpha = cv2.GaussianBlur(alpha, (0, 0), rng.uniform(0.4, 1.2))[..., None]
+    kind = rng.random()
+    if kind < 0.35:
+        colour = rng.uniform(0, 255, 3) if rng.random() < 0.5 else np.array([200, 220, 235]) * rng.uniform(0.2, 1.08)
+    elif kind < 0.75:  # a hand
+        row, column = np.clip((middle - (0, 1.1 * half[1] + 8)).round().astype(int), 0, side - 1)[::-1]
+        colour = crop[row, column] * rng.uniform(0.7, 1.15) + rng.normal(0, 6, 3)
+    else:
+        colour = clutter(side, rng).astype(np.float32)
+    shade = (
+        1
+        + rng.normal(0, 0.12) * np.linspace(-1, 1, side)[:, None, None]
+        + rng.normal(0, 0.12) * np.linspace(-1, 1, side)[:, None]
+    )
+    creases = cv2.GaussianBlur(rng.normal(0, 1, (side, side)).astype(np.float32), (0, 0), rng.uniform(1.5, 4))[
+        ..., None
+    ]
+    cover = np.clip(colour * shade + rng.uniform(0, 120) * creases, 0, 255)
+    return (crop * (1 - alpha) + cover * alpha).astype(np.uint8)

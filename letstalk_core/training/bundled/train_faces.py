@@ -29,6 +29,7 @@ from .face_examples import (
     Mistake,
     drawn_pictures,
     finder_batch,
+    hidden_batch,
     points_batch,
     puppet_pictures,
     whole_pictures,
@@ -38,7 +39,7 @@ from .timed import TimedRun
 PUPPETS, DRAWN = 400, 300
 BATCH = 48  # examples of a step
 PEAK = 2e-3
-FINDER_SHARE = 0.25  # of the minutes
+FINDER_SHARE, HIDDEN_SHARE = 0.25, 0.05  # of the minutes
 LEAST_EYES = 12.0  # pixels between them, where quality and mistakes are looked for
 MISTAKEN = 0.1  # score from which a finder's mistakes are learnt from
 TILTS = (0, -20, 20, -45, 45)  # degrees by which people are turned to measure quality
@@ -88,16 +89,24 @@ def train(work: Path, minutes: float, folder: Path | None, puppets: int = PUPPET
         rng = np.random.default_rng((10, step))
         chosen, wrong = (whole, mistakes) if rng.random() < 0.6 else (moved, None)
         images, targets, there = points_batch(chosen, rng, BATCH, wrong)
-        return points_loss(*points(images), targets, there), {}
+        return points_loss(*points(images)[:2], targets, there), {}
+
+    def hidden(step: int) -> tuple[Tensor, dict[str, float]]:
+        images, truth = hidden_batch(whole if step % 2 else moved, np.random.default_rng((11, step)), BATCH)
+        with torch.no_grad():
+            seen = points.layers(images)
+        return functional.binary_cross_entropy_with_logits(points.hidden(seen)[:, 0], truth), {}
 
     write_network(face.FINDER_WEIGHTS, _trained(finder, work / "finder", FINDER_SHARE * minutes, found))
     mistakes = mistakes_of(finder, whole)
-    write_network(face.POINTS_WEIGHTS, _trained(points, work / "points", (1 - FINDER_SHARE) * minutes, read))
+    _trained(points, work / "points", (1 - FINDER_SHARE - HIDDEN_SHARE) * minutes, read)
+    _trained(points.hidden, work / "hidden", HIDDEN_SHARE * minutes, hidden)  # of what the others see, which stays
+    write_network(face.POINTS_WEIGHTS, points)
     face.networks.cache_clear()
 
 
 def _trained(net: nn.Module, folder: Path, minutes: float, loss_of) -> nn.Module:
-    run = TimedRun(folder, net.train(), minutes, PEAK, weight_decay=0.01)
+    run = TimedRun(folder, net.train().requires_grad_(True), minutes, PEAK, weight_decay=0.01)
     run.fit(loss_of)
     return run.averaged()
 

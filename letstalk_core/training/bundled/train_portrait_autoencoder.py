@@ -24,8 +24,8 @@ from ...data.people.pictures import PuppetPictures, face_regions
 from ...picture.autoencoder import Autoencoder, build_autoencoder, load_autoencoder
 from ...picture.portrait_autoencoder import SMALL_PORTRAIT_AE, PortraitAutoencoder
 from ...pixels import normalise, pixels_to_images
+from ...precision import native_autocast
 from ...weights import write_weights
-from ..loop import native_precision
 from ..reconstruction import psnr, reconstruction_loss, with_noise
 from .timed import TimedRun
 
@@ -64,7 +64,6 @@ def train(
     autoencoder = autoencoder.to(device).to(memory_format=torch.channels_last).train().requires_grad_(True)
     model, peak = autoencoder.model, PEAK / 2 if start else PEAK
     run = TimedRun(work / "autoencoder", model, minutes, peak, device, matrices=inner_weights(model))
-    autocast = native_precision("auto", device.type) == "bf16"
 
     def rebuilt(images: Tensor, portraits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         latents = model.encode(images)
@@ -79,7 +78,7 @@ def train(
         )
         shape = (batch, autoencoder.latent_channels, *(side // autoencoder.downscale for side in images.shape[2:]))
         noise = torch.randn(shape, generator=torch.Generator(device).manual_seed(step), device=device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+        with native_autocast(device.type):
             output, latents = rebuild(images, portraits, noise)
         loss = reconstruction_loss(output.float(), images, examples["regions"]).mean()
         loss = loss + SMALL_LATENTS * latents.float().square().mean()

@@ -23,15 +23,15 @@ from ...data.speech.pairs import SpokenPairs
 from ...data.stored_clips import StoredClipSource
 from ...model.checkpoint import BundledAutoencoder, LetsTalkModel, load_checkpoint, save_checkpoint
 from ...picture.autoencoder import load_autoencoder
+from ...precision import native_autocast
 from ..build import freeze
-from ..loop import native_precision
 from ..training_config import TransformerTraining
 from ..transformer_loss import Denoiser, TransformerLoss
 from .timed import TimedRun
 from .train_avatar import relative_scale
 
 PAIRS, CLIPS = 8000, 5000
-FRAMES = 20  # of a clip: two of memory, sixteen of a clip, and two to shift the window
+FRAMES = 18  # of a clip: sixteen that are seen at a time, and two to shift the window
 PEAK = 1e-3  # largest learning rate; half as much where it goes on from a trained one
 NOTES = {
     "title": "LetsTalk portraits 256",
@@ -45,9 +45,8 @@ def loss_settings(work: Path, batch: int) -> TransformerTraining:
     return TransformerTraining(
         run=str(work), preset="portraits", data="avatar", data_path=str(work), batch_size=batch,
         frozen=r"^audio_projection\.window\.",  # it heard far more speech than the clips hold
-        memory_pixel_noise=False, memory_noise_steps=0, memory_shared_noise=0.5, memory_mask_share=0.5,
-        mouth_weight=8.0, eye_weight=3.0, blink_weight=3.0, control_dropout=0.5,
-        first_guess_share=0.35,  # where nothing is seen and the conditions alone decide
+        memory_pixel_noise=False, mouth_weight=8.0, eye_weight=3.0, blink_weight=3.0, control_dropout=0.2,
+        first_guess_share=0.5,  # where nothing is seen and the conditions alone decide: half of the steps
     )  # fmt: skip
 
 
@@ -85,10 +84,9 @@ def train_transformer(
     denoiser = Denoiser(model.to(device).train())
     loss, batches = TransformerLoss(config, model.config, None, device), Batches(source, batch, device)
     run = TimedRun(work / "transformer", denoiser, minutes, peak, device, matrices=inner_weights(model))
-    autocast = native_precision("auto", device.type) == "bf16"
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+        with native_autocast(device.type):
             found = loss(denoiser, batches(step))
         return found.per_example.mean(), {name: float(value) for name, value in found.numbers.items()}
 
