@@ -144,6 +144,7 @@ def face_at(middle, side) -> Face:
     points = np.zeros((len(POINTS), 2))
     for part, place in zip((LEFT_EYE, RIGHT_EYE, CORNERS), FRAMING, strict=True):
         points[part] = np.array(middle) + (place - 0.5) * side
+    points[POINTS.index("nose")] = np.array(middle) + (FRAMING.mean(0) - 0.5) * side
     return Face(points, 1.0)
 
 
