@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..config import CONTROLS
 from ..data.people.actors import ASKED, Actor, DrawnActor, Performance, PuppetActor, perform
+from ..data.people.gestures import rest_controls
 from ..data.people.pictures import face_regions
 from ..data.people.puppet import COLUMN
 from ..data.speech.spoken_clips import speech_clip
@@ -74,6 +75,12 @@ def held_out_actor(number: int, drawings: bool = False) -> Actor:
     """Somebody whom no training has seen, one a number."""
     seed = FIRST_PAIR + number
     return DrawnActor(seed, held_out=True) if drawings else PuppetActor(seed, held_out=True)
+
+
+def held_out_portrait(number: int, size: int, drawings: bool = False) -> Tensor:
+    """The portrait [3,size,size] in -1..1 of somebody held out, at rest."""
+    actor = held_out_actor(number, drawings)
+    return _resized(actor.render(rest_controls(actor.rng)[None], natural=True), size)[0]
 
 
 def held_out_pairs(count: int, seconds: float, size: int, drawings: bool = False) -> Iterator[Pair]:

@@ -12,7 +12,6 @@ import torch
 from tqdm import tqdm
 
 from ..audio.recording import read_audio
-from ..data.people.actors import perform
 from ..errors import InputError
 from ..picture.portrait import Portrait
 from ..pipeline import LetsTalkPipeline
@@ -20,7 +19,7 @@ from ..pixels import images_to_pixels, pixels_to_images
 from ..video.clips import ClipSampler, SamplingSettings
 from ..video.controls import AskedFor
 from . import measures
-from .held_out import Pair, held_out_actor, held_out_pairs
+from .held_out import Pair, held_out_pairs, held_out_portrait
 from .meter import READINGS, FaceMeter, load_meter
 from .speakers import TRACKS, Speaker, draw_speakers, fit_read_out, follow, load_speakers, speakers_table
 
@@ -61,6 +60,7 @@ def score_pair(pair: Pair, frames: np.ndarray, true_frames: np.ndarray, meter: F
     truth = {name: pair.track(name) for name in READINGS}
     best, lag = measures.lagged_correlation(read[:, OPEN], truth["open"])
     mouth, portrait = pair.mouth(), pair.portrait
+    everywhere = np.ones_like(mouth)
     made, real = pixels_to_images(frames), pixels_to_images(true_frames)
     still = portrait.expand_as(real).contiguous()
     still_frames = images_to_pixels(still).numpy()
@@ -77,13 +77,13 @@ def score_pair(pair: Pair, frames: np.ndarray, true_frames: np.ndarray, meter: F
         "round_r": measures.correlation(read[:, ROUND], truth["round"]),
         "round_r_of_true_frames": measures.correlation(read_true[:, ROUND], truth["round"]),
         "border_jump": measures.border_jump(frames, pipeline.config.transformer.clip_frames),
-        "psnr": measures.masked_psnr(frames, true_frames, mouth | ~mouth),
+        "psnr": measures.masked_psnr(frames, true_frames, everywhere),
         "psnr_outside_mouth": outside,
         "psnr_outside_mouth_still_head": outside if pair.still else np.nan,
-        "psnr_still_portrait": measures.masked_psnr(still_frames, true_frames, mouth | ~mouth),
+        "psnr_still_portrait": measures.masked_psnr(still_frames, true_frames, everywhere),
         "ssim": float(ssim(made, real, data_range=2.0)),
         "ssim_still_portrait": float(ssim(still, real, data_range=2.0)),
-        "autoencoder_psnr": measures.masked_psnr(reconstructed, true_frames, mouth | ~mouth),
+        "autoencoder_psnr": measures.masked_psnr(reconstructed, true_frames, everywhere),
         "autoencoder_psnr_mouth": measures.masked_psnr(reconstructed, true_frames, mouth),
         "_closed": measures.closed_share(read[:, OPEN], pair.closed),
         "_closed_true": measures.closed_share(read_true[:, OPEN], pair.closed),
@@ -232,10 +232,3 @@ def evaluate_pairs(
             sheets += [true_frames, frames]
     contact_sheet(output / "pairs.png", sheets)
     return summarise_pairs(rows, pipeline.config.fps)
-
-
-def held_out_portrait(number: int, size: int, drawings: bool) -> torch.Tensor:
-    """The portrait [3,size,size] in -1..1 of somebody held out, at rest."""
-    actor = held_out_actor(number, drawings)
-    still = np.zeros((1, 7), np.float32)
-    return Pair(perform(actor, actor.rng, still, 0.0, not drawings), still, still, size).portrait

@@ -279,15 +279,7 @@ def covered(crop: np.ndarray, middle: np.ndarray, half: np.ndarray, rng: np.rand
     """A crop uint8 [S,S,3] with something in front: a mask, a hand or a microphone, about `half` [2] pixels large each
     way around `middle` [2], of a plain colour, the skin's, or a pattern, with a shadow."""
     side = len(crop)
-    angles = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(4, 9)))) if rng.random() < 0.4 else np.arange(24) / 3.82
-    reach = rng.uniform(1.2, 1.45, len(angles)) if len(angles) < 24 else np.full(24, 1.0)
-    if rng.random() < 0.3:  # squarer, as a mask is
-        reach = reach / np.maximum(np.abs(np.cos(angles)), np.abs(np.sin(angles)))
-    outline = middle + half * (reach[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1))
-    if len(angles) < 24:
-        outline = cv2.convexHull(
-            np.concatenate([outline, middle + half * np.array([(1, 0), (-1, 0), (0, 1), (0, -1)])]).astype(np.float32)
-        )[:, 0]
+    outline = middle + half * _outline(rng)
     alpha = np.zeros((side, side), np.float32)
     cv2.fillPoly(alpha, [(16 * outline).astype(np.int32)], 1.0, cv2.LINE_8, 4)
     alpha = cv2.GaussianBlur(alpha, (0, 0), rng.uniform(0.4, 1.2))[..., None]
@@ -309,3 +301,15 @@ def covered(crop: np.ndarray, middle: np.ndarray, half: np.ndarray, rng: np.rand
     ]
     cover = np.clip(colour * shade + rng.uniform(0, 120) * creases, 0, 255)
     return (crop * (1 - alpha) + cover * alpha).astype(np.uint8)
+
+
+def _outline(rng: np.random.Generator) -> np.ndarray:
+    """Around 0, about 1 each way, [k,2]: an ellipse or some corners, at times squarer, as a mask is."""
+    corners = rng.random() < 0.4
+    angles = rng.uniform(0, 2 * np.pi, int(rng.integers(4, 9))) if corners else np.linspace(0, 2 * np.pi, 24)
+    reach = rng.uniform(1.2, 1.45, len(angles)) if corners else np.ones(len(angles))
+    if rng.random() < 0.3:
+        reach = reach / np.maximum(np.abs(np.cos(angles)), np.abs(np.sin(angles)))
+    places = reach[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
+    ends = np.array([(1, 0), (-1, 0), (0, 1), (0, -1)])
+    return cv2.convexHull(np.concatenate([places, ends]).astype(np.float32))[:, 0]
