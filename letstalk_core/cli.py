@@ -152,6 +152,10 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
     parser.add_argument("--max-seconds", type=float, help="only the beginning of the recording")
     parser.add_argument(
+        "--audio-track", type=int, metavar="N", help="of several; default: the first that is not silent"
+    )
+    parser.add_argument("--strict", action="store_true", help="end where there would be a note, of what is missing say")
+    parser.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -198,6 +202,7 @@ def _generate(arguments) -> None:
             settings,
             face=arguments.face,
             max_seconds=arguments.max_seconds,
+            audio_track=arguments.audio_track,
             observer=bar,
             resume=arguments.resume,
             keep_work=arguments.keep_work,
@@ -323,6 +328,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
+            if getattr(arguments, "strict", False):
+                warnings.filterwarnings("error", category=UserWarning, module=r"letstalk_core\b")
             arguments.run(arguments)
     except KeyboardInterrupt as stop:
         print(f"letstalk: interrupted. {getattr(stop, 'kept', '')}".rstrip(". "), file=sys.stderr)
@@ -331,7 +338,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.debug:
             raise
         text = " ".join(str(error).split())
-        if not isinstance(error, InputError | ValueError | OSError):  # not foreseen: say what it was
+        if not isinstance(error, InputError | ValueError | OSError | UserWarning):  # not foreseen: say what it was
             text = f"{type(error).__name__}: {text} (--debug shows where)"
         print(f"letstalk: {text} {getattr(error, 'kept', '')}".rstrip(), file=sys.stderr)
         return 1

@@ -107,8 +107,6 @@ def test_bad_files_are_one_sentence(tmp_path):
         "long name": "There is no file",
         "empty.wav": "is empty",
         "text.wav": "not a media file",
-        "cut.wav": "cut short: it should last 1.00 seconds and ends at 0.60",
-        "cut.flac": "cut short",
         "cut.m4a": "cut short",
         "folder": "is a folder",
         "no samples.wav": "has no samples",
@@ -125,7 +123,7 @@ def test_bad_files_are_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["m4a", "mp4"])
-def test_a_cut_file_that_keeps_its_header_is_refused(tmp_path, suffix):
+def test_of_a_cut_file_that_keeps_its_header_the_rest_is_used(tmp_path, suffix):
     written = write_media(tmp_path / f"written.{suffix}", tone(16000, 5 * 16000, 1), 16000)
     whole = tmp_path / f"whole.{suffix}"
     with av.open(str(written)) as source, av.open(str(whole), "w", options={"movflags": "+faststart"}) as target:
@@ -140,10 +138,8 @@ def test_a_cut_file_that_keeps_its_header_is_refused(tmp_path, suffix):
     cut = tmp_path / f"cut.{suffix}"
     for last in (len(content) * 6 // 10, _packet_end(whole, 0.6)):  # within a packet, and between two
         cut.write_bytes(content[:last])
-        with pytest.raises(InputError, match="cut short"):
-            read_audio(cut)
-    with pytest.raises(InputError, match="it should last 5.0. seconds and ends at"):
-        read_audio(cut)
+        with pytest.warns(UserWarning, match="of its 5.0. seconds [23]"):
+            assert 2.5 * 16000 < read_audio(cut)[0].shape[1] < 3.5 * 16000
 
 
 def _packet_end(path: Path, share: float) -> int:
@@ -261,25 +257,15 @@ def test_variable_bit_rate_and_packets_that_are_cut(tmp_path):
         assert len({packet.size for packet in container.demux() if packet.size}) > 2
     recording = Recording(path)
     assert recording.samples == 44100 * 3 and recording.frames(25) == 75
-    cut = tmp_path / "cut.mp3"
-    cut.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3 + 7])
-    shorter = Recording(cut)  # MP3 does not say how long it is: it is taken as far as it goes
-    assert 44100 * 1.5 < shorter.samples < 44100 * 2.5
-    whole, part = (torch.cat([block for block, _ in r.blocks()], 1) for r in (recording, shorter))
-    assert torch.equal(part[:, :44100], whole[:, :44100])
 
 
 def test_a_stream_that_changes_half_way_is_kept_in_its_first_form(tmp_path):
     parts = [write_media(tmp_path / f"{channels}.mp3", tone(44100, 44100, channels), 44100) for channels in (1, 2)]
     joined = tmp_path / "joined.mp3"
     joined.write_bytes(b"".join(part.read_bytes() for part in parts))
-    try:
-        recording = Recording(joined)
-        samples = [block.shape[0] for block, _ in recording.blocks()]
-    except InputError as error:  # what the first part's header says is less than there is
-        assert "cannot be decoded" in str(error)
-    else:
-        assert set(samples) == {1}
+    recording = Recording(joined)
+    assert {block.shape[0] for block, _ in recording.blocks()} == {1}
+    assert 2 * 44100 - 1500 < recording.samples < 2 * 44100 + 4000
 
 
 def test_resampling_does_not_depend_on_the_blocks(tmp_path):

@@ -6,7 +6,9 @@ import functools
 import hashlib
 import math
 import os
+import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,10 +19,14 @@ from torch import Tensor
 from ..config import FPS_RANGE
 from ..errors import InputError
 from ..files import check_file
+from .decoding import audio_blocks
 
 SAMPLE_RATE = 16000  # Hz, of every encoder's input
-_LONGEST_PADDING = 8192  # samples that an encoder may append to fill its last packet
 _BLOCK = 65536  # samples that are handed on at a time
+CENTRE, FEWEST = 2, 5  # number of the centre channel, where the dialogue is, of so many channels or more
+CENTRE_SHARE = 0.01  # of the loudest channel's power that the centre has at least, where somebody speaks there
+CANCELLED = 0.1  # of the power of a mean of independent channels, below which they cancel each other out
+FULL_SCALE = 100.0  # samples above it are not of -1..1 but of whole numbers' scale
 
 
 def frame_count(samples: int, sample_rate: int, fps: float = 25.0) -> int:
@@ -40,42 +46,62 @@ def exact_fps(fps: float) -> Fraction:
     return Fraction(fps).limit_denominator(10000)
 
 
+@dataclass(frozen=True)
+class Scan:
+    """What one pass over a recording says of it.
+
+    digest: of its samples. gain: what brings them to full scale -1..1. heard: the channel that speaks for all, or None
+    for their mean.
+    """
+
+    rate: int
+    channels: int
+    samples: int
+    digest: str
+    gain: float
+    heard: int | None
+
+
 class Recording:
     """A recording that can be read again and again, from its start on, without ever being held as a whole.
 
     Args:
         source: any media file with sound, a video included, or (waveform [channels, S] or [S], sample_rate).
         duration: seconds to take; None takes all.
+        track: which of a file's several audio tracks; None takes the first in which there is something to hear.
 
-    rate, channels, samples and digest (of the samples) are exact: what containers say of their length is an estimate.
-    They take one pass over a file, made when first asked for. Everything raises InputError where the source is missing,
-    damaged, without sound or samples, or holds NaN or infinite samples.
+    What is missing from a file, or unusual in it, is said in warnings. rate, channels, samples and digest (of the
+    samples) are exact: what containers say of their length is an estimate. They take one pass over a file, made when
+    first asked for. Everything raises InputError where the source is missing, without sound that can be decoded or
+    without samples, or holds NaN or infinite samples.
     """
 
-    def __init__(self, source: str | Path | tuple[Tensor, int], duration: float | None = None):
+    def __init__(
+        self, source: str | Path | tuple[Tensor, int], duration: float | None = None, track: int | None = None
+    ):
         if duration is not None and not (math.isfinite(duration) and duration > 0):
             raise InputError(f"The duration is {duration} seconds; it must be finite and greater than 0.")
         self.path = check_file(source, "audio") if isinstance(source, str | os.PathLike) else None
         self._samples = None if self.path else _checked(*source)
-        self._duration = duration
+        self._duration, self._track = duration, track
 
     def blocks(self) -> Iterator[tuple[Tensor, int]]:
         """Yield blocks float32 [channels, n >= 1] from the start to the end, each with the sample rate.
 
         InputError at the end where a file no longer holds the samples that it was found to hold.
         """
-        known = self.__dict__.get("_scanned")
-        digest = hashlib.sha256()
+        scan, digest = self._scan, hashlib.sha256()
         for block, rate in self._blocks():
-            yield block, rate
-            if known and self.path:
+            yield block if scan.gain == 1 else block * scan.gain, rate
+            if self.path:
                 digest.update(_bytes(block))
-        if known and self.path and digest.hexdigest() != known[1]:
+        if self.path and digest.hexdigest() != scan.digest:
             raise InputError(f"{self.path} was changed while the video was made; start it again.")
 
-    def _blocks(self) -> Iterator[tuple[Tensor, int]]:
+    def _blocks(self, notes: list[str] | None = None) -> Iterator[tuple[Tensor, int]]:
+        """The samples as they are; notes: what is missing is added to it."""
         position, end = 0, math.inf
-        for block, rate in audio_blocks(self.path) if self.path else _pieces(*self._samples):
+        for block, rate in audio_blocks(self.path, self._track, notes) if self.path else _pieces(*self._samples):
             if self._duration is not None:
                 end = max(1, round(Fraction(self._duration) * rate))
             yield block[:, : end - position] if end < math.inf else block, rate
@@ -84,14 +110,15 @@ class Recording:
                 return
 
     def mono_16k(self) -> Iterator[Tensor]:
-        """What encoders hear: the mean of the channels at 16 kHz, float32 [n], ceil(S / rate * 16000) samples in all.
+        """What encoders hear: one channel at 16 kHz, float32 [n], ceil(S / rate * 16000) samples in all.
 
+        The mean of the channels; of 5.1 and the like the centre, and the loudest where they cancel each other out.
         Resampled by libswresample, whose filter goes on from block to block.
         """
-        resampler = None
+        resampler, heard = None, self._scan.heard
         given = made = 0
         for block, rate in self.blocks():
-            mono = block.mean(dim=0)
+            mono = block.mean(dim=0) if heard is None else block[heard]
             given += len(mono)
             if rate == SAMPLE_RATE:
                 yield mono
@@ -135,25 +162,43 @@ class Recording:
     @property
     def digest(self) -> str:
         """The digest of the samples: SHA-256 in hexadecimal."""
-        return self._scanned[1]
+        return self._scan.digest
 
     @functools.cached_property
     def _form(self) -> tuple[int, int, int]:
         """(rate, channels, samples); a recording in memory need not be read for that."""
         if self.path:
-            return self._scanned[0]
+            return self._scan.rate, self._scan.channels, self._scan.samples
         waveform, rate = self._samples
         wanted = math.inf if self._duration is None else max(1, round(Fraction(self._duration) * rate))
         return rate, waveform.shape[0], min(waveform.shape[1], wanted)
 
     @functools.cached_property
-    def _scanned(self) -> tuple[tuple[int, int, int], str]:
-        """(`_form`, digest), from one pass over the recording."""
-        digest, samples = hashlib.sha256(), 0
-        for block, rate in self._blocks():  # noqa: B007 (the last one's are used below)
+    def _scan(self) -> Scan:
+        digest, notes, samples, peak, powers, mean_power = hashlib.sha256(), [], 0, 0.0, 0.0, 0.0
+        for block, rate in self._blocks(notes):  # noqa: B007 (the last one's are used below)
             samples += block.shape[1]
             digest.update(_bytes(block))
-        return (rate, block.shape[0], samples), digest.hexdigest()
+            peak = max(peak, float(block.abs().max()))
+            powers = powers + block.double().square().sum(1)
+            mean_power += float(block.double().mean(0).square().sum())
+        gain, heard = 1.0, _heard(powers, mean_power)
+        if peak > FULL_SCALE:
+            bits = next((bits for bits in (15, 23) if peak <= 2**bits), 31)
+            gain = 2.0**-bits
+            notes.append(f"The audio has samples up to {peak:.0f}, as {bits + 1}-bit numbers have; it is scaled down.")
+        for note in notes:
+            warnings.warn(note, stacklevel=1)  # cached_property is what called
+        return Scan(rate, block.shape[0], samples, digest.hexdigest(), gain, heard)
+
+
+def _heard(powers: Tensor, mean_power: float) -> int | None:
+    """The channel to hear instead of the mean, from the sums of squares of each [channels] and of the mean."""
+    count, loudest = len(powers), int(powers.argmax())
+    if count >= FEWEST and powers[CENTRE] > CENTRE_SHARE * powers[loudest]:
+        return CENTRE
+    cancelled = count > 1 and mean_power < CANCELLED * float(powers.sum()) / count**2
+    return loudest if cancelled else None
 
 
 def _bytes(block: Tensor):
@@ -210,18 +255,14 @@ class SampleReader:
             pass
 
 
-# Decoding ------------------------------------------------------------------------------------------------------------
-
-
 def read_audio(path: str | Path, start: float = 0.0, duration: float | None = None) -> tuple[Tensor, int]:
-    """Decode the first audio stream of any media file, a video included.
+    """Decode the sound of any media file, a video included.
 
     start and duration are in seconds; None reads to the end. Returns (waveform float32 [channels, samples] at the
     file's own rate, full scale -1..1, and that sample rate). Encoder delay and padding that the container declares are
     left out, so the sample count is that of the original recording. One sample, and silence, are valid.
 
-    Raises InputError where the file is missing, empty, damaged, has no audio stream or no samples, holds NaN or
-    infinite samples, or ends before `start`.
+    Raises InputError where a Recording does, and where it ends before `start`.
     """
     path = check_file(path, "audio")
     if not (math.isfinite(start) and start >= 0):
@@ -230,7 +271,7 @@ def read_audio(path: str | Path, start: float = 0.0, duration: float | None = No
         raise InputError(f"The duration is {duration} seconds; it must be finite and greater than 0.")
     parts: list[Tensor] = []
     rate = position = begin = 0
-    for block, rate in audio_blocks(path):
+    for block, rate in Recording(path).blocks():
         begin = round(Fraction(start) * rate)
         end = math.inf if duration is None else begin + max(1, round(Fraction(duration) * rate))
         low, high = (min(max(edge - position, 0), block.shape[1]) for edge in (begin, end))
@@ -241,97 +282,3 @@ def read_audio(path: str | Path, start: float = 0.0, duration: float | None = No
     if position <= begin:
         raise InputError(f"The audio in {path} ends before {start} seconds; choose an earlier start.")
     return torch.cat(parts, dim=1), rate
-
-
-def audio_blocks(path: str | Path) -> Iterator[tuple[Tensor, int]]:
-    """Yield the sound that read_audio reads as it is decoded: blocks float32 [channels, n >= 1] and the sample rate.
-
-    Memory does not grow with the length. Raises InputError, while it is iterated, for files that read_audio refuses.
-    """
-    path = check_file(path, "audio")
-    rate = position = 0
-    held: list[Tensor] = []  # the end, until it is known how much of it is sound
-    limits: list[int] = []
-    try:
-        with av.open(f"file:{path}") as container:  # a name with a colon is no protocol
-            if not container.streams.audio:
-                raise InputError(f"{path} has no audio stream; choose a file with sound.")
-            stream = container.streams.audio[0]
-            for block, rate in _decoded(container, stream, limits):
-                _check_finite(path, block, position, rate)
-                position += block.shape[1]
-                held.append(block)
-                while sum(other.shape[1] for other in held[1:]) >= _LONGEST_PADDING:
-                    yield held.pop(0), rate
-            _check_whole(path, container, stream, position, rate, limits)
-    except (av.FFmpegError, UnicodeDecodeError) as error:
-        at = f" at {position / rate:.2f} seconds" if rate else ""
-        raise InputError(
-            f"{path} cannot be decoded{at} ({getattr(error, 'strerror', None) or error}): it is damaged, cut short or "
-            "not a media file; export or download it again."
-        ) from error
-    if position == 0:
-        raise InputError(f"The audio in {path} has no samples; choose a recording that is not empty.")
-    rest = torch.cat(held, dim=1)
-    padding = position - limits[0] if limits else 0
-    if 0 < padding < min(_LONGEST_PADDING, rest.shape[1]):
-        rest = rest[:, :-padding]
-    yield rest, rate
-
-
-def _decoded(container, stream, limits: list[int]) -> Iterator[tuple[Tensor, int]]:
-    """Decoded blocks [channels, n] with their rate. Puts the stream's true sample count in `limits` where it says one.
-
-    Decoders drop what the encoder put in front, but give the last packet whole; its declared duration says how much of
-    it is sound.
-    """
-    resampler = form = first = None
-    for packet in container.demux(stream):
-        for frame in packet.decode():
-            if resampler is None:
-                first, rate, layout = frame.pts, frame.sample_rate, frame.layout
-            if form != (frame.format.name, frame.layout.name, frame.sample_rate):
-                # Converts the sample format only; a stream that changes half way is kept in its first form.
-                for out in resampler.resample(None) if resampler else ():
-                    yield torch.from_numpy(out.to_ndarray()), rate
-                form = (frame.format.name, frame.layout.name, frame.sample_rate)
-                resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
-            for out in resampler.resample(frame):
-                yield torch.from_numpy(out.to_ndarray()), rate
-        if packet.pts is not None and first is not None and packet.duration and stream.time_base <= Fraction(1, rate):
-            limits[:] = [round((packet.pts + packet.duration - first) * stream.time_base * rate)]
-    for out in resampler.resample(None) if resampler else ():
-        if out.samples:
-            yield torch.from_numpy(out.to_ndarray()), rate
-
-
-def _check_finite(path: Path, block: Tensor, position: int, rate: int) -> None:
-    bad = ~torch.isfinite(block).all(dim=0)
-    if bad.any():
-        raise InputError(
-            f"The audio in {path} has samples that are NaN or infinite, the first at "
-            f"{(position + int(bad.nonzero()[0])) / rate:.3f} seconds; export it again from the program that made it."
-        )
-
-
-def _check_whole(path: Path, container, stream, samples: int, rate: int, limits: list[int]) -> None:
-    """Raises InputError where a file is shorter than its header says (a download cut short): not quietly less sound."""
-    slack = 0.02  # seconds
-    declared = float(stream.duration * stream.time_base) if stream.duration and rate else 0.0
-    if container.format.name == "wav":  # libavformat takes the length from the file's size
-        with path.open("rb") as file:
-            header = file.read(8)
-        size = int.from_bytes(header[4:8], "little") + 8
-        actual = path.stat().st_size
-        if header[:4] == b"RIFF" and actual + 4096 < size < 0x7FFF0000:  # larger: written to a pipe, length unknown
-            declared = samples / rate * size / actual if samples else 0.0
-    elif "mp4" in container.format.name.split(","):
-        slack = 0.25  # the duration of a track may count what edit lists and encoder delay take away
-        samples = max(samples, *limits, 0)  # by the clock: a track may have gaps
-    elif container.format.name not in ("flac", "aiff", "w64", "caf"):
-        return  # the others' lengths are estimates
-    if samples / max(rate, 1) < declared - slack:
-        raise InputError(
-            f"{path} is cut short: it should last {declared:.2f} seconds and ends at {samples / rate:.2f}; "
-            "export or download it again."
-        )

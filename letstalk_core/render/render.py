@@ -44,19 +44,21 @@ def write_video(
     *,
     face: str | int = "largest",
     max_seconds: float | None = None,
+    audio_track: int | None = None,
     observer: Observer | None = None,
     resume: bool = True,
     keep_work: bool = False,
 ) -> int:
     """Make a talking video of any length from the files of a picture and a recording; returns its number of frames.
 
-    face: which one of the picture (portrait.crop_portrait). max_seconds: only the beginning of the recording. The other
+    face: which one of the picture (portrait.crop_portrait). max_seconds: only the beginning of the recording.
+    audio_track: which of several (Recording). The other
     arguments are render_video's. Raises InputError for anything wrong with the inputs or the output.
     """
     for source in (portrait, audio):
         if Path(output).exists() and Path(source).exists() and Path(output).samefile(source):
             raise InputError(f"The output {output} is one of the inputs; give it another name.")
-    recording = Recording(audio, max_seconds)
+    recording = Recording(audio, max_seconds, audio_track)
     job = VideoJob(pipeline, pipeline.crop(read_image(portrait), face), recording, settings or SamplingSettings())
     return render_video(job, output, observer, resume=resume, keep_work=keep_work)
 

@@ -213,9 +213,8 @@ class _Sound:
         self.container.mux(self.stream.encode(None))
 
     def _encode(self, samples: Tensor) -> None:
-        layout = _LAYOUTS[self.channels]
-        array = np.ascontiguousarray(samples.clamp(-1, 1).numpy())
-        frame = av.AudioFrame.from_ndarray(array, format="fltp", layout=layout)
+        packed = np.ascontiguousarray(samples.clamp(-1, 1).T.numpy()).reshape(1, -1)  # PyAV has eight planes at most
+        frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=_LAYOUTS[self.channels])
         frame.sample_rate, frame.pts, frame.time_base = self.rate, self.position, Fraction(1, self.rate)
         self.position += samples.shape[1]
         self.container.mux(self.stream.encode(frame))
