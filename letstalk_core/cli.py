@@ -7,8 +7,12 @@ the commands, so that help is instant.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import os
+import signal
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -24,6 +28,8 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
     def error(self, message: str):
+        if "expected one argument" in message:
+            message += "; a name that begins with - is given as in --portrait=-me.png"
         print(f"letstalk: {message} (see --help)", file=sys.stderr)
         raise SystemExit(2)
 
@@ -319,6 +325,24 @@ def _show_warning(message, category, filename, lineno, file=None, line=None) -> 
         print(f"letstalk: note: {' '.join(str(message).split())}", file=sys.stderr)
 
 
+@contextlib.contextmanager
+def _stops_interrupt():
+    """Inside, the signals that end a process gently do what Ctrl-C does."""
+
+    def interrupt(*_) -> None:
+        raise KeyboardInterrupt
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():  # elsewhere signals cannot be set
+        numbers = []
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit status."""
     for stream in (sys.stdout, sys.stderr):
@@ -326,11 +350,12 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     arguments = build_parser().parse_args(argv)
     try:
-        with warnings.catch_warnings():
+        with _stops_interrupt(), warnings.catch_warnings():
             warnings.showwarning = _show_warning
             if getattr(arguments, "strict", False):
                 warnings.filterwarnings("error", category=UserWarning, module=r"letstalk_core\b")
             arguments.run(arguments)
+            sys.stdout.flush()  # a full disk is said here
     except KeyboardInterrupt as stop:
         print(f"letstalk: interrupted. {getattr(stop, 'kept', '')}".rstrip(". "), file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -338,6 +363,9 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.debug:
             raise
         text = " ".join(str(error).split())
+        if isinstance(error, OSError) and error.filename is None and error.errno == errno.ENOSPC:
+            text = "What is printed cannot be written: the disk that standard output goes to is full. Make room on it."
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (what is left to print fails again at the end)
         if not isinstance(error, InputError | ValueError | OSError | UserWarning):  # not foreseen: say what it was
             text = f"{type(error).__name__}: {text} (--debug shows where)"
         print(f"letstalk: {text} {getattr(error, 'kept', '')}".rstrip(), file=sys.stderr)

@@ -16,11 +16,13 @@ ASSETS = Path(__file__).resolve().parent.parent / "assets"  # the example's port
 
 def check_file(path: str | Path, kind: str) -> Path:
     """The path, if it is a file that is there, readable and not empty; else InputError. kind: "audio", "picture"..."""
-    path = Path(path)
+    path = _nameable(path)
     if os.path.isdir(path):
         raise InputError(f"{path} is a folder; give the path of one {kind} file.")
     if not os.path.exists(path):  # unlike Path.exists, False for impossible names too
         raise InputError(f"There is no file {path}; check the path of the {kind} file.")
+    if not os.path.isfile(path):  # opening a pipe waits for whoever writes to it
+        raise InputError(f"{path} is a pipe or a device, and inputs are read several times; give the path of a file.")
     try:
         with path.open("rb") as file:
             empty = not file.read(1)
@@ -49,10 +51,31 @@ def find_files(folder: str | Path, suffixes: Sequence[str], what: str) -> list[P
     return found
 
 
+def _nameable(path: str | Path) -> Path:
+    """The path, if this locale can say its name; else InputError."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        shown = os.fspath(path).encode(errors="replace").decode()
+        raise InputError(
+            f"The name {shown} has letters that this locale does not know; set the environment variable PYTHONUTF8=1, "
+            "or LC_ALL=C.UTF-8, and give it again."
+        ) from None
+    return Path(path)
+
+
+def followed(path: Path) -> Path:
+    """What a symbolic link points to, any other path as it is: an output that is a link stays one."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path
+
+
 def create_part(path: Path) -> Path:
     """An empty hidden file beside the target, which shows that the folder can be written; else InputError."""
+    path = followed(_nameable(path))
     if os.path.isdir(path):
         raise InputError(f"{path} is a folder; give the name of a file in it.")
+    if not os.access(path.parent, os.X_OK) and _is_there(path.parent):
+        raise InputError(f"The folder {path.parent} may not be looked into; choose another, or change its permissions.")
     if not os.path.isdir(path.parent):
         raise InputError(
             f"The folder {path.parent} does not exist; create it, or choose another place for {path.name}."
@@ -65,6 +88,17 @@ def create_part(path: Path) -> Path:
             f"Nothing can be written in {path.parent} ({error.strerror}); choose another folder."
         ) from error
     return part
+
+
+def _is_there(path: Path) -> bool:
+    """Also where what is above it may not be looked into."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def short_name(name: str) -> str:
@@ -92,6 +126,7 @@ def cannot_write(path: Path, error: Exception) -> InputError:
 
 def move_into_place(part: Path, path: Path) -> None:
     """Rename a finished file, also onto another file system; it is on the disk under its new name when this returns."""
+    path = followed(path)
     with open(part, "rb+") as file:
         os.fsync(file.fileno())
     try:

@@ -17,22 +17,25 @@ from .estimate import RenderEstimate, duration
 from .render import Observer
 from .segments import find_leftovers
 
+# What ends a rendering; Windows has no SIGHUP.
+STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 LOG_SECONDS = 60  # between two lines, where the output is no terminal
 
 
 class ProgressBar(Observer):
     """Prints the estimate, then shows clip i of n, the rate, and the time left.
 
-    Ctrl-C that arrives inside PyAV's resampler is lost there (seen with 18.1), so it is remembered until `close`.
+    Ctrl-C, or another of STOPS, that arrives inside PyAV's resampler is lost there (seen with 18.1), so it is remembered
+    until `close`.
     """
 
     def __init__(self, output: Path):
         self.output, self.made, self.told = output, 0, time.monotonic()
         self.bar: tqdm | None = None
         self.estimate: RenderEstimate | None = None
-        self._interrupted, self._handler = False, None
+        self._interrupted, self._handlers = False, {}
         if threading.current_thread() is threading.main_thread():
-            self._handler = signal.signal(signal.SIGINT, self._interrupt)
+            self._handlers = {number: signal.signal(number, self._interrupt) for number in STOPS}
 
     def _interrupt(self, *_) -> None:
         self._interrupted = True
@@ -60,8 +63,8 @@ class ProgressBar(Observer):
 
     def close(self) -> None:
         """End the bar, and leave Ctrl-C to whoever handled it before."""
-        if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
         if self.bar:
             self.bar.close()
 

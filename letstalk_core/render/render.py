@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from torch import Tensor
@@ -56,7 +57,7 @@ def write_video(
     arguments are render_video's. Raises InputError for anything wrong with the inputs or the output.
     """
     for source in (portrait, audio):
-        if Path(output).exists() and Path(source).exists() and Path(output).samefile(source):
+        if os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source):
             raise InputError(f"The output {output} is one of the inputs; give it another name.")
     recording = Recording(audio, max_seconds, audio_track)
     job = VideoJob(pipeline, pipeline.crop(read_image(portrait), face), recording, settings or SamplingSettings())
