@@ -25,8 +25,8 @@ LOG_SECONDS = 60  # between two lines, where the output is no terminal
 class ProgressBar(Observer):
     """Prints the estimate, then shows clip i of n, the rate, and the time left.
 
-    Ctrl-C, or another of STOPS, that arrives inside PyAV's resampler is lost there (seen with 18.1), so it is remembered
-    until `close`.
+    Ctrl-C, or another of STOPS, that arrives inside PyAV's resampler is lost there (seen with 18.1), so it is
+    remembered until `close`.
     """
 
     def __init__(self, output: Path):
