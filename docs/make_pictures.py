@@ -23,7 +23,7 @@ from letstalk_core.data.drawn.motion import rest_controls  # noqa: E402
 from letstalk_core.data.people.portraits import load_person  # noqa: E402
 from letstalk_core.data.people.puppet import COLUMN, CONTROLS, Puppet  # noqa: E402
 from letstalk_core.evaluation.report import contact_sheet, generate_frames  # noqa: E402
-from letstalk_core.picture.portrait import read_image  # noqa: E402
+from letstalk_core.picture.picture_file import read_image  # noqa: E402
 from letstalk_core.pixels import pictures_to_pixels  # noqa: E402
 
 ASSETS = HERE.parent / "assets"

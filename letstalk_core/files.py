@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,9 +75,15 @@ def create_part(path: Path) -> Path:
     path = followed(_nameable(path))
     if os.path.isdir(path):
         raise InputError(f"{path} is a folder; give the name of a file in it.")
-    if not os.access(path.parent, os.X_OK) and _is_there(path.parent):
-        raise InputError(f"The folder {path.parent} may not be looked into; choose another, or change its permissions.")
-    if not os.path.isdir(path.parent):
+    try:
+        there = stat.S_ISDIR(os.stat(path.parent).st_mode)
+    except PermissionError:
+        raise InputError(
+            f"The folder {path.parent} may not be looked into; choose another, or change its permissions."
+        ) from None
+    except OSError:
+        there = False
+    if not there:
         raise InputError(
             f"The folder {path.parent} does not exist; create it, or choose another place for {path.name}."
         )
@@ -88,17 +95,6 @@ def create_part(path: Path) -> Path:
             f"Nothing can be written in {path.parent} ({error.strerror}); choose another folder."
         ) from error
     return part
-
-
-def _is_there(path: Path) -> bool:
-    """Also where what is above it may not be looked into."""
-    try:
-        os.stat(path)
-    except PermissionError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 def short_name(name: str) -> str:

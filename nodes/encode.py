@@ -159,7 +159,7 @@ class EncodePortrait(io.ComfyNode):
                 io.Combo.Input(
                     "no_face",
                     options=list(MISSING),
-                    default="centred crop",
+                    default="stop with an error",
                     advanced=True,
                     tooltip="What to do when no face is found.",
                 ),
@@ -175,7 +175,8 @@ class EncodePortrait(io.ComfyNode):
     @classmethod
     def execute(cls, letstalk_model, image, face: str, face_index: int, margin: float, no_face: str) -> io.NodeOutput:
         from ..letstalk_core.picture.paste_back import portrait_mask
-        from ..letstalk_core.picture.portrait import crop_portrait, without_alpha
+        from ..letstalk_core.picture.picture_file import without_alpha
+        from ..letstalk_core.picture.portrait import crop_portrait
         from ..letstalk_core.pixels import images_to_pictures
 
         picture = without_alpha(_one_picture(image))
@@ -231,7 +232,7 @@ class LetsTalkExample(io.ComfyNode):
     @classmethod
     def execute(cls, picture: str) -> io.NodeOutput:
         from ..letstalk_core.audio.recording import read_audio
-        from ..letstalk_core.picture.portrait import read_image
+        from ..letstalk_core.picture.picture_file import read_image
 
         waveform, rate = read_audio(ASSETS / "speech.wav")
         image = torch.from_numpy(read_image(ASSETS / f"{picture}.png"))[None]

@@ -16,11 +16,12 @@ import torch
 
 from letstalk_core.audio import encoder as audio_encoder
 from letstalk_core.audio import mel
+from letstalk_core.audio.decoding import audio_blocks
 from letstalk_core.audio.encoder import FeatureStream
 from letstalk_core.audio.load_encoder import load_audio_encoder
 from letstalk_core.audio.loudness import speech_gain
 from letstalk_core.audio.mel import MEL_REACH, mel_features
-from letstalk_core.audio.recording import Recording, SampleReader, audio_blocks, frame_count, read_audio
+from letstalk_core.audio.recording import Recording, SampleReader, frame_count, read_audio
 from letstalk_core.errors import InputError
 from tests.media_files import CODECS, bad_files, tone, write_media
 

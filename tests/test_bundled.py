@@ -9,7 +9,7 @@ from letstalk_core.data.drawn.motion import COLUMN
 from letstalk_core.evaluation import measures
 from letstalk_core.evaluation.meter import READINGS, load_meter
 from letstalk_core.evaluation.report import METER, generate_frames
-from letstalk_core.picture.portrait import read_image
+from letstalk_core.picture.picture_file import read_image
 from letstalk_core.pipeline import BUNDLED_MODEL, LetsTalkPipeline
 from letstalk_core.pixels import images_to_pixels, pixels_to_images
 from letstalk_core.video.clips import SamplingSettings

@@ -116,7 +116,15 @@ def test_a_file_that_is_not_what_it_should_be(option, kind, inputs, tmp_path, ca
     assert not list(tmp_path.glob("*.mp4"))
 
 
-@pytest.mark.parametrize("option", ["portrait", "audio", "model"])
+def test_of_a_truncated_recording_the_rest_is_used(inputs, tmp_path, capfd):
+    whole = Path(inputs["audio"]).read_bytes()
+    cut = write_bytes(tmp_path / "cut.wav", whole[: len(whole) // 3])
+    assert main(command(inputs, tmp_path / "out.mp4", audio=cut)) == 0
+    assert "cut.wav is cut short or damaged" in capfd.readouterr().err
+    assert probe(tmp_path / "out.mp4").frames < 6
+
+
+@pytest.mark.parametrize("option", ["portrait", "model"])
 def test_a_truncated_file(option, inputs, tmp_path, capfd):
     whole = Path(inputs[option]).read_bytes()
     bad = write_bytes(tmp_path / f"cut{Path(inputs[option]).suffix}", whole[: len(whole) // 3])
@@ -182,8 +190,11 @@ def test_pictures_of_every_kind_work_or_say_why_not(inputs, tmp_path, capfd):
     }
     for name, picture in pictures.items():
         picture.save(tmp_path / name, **options.get(name, {}))
-        assert main(command(inputs, tmp_path / "out.mp4", portrait=tmp_path / name)) == 0
-        assert "No face was found" in capfd.readouterr().err
+        fails(
+            command(inputs, tmp_path / "out.mp4", portrait=tmp_path / name), capfd, "No face was found", "--face none"
+        )
+        assert main(command(inputs, tmp_path / "out.mp4", portrait=tmp_path / name, face="none")) == 0
+        (tmp_path / "out.mp4").unlink()
     Image.new("RGBA", (64, 64), (250, 0, 0, 0)).save(tmp_path / "air.png")
     fails(command(inputs, tmp_path / "out2.mp4", portrait=tmp_path / "air.png"), capfd, "transparent")
 
@@ -219,7 +230,7 @@ def test_a_model_without_its_autoencoder_says_what_to_give(inputs, tmp_path, cap
 
 def test_without_a_bundled_model_the_demo_says_what_to_do(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr("letstalk_core.pipeline.BUNDLED_MODEL", tmp_path / "not-there.safetensors")
-    fails(["demo", "--output", str(tmp_path / "out.mp4")], capfd, "train-avatar")
+    fails(["demo", "--output", str(tmp_path / "out.mp4")], capfd, "train-portraits")
     assert not list(tmp_path.iterdir())
 
 

@@ -284,7 +284,7 @@ def with_source(graph: dict, **changes) -> dict:
     """The graph with the test's own picture and sound."""
     graph["source"] = {"class_type": "TestSource", "inputs": {**SOURCE, **changes}}
     if "image" in changes or "value" in changes:
-        only(graph, "EncodePortrait")["image"] = ["source", 0]
+        only(graph, "EncodePortrait").update(image=["source", 0], no_face="centred crop")
     if {"audio", "nan"} & set(changes):
         only(graph, "EncodeAudio")["audio"] = ["source", 1]
     return graph

@@ -14,7 +14,7 @@ from PIL import Image
 from letstalk_core.audio.recording import read_audio
 from letstalk_core.cli import main
 from letstalk_core.errors import InputError
-from letstalk_core.picture.portrait import read_image
+from letstalk_core.picture.picture_file import read_image
 from letstalk_core.video.reader import probe
 from tests.media_files import tone, write_media
 from tests.tiny import write_tiny_checkpoint
@@ -84,9 +84,12 @@ def test_a_full_disk_under_the_output_is_said(tmp_path, command):
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may look into every folder")
 def test_a_folder_that_may_not_be_looked_into_is_named(tmp_path, command, capfd):
     closed = tmp_path / "closed"
-    closed.mkdir(mode=0o600)
-    assert main([*command, "--output", str(closed / "a.mp4")]) == 1
-    assert f"The folder {closed} may not be looked into" in capfd.readouterr().err
+    (closed / "in").mkdir(parents=True)
+    closed.chmod(0o600)
+    for folder, words in ((closed, "Nothing can be written in"), (closed / "in", "may not be looked into")):
+        assert main([*command, "--output", str(folder / "a.mp4")]) == 1
+        assert words in (said := capfd.readouterr().err) and str(folder) in said
+    closed.chmod(0o700)
 
 
 def test_a_locale_that_does_not_know_a_name_is_said(tmp_path, command):

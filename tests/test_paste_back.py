@@ -9,7 +9,8 @@ import torch
 
 from letstalk_core.errors import InputError
 from letstalk_core.picture.paste_back import PasteBack, portrait_mask
-from letstalk_core.picture.portrait import Portrait, crop_portrait, without_alpha
+from letstalk_core.picture.picture_file import without_alpha
+from letstalk_core.picture.portrait import Portrait, crop_portrait
 from letstalk_core.picture.similarity import cut, rotation, square_at
 from letstalk_core.pipeline import LetsTalkPipeline
 from letstalk_core.pixels import pictures_to_images

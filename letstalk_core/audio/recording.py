@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import torch
 from torch import Tensor
 
 from ..config import FPS_RANGE
 from ..errors import InputError
 from ..files import check_file
-from .decoding import audio_blocks
 
 SAMPLE_RATE = 16000  # Hz, of every encoder's input
 _BLOCK = 65536  # samples that are handed on at a time
@@ -69,21 +67,22 @@ class Recording:
         source: any media file with sound, a video included, or (waveform [channels, S] or [S], sample_rate).
         duration: seconds to take; None takes all.
         track: which of a file's several audio tracks; None takes the first in which there is something to hear.
+        strict: InputError where something is missing from a file, or unusual in it; else that is said in warnings.
 
-    What is missing from a file, or unusual in it, is said in warnings. rate, channels, samples and digest (of the
-    samples) are exact: what containers say of their length is an estimate. They take one pass over a file, made when
-    first asked for. Everything raises InputError where the source is missing, without sound that can be decoded or
-    without samples, or holds NaN or infinite samples.
+    rate, channels, samples and digest (of the samples) are exact: what containers say of their length is an estimate.
+    They take one pass over a file, made when first asked for. Everything raises InputError where the source is missing,
+    without sound that can be decoded or without samples, or holds NaN or infinite samples.
     """
 
     def __init__(
-        self, source: str | Path | tuple[Tensor, int], duration: float | None = None, track: int | None = None
-    ):
+        self, source: str | Path | tuple[Tensor, int], duration: float | None = None, track: int | None = None,
+        strict: bool = False,
+    ):  # fmt: skip
         if duration is not None and not (math.isfinite(duration) and duration > 0):
             raise InputError(f"The duration is {duration} seconds; it must be finite and greater than 0.")
         self.path = check_file(source, "audio") if isinstance(source, str | os.PathLike) else None
         self._samples = None if self.path else _checked(*source)
-        self._duration, self._track = duration, track
+        self._duration, self._track, self._strict = duration, track, strict
 
     def blocks(self) -> Iterator[tuple[Tensor, int]]:
         """Yield blocks float32 [channels, n >= 1] from the start to the end, each with the sample rate.
@@ -100,6 +99,8 @@ class Recording:
 
     def _blocks(self, notes: list[str] | None = None) -> Iterator[tuple[Tensor, int]]:
         """The samples as they are; notes: what is missing is added to it."""
+        from .decoding import audio_blocks  # training on prepared speech does without PyAV
+
         position, end = 0, math.inf
         for block, rate in audio_blocks(self.path, self._track, notes) if self.path else _pieces(*self._samples):
             if self._duration is not None:
@@ -115,6 +116,8 @@ class Recording:
         The mean of the channels; of 5.1 and the like the centre, and the loudest where they cancel each other out.
         Resampled by libswresample, whose filter goes on from block to block.
         """
+        import av  # training on prepared speech does without it
+
         resampler, heard = None, self._scan.heard
         given = made = 0
         for block, rate in self.blocks():
@@ -187,6 +190,8 @@ class Recording:
             bits = next((bits for bits in (15, 23) if peak <= 2**bits), 31)
             gain = 2.0**-bits
             notes.append(f"The audio has samples up to {peak:.0f}, as {bits + 1}-bit numbers have; it is scaled down.")
+        if notes and self._strict:
+            raise InputError(notes[0])
         for note in notes:
             warnings.warn(note, stacklevel=1)  # cached_property is what called
         return Scan(rate, block.shape[0], samples, digest.hexdigest(), gain, heard)

@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..files import cannot_write, check_file, find_files
-from ..picture.portrait import MIN_SIDE, read_image
+from ..picture.picture_file import read_image
+from ..picture.portrait import MIN_SIDE
 from ..picture.similarity import cut, square_at
 from ..pixels import pictures_to_pixels, pixels_to_planes
 from .footage.frames import crop_stretch, resample, timed_frames, to_rgb

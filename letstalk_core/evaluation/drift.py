@@ -11,7 +11,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..files import check_file, create_part, write_durably
-from ..picture.portrait import crop_portrait, read_image
+from ..picture.picture_file import read_image
+from ..picture.portrait import crop_portrait
 from ..pixels import images_to_pixels, pixels_to_pictures
 from ..video.reader import iter_video_frames, probe
 from .identity import SIZE, load_identity
@@ -44,7 +45,7 @@ def measure_drift(video: str | Path, portrait: str | Path | None = None, clip_fr
         raise InputError(f"{video} lasts {info.duration:.1f} s; drift takes two seconds at least.")
     net, reference = load_identity(), None
     if portrait is not None:
-        image = crop_portrait(read_image(portrait), SIZE).image
+        image = crop_portrait(read_image(portrait), SIZE, on_missing="crop").image
         reference = net.read(images_to_pixels(image[None]).numpy())[0]
     rows, held, before, first_colour = [], [], None, None
     for number, frame in enumerate(iter_video_frames(video)):

@@ -1,19 +1,17 @@
-"""A square portrait from a picture: reading it, and cutting out the face (face.py) so that it can be pasted back."""
+"""A square portrait from a picture: the face (face.py) is cut out so that it can be pasted back."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
+import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import check_file
-from ..pixels import pictures_to_images, pixels_to_pictures
+from ..pixels import pictures_to_images
 from .face import Face, find_faces
 from .similarity import cut, size_of, square_at
 
@@ -22,10 +20,8 @@ from .similarity import cut, size_of, square_at
 FRAMING = np.array([(0.379, 0.467), (0.621, 0.467), (0.5, 0.706)])
 FACE_MARGIN = 1.42  # side of that square / side of an average face box
 MIN_SIDE = 16  # pixels; smaller pictures show no face
-MAX_PIXELS = 150_000_000  # 12000 x 12000, 1.8 GB as floats; Pillow itself refuses 179 million
 MOST_YAW = 25.0  # degrees that a head may be turned without a warning
 HIDDEN = 0.9  # from here on a mouth counts as hidden
-BACKDROP = 0.5  # grey behind transparent pixels: neither hides dark hair nor white
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +29,7 @@ class Portrait:
     """A square cut out of a picture, and what it takes to paste frames back.
 
     image [3, size, size] float32 in -1..1; square float64 [2,3] is the similarity from the picture's pixels to the
-    image's (similarity.py), which may reach outside the picture (the missing part repeats its edge); original_size
+    image's (similarity.py), which may reach outside the picture (the missing part is mirrored); original_size
     (width, height) of the picture; warnings are sentences for the user.
     """
 
@@ -43,83 +39,19 @@ class Portrait:
     warnings: tuple[str, ...] = ()
 
 
-# Reading -------------------------------------------------------------------------------------------------------------
-
-
-def read_image(path: str | Path) -> np.ndarray:
-    """Read any picture that Pillow reads: RGB float32 [H, W, 3] in 0..1, upright as its EXIF orientation says.
-
-    Transparent pixels are laid over grey. Of an animation the first frame is taken, with a warning. Raises InputError
-    where the file is missing, empty, damaged, no picture, fully transparent, or larger than MAX_PIXELS.
-    """
-    path = check_file(path, "picture")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is the one that counts
-            with Image.open(path) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise InputError(
-                        f"{path} is {picture.width}x{picture.height} pixels, more than {MAX_PIXELS // 1_000_000} "
-                        "million; reduce it first."
-                    )
-                frames = getattr(picture, "n_frames", 1)
-                picture.seek(0)
-                image = _to_rgb(ImageOps.exif_transpose(picture), path)
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{path} claims to be far too large a picture ({error}); reduce it first.") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path} is not a picture that can be read; use a PNG or JPEG file.") from error
-    except InputError:
-        raise
-    except (OSError, SyntaxError, ValueError, IndexError, EOFError, MemoryError) as error:
-        raise InputError(f"{path} is a damaged picture ({error}); export or download it again.") from error
-    if frames > 1:
-        warnings.warn(f"{path} is an animation of {frames} frames; the first one is used.", stacklevel=2)
-    return image
-
-
-def _to_rgb(picture: Image.Image, path: Path) -> np.ndarray:
-    """A picture of any of Pillow's modes as RGB float32 [H, W, 3] in 0..1."""
-    if picture.mode.startswith("I") or picture.mode == "F":  # 16-bit and float grey, which Pillow's convert would clip
-        grey = np.asarray(picture, dtype=np.float32)
-        top = 65535.0 if grey.max(initial=0) > 255 or picture.mode.startswith("I;16") else 255.0
-        if picture.mode == "F" and grey.max(initial=0) <= 1:
-            top = 1.0
-        return np.repeat(np.clip(np.nan_to_num(grey) / top, 0, 1)[..., None], 3, axis=-1)
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        return without_alpha(pixels_to_pictures(np.asarray(picture.convert("RGBA"))), path)
-    return pixels_to_pictures(np.asarray(picture.convert("RGB")))
-
-
-def without_alpha(image, name: str | Path = "The picture"):
-    """An array or tensor [H,W,3] or [H,W,4] in 0..1 as [H,W,3]: transparent pixels are laid over grey.
-
-    Raises InputError, which begins with `name`, where all are transparent.
-    """
-    if image.shape[-1] != 4:
-        return image
-    alpha = image[..., 3:]
-    if not alpha.any():
-        raise InputError(f"{name} is fully transparent; choose a picture that shows something.")
-    return image[..., :3] * alpha + BACKDROP * (1 - alpha)
-
-
-# Cropping ------------------------------------------------------------------------------------------------------------
-
-
 def crop_portrait(
     image: np.ndarray,
     size: int,
     face: str | int = "largest",
     margin: float = FACE_MARGIN,
-    on_missing: str = "crop",
+    on_missing: str = "error",
 ) -> Portrait:
     """Cut a square around a face, upright and with eyes and mouth at their places (FRAMING), and resample it to `size`.
 
     image: float [H, W, 3] in 0..1. face: "largest", a number (0 is the largest), or "none" for the picture's centred
     square as it is. margin: side of the square in sides of an average face box; more or less than FACE_MARGIN makes it
-    wider or narrower about its middle. on_missing: without a face, "crop" takes the middle of the picture and warns;
-    "error" raises.
+    wider or narrower about its middle. on_missing: without a face, "error" raises; "crop" takes the middle of the
+    picture and warns.
     Raises InputError too for pictures below MIN_SIDE pixels, a face that is not there, and arguments out of range.
     """
     if image.ndim != 3 or image.shape[2] != 3:
@@ -143,12 +75,14 @@ def crop_portrait(
         )
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    crop = pictures_to_images(cut(np.asarray(image, np.float32), square, size).clip(0, 1)).contiguous()
+    crop = pictures_to_images(
+        cut(np.asarray(image, np.float32), square, size, cv2.BORDER_REFLECT_101).clip(0, 1)
+    ).contiguous()
     return Portrait(crop, square, (width, height), tuple(notes))
 
 
 def square_of(
-    image: np.ndarray, size: int, face: str | int, margin: float = FACE_MARGIN, on_missing: str = "crop"
+    image: np.ndarray, size: int, face: str | int, margin: float = FACE_MARGIN, on_missing: str = "error"
 ) -> tuple[np.ndarray, list[str]]:
     """The similarity [2,3] from the picture to the square that crop_portrait cuts out, and warnings for the user."""
     if face == "none":
@@ -161,7 +95,8 @@ def square_of(
     if not faces:
         if on_missing == "error":
             raise InputError(
-                "No face was found in the picture; choose a clearer one, or face 'none' to use it as it is."
+                "No face was found in the picture; choose another one in which a face is clear and upright, or face "
+                "'none' (--face none) to use its middle as it is."
             )
         return centred_square(image, size), ["No face was found in the picture; the middle of the picture is used."]
     if not 0 <= index < len(faces):

@@ -50,24 +50,24 @@ def corners(matrix: np.ndarray, side: int) -> np.ndarray:
     return apply(inverse(matrix), side * np.array([(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)]))
 
 
-def cut(image: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
+def cut(image: np.ndarray, matrix: np.ndarray, side: int, border: int = cv2.BORDER_REPLICATE) -> np.ndarray:
     """The square [side,side,3] that a similarity [2,3] cuts out of a picture [H,W,3], with antialiasing; outside the
-    picture its edge is repeated."""
+    picture its edge is repeated, or as another of OpenCV's borders says."""
     image, matrix = _part(image, matrix, side)  # OpenCV takes no more than 32,767 pixels along a side
     while size_of(matrix) < 0.5:  # reduced by halves first, so that no pixel is left out
         image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         matrix = np.column_stack([2 * matrix[:, :2], matrix[:, 2]])
     if size_of(matrix) < 1:  # and the rest of the way from twice the size
-        return cv2.resize(_warped(image, 2 * matrix, 2 * side), (side, side), interpolation=cv2.INTER_AREA)
-    return _warped(image, matrix, side)
+        return cv2.resize(_warped(image, 2 * matrix, 2 * side, border), (side, side), interpolation=cv2.INTER_AREA)
+    return _warped(image, matrix, side, border)
 
 
-def _warped(image: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
+def _warped(image: np.ndarray, matrix: np.ndarray, side: int, border: int) -> np.ndarray:
     """The square that a similarity which does not reduce takes a picture to."""
     centred = matrix.copy()  # of pixels counted from their centres
     centred[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
     method = cv2.INTER_CUBIC if size_of(matrix) > 1 else cv2.INTER_LINEAR  # at 1 whole shifts are exact
-    return cv2.warpAffine(image, centred, (side, side), flags=method, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(image, centred, (side, side), flags=method, borderMode=border)
 
 
 def _part(image: np.ndarray, matrix: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:

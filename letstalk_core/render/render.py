@@ -11,7 +11,7 @@ from ..audio.recording import Recording, SampleReader
 from ..diffusion.samplers import check_sampler
 from ..errors import InputError
 from ..files import cannot_write, create_part, move_into_place
-from ..picture.portrait import read_image
+from ..picture.picture_file import read_image
 from ..pipeline import LetsTalkPipeline
 from ..video.clips import SamplingSettings
 from ..video.writer import FORMATS, VideoWriter

@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from ..audio.recording import audio_blocks
+from ..audio.decoding import audio_blocks
 from ..errors import InputError
 from ..files import check_file
 

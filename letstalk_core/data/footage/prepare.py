@@ -204,7 +204,7 @@ class _Preparation:
         sound's features are of f / fps to (f + 1) / fps: so they belong together.
         """
         try:
-            features = FeatureStream(self.encoder, Recording(video), self.fps)
+            features = FeatureStream(self.encoder, Recording(video, strict=True), self.fps)
             total = len(features)
             pictures = resample(timed_frames(video), self.rate, audio_start(video))
             pictures = itertools.takewhile(lambda numbered: numbered[0] < total, pictures)
