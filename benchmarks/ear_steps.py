@@ -3,7 +3,7 @@
     python benchmarks/ear_steps.py FOLDER --work FOLDER [--minutes 60] [--steps 500] [--only NAME ...]
 
 FOLDER: people with tracks (letstalk_core/evaluation/speakers.py). --work keeps the neural voices' utterances; give the
-`audio` folder of a train-avatar run to use its own. A row is one training of one seed, so 0.02 is noise. Prints a
+`audio` folder of a train-portraits run to use its own. A row is one training of one seed, so 0.02 is noise. Prints a
 table: r with the people's own mouths (mean and median of their best lags, mean at lag 0, another's sound) and, of
 held-out clips as each row makes them, the median r. Needs espeak-ng and requirements-train.txt; some five minutes a
 row, and as long as the neural voices take to speak (half of what they speak) the first time.
@@ -34,7 +34,7 @@ from letstalk_core.data.speech import spoken_clips, visemes
 from letstalk_core.data.speech.utterances import KeptUtterances
 from letstalk_core.evaluation.measures import correlation
 from letstalk_core.evaluation.speakers import follow, load_speakers
-from letstalk_core.training.bundled.train_projection import MouthReader
+from letstalk_core.training.bundled.train_ear import MouthReader
 
 SECONDS, BATCH, PEAK = 8.0, 32, 1e-3
 HELD_OUT_CLIPS = 40

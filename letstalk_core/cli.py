@@ -1,4 +1,4 @@
-"""python -m letstalk_core: generate, demo, leftovers, convert, info, train, train-avatar, puppet, evaluate, drift.
+"""python -m letstalk_core: generate, demo, leftovers, convert, info, train, train-portraits, puppet, evaluate, drift.
 
 Every command ends with exit status 0, or prints one line on stderr and ends with another. Heavy imports happen inside
 the commands, so that help is instant.
@@ -87,17 +87,19 @@ def _add_training_commands(commands) -> None:
     train.add_argument("--devices", type=int, default=1, metavar="N", help="of the hardware, for --dry-run")
     train.set_defaults(run=_train)
 
-    train = commands.add_parser("train-avatar", help="train the bundled model from nothing, on drawn portraits")
-    train.add_argument("--work", default="runs/avatar", metavar="FOLDER", help="everything is kept here and resumed")
-    train.add_argument("--output", default="runs/avatar/letstalk-avatar-128.safetensors", metavar="FILE")
-    train.add_argument("--autoencoder-steps", type=int, default=8000)
-    train.add_argument("--transformer-steps", type=int, default=22000)
-    train.add_argument("--people", type=int, default=2500, help="drawn people for the autoencoder")
-    train.add_argument("--clips", type=int, default=11000, help="talking clips for the transformer")
-    train.add_argument("--speech-clips", type=int, default=8000, help="spoken clips for the audio projection")
-    train.add_argument("--audio-steps", type=int, default=2800, help="0 with --start: the audio projection stays")
-    train.add_argument("--start", metavar="FILE", help="go on from this model: a new ear for its transformer")
-    train.set_defaults(run=_train_avatar)
+    train = commands.add_parser("train-portraits", help="train a model for photographs and drawings, in a given time")
+    train.add_argument("--minutes", type=float, required=True, help="of all trainings; making the data takes more")
+    train.add_argument("--work", default="runs/portraits", metavar="FOLDER", help="everything is kept here and resumed")
+    train.add_argument("--output", default="runs/portraits/letstalk-portraits-256.safetensors", metavar="FILE")
+    train.add_argument("--speech", metavar="FILE", help="speech prepared beforehand; default: synthesisers speak here")
+    train.add_argument("--start", metavar="FILE", help="go on from this model: its transformer learns on")
+    train.add_argument("--clips", type=int, help="talking clips for the transformer (5000)")
+    train.add_argument("--puppets", type=int, help="people for the autoencoder (2600)")
+    train.add_argument("--drawn", type=int, help="drawn people for the autoencoder (600)")
+    train.add_argument("--pairs", type=int, help="spoken clips of 8 s, without --speech (8000)")
+    train.add_argument("--batch", type=int, help="clips of a step of the transformer's (64 on a GPU, else 12)")
+    train.add_argument("--device", default="auto")
+    train.set_defaults(run=_train_portraits)
 
     puppet = commands.add_parser("puppet", help="a photograph of the training's speaks a text, by its true mouth")
     puppet.add_argument("text", nargs="?", help="what espeak-ng says; default: an English sentence")
@@ -267,21 +269,15 @@ def _train(arguments) -> None:
         print(f"{path} written" if path else f"stopped; the same command goes on from {config.run}")
 
 
-def _train_avatar(arguments) -> None:
-    from .training.bundled.train_avatar import train_avatar
+def _train_portraits(arguments) -> None:
+    from .precision import choose_device
+    from .training.bundled.train_portraits import Plan, train_portraits
 
-    path = train_avatar(
-        Path(arguments.work),
-        Path(arguments.output),
-        autoencoder_steps=arguments.autoencoder_steps,
-        transformer_steps=arguments.transformer_steps,
-        people=arguments.people,
-        clips=arguments.clips,
-        speech_clips=arguments.speech_clips,
-        audio_steps=arguments.audio_steps,
-        start=Path(arguments.start) if arguments.start else None,
-    )
-    print(f"{path} written" if path else f"stopped; the same command goes on from {arguments.work}")
+    given = {name: getattr(arguments, name) for name in ("clips", "puppets", "drawn", "pairs", "batch")}
+    given = {name: value for name, value in given.items() if value is not None}
+    files = {name: Path(path) for name in ("speech", "start") if (path := getattr(arguments, name))}
+    plan = Plan(Path(arguments.work), arguments.minutes, device=choose_device(arguments.device), **given, **files)
+    print(f"{train_portraits(plan, Path(arguments.output))} written")
 
 
 def _puppet(arguments) -> None:

@@ -350,6 +350,6 @@ PRESETS: dict[str, LetsTalkConfig] = {
 # For photographs, paintings and drawings; it hears as the bundled one does. It is told the whole motion, so that it has
 # nothing to remember, and few steps are enough.
 PRESETS["portraits"] = PRESETS["bundled"].with_changes(
-    depth=6, width=256, heads=8, memory_frames=0, memory_scale=1.0, default_steps=2, default_guidance_scale=1.0,
+    depth=6, width=192, heads=6, memory_frames=0, memory_scale=1.0, default_steps=2, default_guidance_scale=1.0,
     controls=tuple(CONTROLS), autoencoder="portrait", image_size=256,
 )  # fmt: skip

@@ -22,6 +22,7 @@ from .model.lora import apply_loras
 from .picture.autoencoder import Autoencoder, load_autoencoder, restore_autoencoder
 from .picture.portrait import Portrait, crop_portrait
 from .picture.portrait_autoencoder import Seen
+from .precision import choose_device
 from .weights import add_to_digest
 
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "weights" / "letstalk-avatar-128.safetensors"
@@ -61,8 +62,8 @@ class LetsTalkPipeline:
         """
         if Path(path) == BUNDLED_MODEL and not BUNDLED_MODEL.exists():
             raise InputError(
-                "This copy has no bundled model yet; train one with 'python -m letstalk_core train-avatar' and give "
-                "its file with --model."
+                "This copy has no bundled model yet; train one with 'python -m letstalk_core train-portraits --minutes "
+                "120' and give its file with --model."
             )
         model = load_checkpoint(path)
         apply_loras(model, loras)
@@ -122,20 +123,6 @@ class LetsTalkPipeline:
         for part in (self.model, self.autoencoder, self.audio_encoder):
             add_to_digest(digest, part.state_dict())
         return digest.hexdigest()
-
-
-def choose_device(name: str) -> torch.device:
-    """ "auto" takes CUDA, then Apple's GPU, then the CPU. InputError for a device that is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-        if device.type == "meta":
-            raise RuntimeError("it computes nothing")
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise InputError(f"The device {name!r} is not available here; choose auto or cpu.") from None
-    return device
 
 
 def bundled_autoencoder(path: str | Path) -> Autoencoder | None:

@@ -1,8 +1,11 @@
-"""Which precision hardware computes in: bfloat16 is fast on some and many times slower on others, which emulate it."""
+"""Which hardware computes, and in which precision: bfloat16 is fast on some and many times slower on others, which
+emulate it."""
 
 from __future__ import annotations
 
 import torch
+
+from .errors import InputError
 
 
 def computes_bf16(device_type: str) -> bool:
@@ -16,3 +19,17 @@ def computes_bf16(device_type: str) -> bool:
 def native_autocast(device_type: str) -> torch.autocast:
     """A context in which matrices are multiplied in bfloat16 where the device computes in it."""
     return torch.autocast(device_type, torch.bfloat16, enabled=computes_bf16(device_type))
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" takes CUDA, then Apple's GPU, then the CPU. InputError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+        if device.type == "meta":
+            raise RuntimeError("it computes nothing")
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise InputError(f"The device {name!r} is not available here; choose auto or cpu.") from None
+    return device

@@ -19,7 +19,6 @@ from letstalk_core.picture.autoencoder import build_autoencoder, load_autoencode
 from letstalk_core.pipeline import BUNDLED_MODEL
 from letstalk_core.training import train_autoencoder as training
 from letstalk_core.training.build import find_autoencoder
-from letstalk_core.training.bundled import train_small_autoencoder
 from letstalk_core.training.config_file import load_config
 from letstalk_core.training.examples import collate
 from letstalk_core.training.reconstruction import ReconstructionLoss, Reconstructor, psnr, reconstruction_loss
@@ -140,16 +139,6 @@ def test_with_a_frozen_encoder_the_latents_stay(tmp_path, tiny):
     assert before.encoder_digest == after.encoder_digest
     changed = {k for k, v in load_file(tiny).items() if not torch.equal(v, load_file(path)[k])}
     assert changed and all(name.startswith("decoder.") for name in changed)
-
-
-def test_the_bundled_models_autoencoder_is_trained_alike(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(train_small_autoencoder, "train_autoencoder", lambda config: asked.append(config))
-    with pytest.raises(KeyboardInterrupt):  # None: asked to stop
-        train_small_autoencoder.train_bundled_autoencoder(tmp_path, 20, 3, 2)
-    config = asked[0]
-    assert (config.data, config.data_path, config.avatar_people) == ("avatar", str(tmp_path), 3)
-    assert (config.steps, config.batch_size, config.schedule) == (20, 2, "cosine")
 
 
 @pytest.mark.parametrize("kind", ["videos", "shards", "avatar"])

@@ -1,100 +1,87 @@
-"""The whole way to the bundled model, with so few steps that nothing is learned, and another ear for a finished one."""
+"""The whole way to the bundled model, with so little of everything that nothing is learned."""
 
-import functools
-import re
+import json
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from letstalk_core.audio.load_encoder import load_audio_encoder
+from letstalk_core.cli import main
+from letstalk_core.data.speech.packed import PackedSpeech, mel_of, pack, picture_of
+from letstalk_core.data.speech.pairs import PackedPairs
+from letstalk_core.errors import InputError
+from letstalk_core.pipeline import LetsTalkPipeline
+
+OPTIONS = ["--minutes", "0.05", "--clips", "2", "--puppets", "2", "--drawn", "1", "--batch", "2", "--device", "cpu"]
+# What the machines that training is lent may lack.
+MISSING = (
+    "accelerate", "diffusers", "av", "torchaudio", "torchmetrics", "webdataset", "onnxruntime", "onnx", "wordfreq",
+    "peft", "PIL", "scipy",
+)  # fmt: skip
+
+
+def sound(seed: int) -> np.ndarray:
+    """Eight seconds of noise that comes and goes."""
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal(128_000) * 0.1 * np.sin(np.arange(128_000) / 5000) ** 2).astype(np.float32)
+
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The whole way from nothing to a checkpoint, with so few steps that nothing is learned."""
-    from letstalk_core.data.speech.synthesis import available_engines
+def speech(tmp_path_factory):
+    """A packed file of three clips."""
+    path, encoder = tmp_path_factory.mktemp("speech") / "speech.npz", load_audio_encoder("whisper")
+    mouths = np.random.default_rng(0).uniform(-1, 1, (3, 200, 7)).astype(np.float32)
+    pack(path, [(picture_of(mel_of(sound(i), encoder, 25)), mouth) for i, mouth in enumerate(mouths)], 25)
+    return path, mouths
 
-    if "espeak" not in available_engines():
-        pytest.skip("espeak-ng is not installed")
-    from letstalk_core.training.bundled.train_avatar import train_avatar
 
-    work = tmp_path_factory.mktemp("avatar")
-    options = dict(autoencoder_steps=2, transformer_steps=2, people=2, clips=2, speech_clips=2, audio_steps=2)
-    with pytest.MonkeyPatch.context() as patch:  # Kokoro takes seconds for a sentence
-        patch.setattr("letstalk_core.data.speech.spoken_clips.NEURAL_SHARES", {"hibari": 0.6})
-        return train_avatar(work, work / "model.safetensors", **options), work
+def test_packed_speech_is_heard_as_the_recording_is(speech, tmp_path):
+    path, mouths = speech
+    encoder, packed = load_audio_encoder("whisper"), PackedSpeech(path)
+    assert packed.count == 3 and packed.frames == 200 and packed.fps == 25
+    for i in range(3):
+        heard, own = packed.features(i, encoder), encoder.encode(torch.from_numpy(sound(i)), 16000)
+        assert heard.shape == own.shape
+        assert (heard - own).square().mean() < 0.1 * own.square().mean()  # noise is the worst for a JPEG
+        assert np.abs(packed.mouth(i) - mouths[i]).max() < 0.005
+    pairs = PackedPairs(tmp_path / "pairs", path, "whisper").make()
+    assert np.allclose(pairs.features[2], packed.features(2, encoder).half(), atol=1e-2) and pairs.count == 3
+
+
+def test_another_file_is_no_packed_speech(tmp_path):
+    np.savez(tmp_path / "other.npz", ends=np.zeros(3))
+    (tmp_path / "text.npz").write_text("no")
+    for path in (tmp_path / "other.npz", tmp_path / "text.npz", tmp_path / "none.npz"):
+        with pytest.raises(InputError, match="is not a file of packed speech"):
+            PackedSpeech(path)
 
 
 @pytest.mark.slow
-def test_the_bundled_training_gives_a_loadable_checkpoint(trained):
-    from letstalk_core.pipeline import LetsTalkPipeline
-
-    path, _ = trained
-    assert path.stat().st_size < 25_000_000
-    pipeline = LetsTalkPipeline.load(path, "cpu")
-    latents = pipeline.autoencoder.encode(torch.rand(1, 3, 128, 128) * 2 - 1)
-    assert latents.shape == (1, 32, 8, 8)
-
-
-@pytest.mark.slow
-def test_the_bundled_training_can_start_from_a_model(trained, tmp_path):
-    """Its autoencoder stays as it is, its transformer learns on."""
-    from letstalk_core.training.bundled.train_avatar import train_avatar
-
-    path, work = trained
-    (tmp_path / "clips").symlink_to(work / "clips")
-    options = dict(autoencoder_steps=0, transformer_steps=2, people=0, clips=2, speech_clips=0, audio_steps=0)
-    tuned = train_avatar(tmp_path, tmp_path / "tuned.safetensors", start=path, **options)
-    before, after = load_file(path), load_file(tuned)
+def test_everything_from_nothing_with_one_command(speech, tmp_path):
+    """With torch, numpy, opencv, safetensors, einops, tqdm and transformers alone; then its transformer learns on."""
+    path, work = speech[0], tmp_path / "work"
+    command = ["train-portraits", *OPTIONS, "--speech", str(path)]
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    given = [*command, "--work", str(work), "--output", str(first)]
+    script = (
+        f"import sys; sys.modules.update(dict.fromkeys({MISSING!r})); "
+        f"from letstalk_core.cli import main; sys.exit(main({given!r}))"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+    pipeline = LetsTalkPipeline.load(first, "cpu")
+    assert pipeline.autoencoder.encode(torch.rand(1, 3, 256, 256) * 2 - 1).shape == (1, 32, 8, 8)
+    assert first.stat().st_size < 40_000_000
+    for part in ("ear", "autoencoder", "transformer"):
+        lines = [json.loads(line) for line in (work / part / "log.jsonl").read_text().splitlines()]
+        assert np.isfinite(lines[-1]["loss"]) and lines[-1]["learning_rate"] < 5e-4  # it fell
+    assert main([*command, "--work", str(tmp_path / "on"), "--output", str(second), "--start", str(first)]) == 0
+    before, after = load_file(first), load_file(second)
     assert before.keys() == after.keys()
     changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
     assert changed == {"transformer", "audio_projection"}
-    fixed = re.compile(r"audio_projection\.window\.")
-    assert all(torch.equal(before[key], after[key]) for key in before if fixed.match(key))
-
-
-@pytest.mark.slow
-def test_a_model_can_get_another_ear(trained, tmp_path, monkeypatch):
-    """Its audio projection is a new one; without steps its transformer stays."""
-    from letstalk_core.training.bundled import known_tokens, train_projection
-    from letstalk_core.training.bundled.train_avatar import train_avatar
-
-    path, work = trained
-    for name in ("clips", "audio/utterances"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).symlink_to(work / name)
-    monkeypatch.setattr("letstalk_core.data.speech.spoken_clips.NEURAL_SHARES", {"hibari": 0.6})
-    monkeypatch.setattr(
-        train_projection, "learn_tokens", functools.partial(known_tokens.learn_tokens, clips=2, steps=3)
-    )
-    options = dict(autoencoder_steps=0, transformer_steps=0, people=0, clips=0, speech_clips=2, audio_steps=2)
-    tuned = train_avatar(tmp_path, tmp_path / "tuned.safetensors", start=path, **options)
-    before, after = load_file(path), load_file(tuned)
-    assert before.keys() == after.keys()
-    assert {k.split(".")[0] for k in before if not torch.equal(before[k], after[k])} == {"audio_projection"}
-    assert not torch.equal(
-        before["audio_projection.window.first.weight"], after["audio_projection.window.first.weight"]
-    )
-
-
-@pytest.mark.slow
-def test_tokens_are_learnt_by_the_mouth():
-    from letstalk_core.config import LetsTalkConfig
-    from letstalk_core.data.speech.synthesis import available_engines
-    from letstalk_core.model.audio_projection import AudioProjection
-    from letstalk_core.training.bundled.known_tokens import learn_tokens
-
-    if "espeak" not in available_engines():
-        pytest.skip("espeak-ng is not installed")
-    audio = dict(audio_encoder="mel", audio_tokens=2, audio_width=8, audio_hidden=16, audio_blocks=4, audio_channels=80)
-    torch.manual_seed(0)
-    projection = AudioProjection(LetsTalkConfig().with_changes(**audio))
-    known = learn_tokens(projection, clips=6, steps=300)
-    mouths = torch.rand(3, 40, 5)
-    windows = known.windows(mouths)
-    assert windows.shape == (3, 36, 5, 5) and torch.equal(windows[1, 7], mouths[1, 7:12])
-    assert known(windows).shape == (3, 36, 2, 8)
-    # Speech tells its mouths' tokens from those of others: a mouth of silence is not one of an open vowel.
-    silent, wide = torch.zeros(1, 5, 5), torch.zeros(1, 5, 5)
-    wide[..., 0] = 0.9
-    apart = ((known(silent) - known(wide)) / known.deviation).square().mean()
-    assert apart > 0.3 and not known.layers[0].weight.requires_grad
+    window = [key for key in before if key.startswith("audio_projection.window.")]
+    assert window and all(torch.equal(before[key], after[key]) for key in window)

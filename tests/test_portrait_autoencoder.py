@@ -12,7 +12,7 @@ from letstalk_core.data.people.pictures import PuppetPictures
 from letstalk_core.errors import InputError
 from letstalk_core.files import ASSETS
 from letstalk_core.picture.autoencoder import build_autoencoder, load_autoencoder
-from letstalk_core.picture.portrait import read_image
+from letstalk_core.picture.picture_file import read_image
 from letstalk_core.picture.portrait_autoencoder import warp
 from letstalk_core.pipeline import LetsTalkPipeline
 from letstalk_core.render.render import write_video
@@ -184,10 +184,9 @@ assert puppet.render(random_controls(rng, 1)).shape == (1, 3, 256, 256)
 
 def test_it_learns_from_puppets_and_drawings(tmp_path, monkeypatch):
     monkeypatch.setattr(bundled, "SMALL_PORTRAIT_AE", GUIDED_AUTOENCODER)
-    monkeypatch.setattr(bundled, "HELD_OUT_PUPPETS", 1)
     monkeypatch.setattr("letstalk_core.data.drawn.stills.HELD_OUT_PEOPLE", 1)
     autoencoder = bundled.train(tmp_path, 4 / 60, torch.device("cpu"), 4, puppets=2, drawn=2)
-    report = bundled.quality(autoencoder, tmp_path)
+    report = bundled.quality(autoencoder, tmp_path, 1)
     assert report.keys() == {"photographs", "drawings"}
     assert 0.5 < autoencoder.latent_scale * float(autoencoder.encode(images(2, 256)).std()) < 50
     for numbers in report.values():

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torchaudio.functional import highpass_biquad, treble_biquad
 
 from .encoder import AudioEncoder, Samples, WholeRecording
 from .recording import SAMPLE_RATE, Recording
@@ -23,6 +22,8 @@ HEADROOM = 0.25  # torchaudio's filters clip at 1
 
 def _weighted_power(samples: Tensor) -> Tensor:
     """Mean square, K-weighted, of each whole STEP after the first SETTLED of samples [SETTLED + n] -> [n // STEP]."""
+    from torchaudio.functional import highpass_biquad, treble_biquad  # training on prepared speech does without it
+
     shelved = treble_biquad(samples * HEADROOM, SAMPLE_RATE, 4.0, 1500.0, 1 / math.sqrt(2))
     weighted = highpass_biquad(shelved, SAMPLE_RATE, 38.0, 0.5)[SETTLED:] / HEADROOM
     return weighted[: len(weighted) // STEP * STEP].unflatten(0, (-1, STEP)).double().square().mean(1)

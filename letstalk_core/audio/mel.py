@@ -7,7 +7,6 @@ import math
 from fractions import Fraction
 
 import torch
-import torchaudio
 from torch import Tensor, nn
 
 from .encoder import WholeRecording
@@ -27,6 +26,8 @@ MEL_MEAN, MEL_STD = -5.5, 1.5
 @functools.lru_cache(maxsize=4)
 def _mel_constants(device: torch.device) -> tuple[Tensor, Tensor]:
     """(window [512], scaled so that a full-scale sine has power 1; filters [257, 80], each with a peak of 1)."""
+    import torchaudio  # training on prepared speech does without it
+
     window = torch.hann_window(MEL_WINDOW, periodic=True, dtype=torch.float64)
     side = (MEL_FFT - MEL_WINDOW) // 2
     window = nn.functional.pad(window * 2 / window.sum(), (side, side)).float()

@@ -12,7 +12,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import torch
-import torchaudio
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -37,6 +36,8 @@ LOUDEST = 1.2  # log10 of power
 @functools.lru_cache(maxsize=4)
 def _mel_constants(device: torch.device) -> tuple[Tensor, Tensor]:
     """(window [400], filters [201,80])."""
+    import torchaudio  # training on prepared speech does without it
+
     filters = torchaudio.functional.melscale_fbanks(
         FFT // 2 + 1, 0.0, SAMPLE_RATE / 2, MELS, SAMPLE_RATE, norm="slaney", mel_scale="slaney"
     )
@@ -76,13 +77,19 @@ class WhisperEncoder(LevelledEncoder):
         return first * CELL * SAMPLE_RATE - around, stop * CELL * SAMPLE_RATE + around
 
     def encode_window(self, samples: Tensor, low: int, high: int, whole: WholeRecording) -> Tensor:
-        first, stop = self._cells(low, high, whole.fps)
         (gain,) = whole.statistics
-        cell, around = CELL * SAMPLE_RATE, 2 * (CONTEXT * SAMPLE_RATE + FFT // 2)
+        return self.hear(log_mel(gain * samples), low, high, whole.fps)
+
+    @torch.no_grad()
+    def hear(self, mel: Tensor, low: int, high: int, fps: Fraction) -> Tensor:
+        """Features [high - low, L, E] on the CPU of frames low .. high - 1, from the log_mel [80,T] of the cells that
+        hold them and CONTEXT seconds on either side."""
+        first, stop = self._cells(low, high, fps)
+        columns = CELL * SAMPLE_RATE // HOP
         outputs = [
-            self._outputs(gain * samples[i * cell : (i + 1) * cell + around]) for i in range(stop - first)
+            self._outputs(mel[:, i * columns : i * columns + 2 * POSITIONS]) for i in range(stop - first)
         ]  # [301,E] each: of both ends of a cell
-        moments = (torch.arange(low * COLUMNS, high * COLUMNS, dtype=torch.float64) + 0.5) / COLUMNS / float(whole.fps)
+        moments = (torch.arange(low * COLUMNS, high * COLUMNS, dtype=torch.float64) + 0.5) / COLUMNS / float(fps)
         which = (moments / CELL).floor().long().clamp(first, stop - 1)
         places = (moments - which * CELL) * SAMPLE_RATE / STEP
         left = places.floor().long().clamp(max=CELL * SAMPLE_RATE // STEP - 1)
@@ -91,14 +98,11 @@ class WhisperEncoder(LevelledEncoder):
         features = (torch.lerp(flat[at], flat[at + 1], share) - self.mean) / self.deviation
         return features.unflatten(0, (high - low, COLUMNS))
 
-    @torch.no_grad()
-    def _outputs(self, samples: Tensor) -> Tensor:
-        """The layers' outputs at the ends of a cell and every STEP between, [301,E] on the CPU, of the samples of the
-        cell, CONTEXT seconds on either side, and half a transform more."""
-        weight = self.model.conv1.weight
-        mel = log_mel(samples.to(weight.device))[None, :, : 2 * POSITIONS].to(weight.dtype)
+    def _outputs(self, mel: Tensor) -> Tensor:
+        """The layers' outputs at the ends of a cell and every STEP between, [301,E] on the CPU, of the log_mel [80,T]
+        of the cell and CONTEXT seconds on either side."""
         with layer_outputs(self.model.layers) as outputs:
-            self.model(mel)
+            self.model(mel[None].to(self.model.conv1.weight))
         inside = slice(CONTEXT * SAMPLE_RATE // STEP, (CONTEXT + CELL) * SAMPLE_RATE // STEP + 1)
         return torch.cat(outputs, dim=-1)[0, inside].float().cpu()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import av
 import numpy as np
 import torch
 
@@ -115,6 +114,8 @@ def _degrade(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _coded(waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The waveform after a codec at a low rate, where it was in time: what the codec delays it by is taken away."""
     encoder_name, decoder_name, least, most = CODECS[int(rng.integers(len(CODECS)))]
+    import av  # training on prepared speech does without it
+
     encoder = av.CodecContext.create(encoder_name, "w")
     encoder.sample_rate, encoder.layout, encoder.bit_rate = SAMPLE_RATE, "mono", int(rng.uniform(least, most))
     encoder.format = encoder.codec.audio_formats[0]

@@ -10,10 +10,10 @@ import torch
 from ...audio.load_encoder import load_audio_encoder
 from ...audio.recording import SAMPLE_RATE
 from ..arrays import BlockStore
-from .spoken_clips import FPS, MOUTH, speech_clip
+from .packed import PackedSpeech
+from .spoken_clips import FPS, MOUTH, SECONDS, clip_rng, speech_clip
 from .utterances import KeptUtterances
 
-SECONDS = 8.0  # length of a clip
 FRAMES = round(SECONDS * FPS)
 BLOCK = 50
 
@@ -46,7 +46,25 @@ class SpokenPairs(BlockStore):
         self.mouths = self.array("mouths", (FRAMES, len(MOUTH)), np.float16)
 
     def make_row(self, index: int, device: str = "cpu") -> None:
-        rng = np.random.default_rng((self.first + index, 4))
-        waveform, mouth = speech_clip(rng, self.split, SECONDS, utterances=self._spoken)
+        waveform, mouth = speech_clip(clip_rng(self.first + index), self.split, SECONDS, utterances=self._spoken)
         self.features[index] = self._encoder.encode(torch.from_numpy(waveform), SAMPLE_RATE, FPS).numpy()
         self.mouths[index] = mouth
+
+
+class PackedPairs(BlockStore):
+    """All clips of a packed file (packed.py) in the same arrays."""
+
+    kind = "speech"
+    kept = ("folder", "packed", "encoder", "block")
+
+    def __init__(self, folder: Path, packed: Path, encoder: str, block: int = BLOCK):
+        self.packed, self.encoder = packed, encoder
+        self._speech, self._encoder = PackedSpeech(packed), load_audio_encoder(encoder)
+        super().__init__(folder, self._speech.count, block)
+        frames = self._speech.frames
+        self.features = self.array("features", (frames, self._encoder.blocks, self._encoder.channels), np.float16)
+        self.mouths = self.array("mouths", (frames, len(MOUTH)), np.float16)
+
+    def make_row(self, index: int, device: str = "cpu") -> None:
+        self.features[index] = self._speech.features(index, self._encoder).numpy()
+        self.mouths[index] = self._speech.mouth(index)

@@ -24,6 +24,7 @@ from .utterances import COUNT, KeptUtterances
 from .visemes import MOUTH, Style, mouth_track
 
 FPS = 25
+SECONDS = 8.0  # length of the clips that training hears
 SILENT_SHARE = 0.12  # share of clips in which nobody speaks: half of them music, half noise
 MUSIC_SHARE = 0.12  # share of training clips with music under the speech
 NEURAL_SHARES = {"kokoro": 0.4, "hibari": 0.25}  # of clips, where utterances are kept
@@ -31,6 +32,11 @@ FLITE_SHARE = 0.06  # share of clips with recorded voices: few, slow to make, an
 ENGLISH_SHARE = 0.4  # share of the other training clips that are English
 BABBLE_SHARE = 0.08  # share of training clips with other speech in the background
 MOST_SENTENCES = 40  # sentences that are spoken for one clip, at most
+
+
+def clip_rng(number: int) -> np.random.Generator:
+    """What decides on a numbered clip."""
+    return np.random.default_rng((number, 4))
 
 
 def pick_neural_voice(rng: np.random.Generator, split: str) -> Voice | None:

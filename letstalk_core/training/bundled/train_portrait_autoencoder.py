@@ -100,10 +100,10 @@ def inner_weights(model: PortraitAutoencoder) -> list[nn.Parameter]:
 
 
 @torch.no_grad()
-def quality(autoencoder: Autoencoder, work: Path) -> dict[str, dict[str, float]]:
+def quality(autoencoder: Autoencoder, work: Path, puppets: int = HELD_OUT_PUPPETS) -> dict[str, dict[str, float]]:
     """PSNR in dB on held-out puppets and drawings: whole picture, mouth, eyes, and of the still portrait."""
     device = next(autoencoder.parameters()).device
-    held = PuppetPictures(work / "puppets-heldout", HELD_OUT_PUPPETS, held_out=True).make(os.cpu_count() or 1)
+    held = PuppetPictures(work / "puppets-heldout", puppets, held_out=True).make(os.cpu_count() or 1)
     pictures, regions, _ = held_out_pictures(work / "drawn", SIZE)
     drawings = pixels_to_images(np.array(pictures)).unflatten(0, (-1, HELD_OUT_POSES))
     poses = normalise(torch.from_numpy(held.pictures[:]))
@@ -135,6 +135,18 @@ def save(autoencoder: Autoencoder, path: Path, report: dict) -> None:
     write_weights(path, weights, metadata | {"quality": json.dumps(report)})
 
 
+def run(
+    work: Path, minutes: float, device: torch.device, batch: int | None = None, start: Path | None = None,
+    puppets: int = PUPPETS, drawn: int = DRAWN_PEOPLE,
+) -> None:  # fmt: skip
+    """Train, and write WORK/autoencoder.safetensors with its quality, which is printed."""
+    batch = batch or (64 if device.type == "cuda" else 8)
+    autoencoder = train(work, minutes, device, batch, start, puppets, drawn)
+    report = quality(autoencoder, work, min(HELD_OUT_PUPPETS, max(1, puppets // 10)))
+    save(autoencoder, work / "autoencoder.safetensors", report)
+    print(json.dumps(report, indent=2))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
@@ -145,11 +157,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     torch.set_flush_denormal(True)
-    batch = arguments.batch or (64 if device.type == "cuda" else 8)
-    autoencoder = train(arguments.work, arguments.minutes, device, batch, arguments.start)
-    report = quality(autoencoder, arguments.work)
-    save(autoencoder, arguments.work / "autoencoder.safetensors", report)
-    print(json.dumps(report, indent=2))
+    run(arguments.work, arguments.minutes, device, arguments.batch, arguments.start)
 
 
 if __name__ == "__main__":
