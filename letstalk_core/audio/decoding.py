@@ -70,7 +70,7 @@ def audio_blocks(
     if losses.parts and not cut:
         several = "a part" if losses.parts == 1 else f"{losses.parts} parts"
         notes.append(
-            f"{path} has {several} that cannot be decoded, {float(losses.seconds):.2f} seconds; it is left out."
+            f"{path} has {several} that cannot be decoded, {float(losses.seconds):.2f} seconds; that is left out."
         )
     rest = torch.cat(held, dim=1)
     padding = position - limits[0] if limits else 0
