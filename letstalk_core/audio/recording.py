@@ -276,7 +276,8 @@ def read_audio(path: str | Path, start: float = 0.0, duration: float | None = No
         raise InputError(f"The duration is {duration} seconds; it must be finite and greater than 0.")
     parts: list[Tensor] = []
     rate = position = begin = 0
-    for block, rate in Recording(path).blocks():
+    enough = None if duration is None else start + duration + 1  # a file of hours is not read for seconds of it
+    for block, rate in Recording(path, enough).blocks():
         begin = round(Fraction(start) * rate)
         end = math.inf if duration is None else begin + max(1, round(Fraction(duration) * rate))
         low, high = (min(max(edge - position, 0), block.shape[1]) for edge in (begin, end))
