@@ -15,6 +15,8 @@ from letstalk_core.audio.recording import read_audio
 from letstalk_core.config import SAMPLERS
 from letstalk_core.video.reader import probe, read_video_frames
 
+from .media_files import tone, write_media
+
 pytestmark = pytest.mark.comfyui
 
 NODES = (
@@ -235,6 +237,9 @@ def test_a_recording_is_read_from_its_file(comfyui, workflow, repository):
         long["letstalk_audio"] = audio
         frames.append(read_video_frames(comfyui.run(graph).videos[0]))
     assert np.array_equal(*frames)
+    write_media(comfyui.input / "eight.wav", tone(16000, 32000, 8), 16000)
+    graph["file"]["inputs"]["audio"] = "eight.wav"
+    assert len(read_video_frames(comfyui.run(graph).videos[0])) == 50
     graph["file"]["inputs"]["audio"] = "nowhere.wav"
     status, told = comfyui.post("/prompt", {"prompt": graph})
     assert status == 400 and "nowhere.wav" in json.dumps(told["node_errors"])

@@ -8,6 +8,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -17,8 +18,8 @@ from letstalk_core.audio.recording import Recording
 from letstalk_core.cli import main
 from letstalk_core.errors import InputError
 from letstalk_core.pipeline import LetsTalkPipeline
-from letstalk_core.render import estimate, segments
-from letstalk_core.render.render import Observer, render_video
+from letstalk_core.render import estimate, render, segments
+from letstalk_core.render.render import Observer, render_video, write_video
 from letstalk_core.render.segments import WorkFolder, find_leftovers
 from letstalk_core.video.reader import probe, read_video_frames
 
@@ -43,6 +44,21 @@ def test_the_estimate_says_what_it_takes(job, tmp_path):
     assert used / 3 < told.disk < used * 3
     assert told.memory > 100e6
     assert str(told).startswith("38 frames (1.5 s) in 10 clips: about ")
+
+
+def test_reading_a_huge_picture_counts(pipeline, tmp_path, monkeypatch):
+    write_media(tmp_path / "a.wav", tone(RATE, RATE, 1), RATE)
+    before = psutil.Process().memory_info().rss
+
+    def read(_):
+        held = np.ones(50_000_000)
+        time.sleep(0.1)
+        return np.full((80, 80, 3), 0.5 * held[0], np.float32)
+
+    monkeypatch.setattr(render, "read_image", read)
+    watcher = StopAt()
+    write_video(pipeline, "a.png", tmp_path / "a.wav", tmp_path / "a.mp4", face="none", observer=watcher)
+    assert before + 400e6 < watcher.estimate.memory < before + 900e6
 
 
 Usage = namedtuple("Usage", "total used free")
@@ -96,6 +112,19 @@ def test_leftovers_are_listed_and_cleaned(job, tmp_path, capfd):
 
 def test_sizes_are_readable():
     assert [segments.megabytes(size) for size in (0, 1.26e6, 3.04e9)] == ["0.0 MB", "1.3 MB", "3.0 GB"]
+
+
+def test_stopped_while_the_folder_is_locked_it_leaves_nothing(tmp_path, monkeypatch):
+    folder = tmp_path / "a.mp4.work-1"
+
+    def interrupted(lock):
+        Path(lock.lock_file).touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(segments.filelock.FileLock, "acquire", interrupted)
+    with pytest.raises(KeyboardInterrupt), WorkFolder(folder, "x", {}):
+        pass
+    assert not folder.exists()
 
 
 # Sources -------------------------------------------------------------------------------------------------------------

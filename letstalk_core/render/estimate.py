@@ -65,12 +65,13 @@ def duration(seconds: float) -> str:
 
 
 def estimate_rendering(
-    job: VideoJob, portrait: Tensor, folder: WorkFolder, output: Path, check: Callable[[], None]
+    job: VideoJob, portrait: Tensor, folder: WorkFolder, output: Path, check: Callable[[], None], memory: int = 0
 ) -> RenderEstimate:
     """Estimate what a rendering will take, from sampling one clip in few steps, decoding and encoding it.
 
-    portrait: latents [1,C,h,w]. check is called after every step and cancels by raising. InputError where the disk or
-    the memory cannot hold the video.
+    portrait: latents [1,C,h,w]. check is called after every step and cancels by raising. memory: bytes that the
+    process held at its peak before, as while a huge picture was read. InputError where the disk or the memory cannot
+    hold the video.
     """
     steps, at = job.settings.steps or job.pipeline.config.sampling.steps, []
 
@@ -102,6 +103,7 @@ def estimate_rendering(
     if folder.segments:  # better known from what is there
         picture, sound = sum(path.stat().st_size for path in folder.segments) / folder.frames, 0
     joined = int((picture + sound) * job.frames)
+    ahead = peak.bytes + int(INDEX_BYTES * job.frames * (1 + job.recording.rate / 1024 / job.fps))
     estimate = RenderEstimate(
         frames=job.frames,
         done=folder.frames,
@@ -109,11 +111,11 @@ def estimate_rendering(
         fps=job.fps,
         seconds=per_clip * math.ceil(left / job.clip_frames) + heard * windows,
         disk=joined + int((picture + sound) * left),
-        memory=peak.bytes + int(INDEX_BYTES * job.frames * (1 + job.recording.rate / 1024 / job.fps)),
+        memory=max(memory, ahead),
         work=folder.path,
     )
     check_disk(folder, estimate.disk, output, joined)
-    _check_memory(estimate.memory)
+    _check_memory(ahead)
     return estimate
 
 

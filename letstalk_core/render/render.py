@@ -15,7 +15,7 @@ from ..picture.picture_file import read_image
 from ..pipeline import LetsTalkPipeline
 from ..video.clips import SamplingSettings
 from ..video.writer import FORMATS, VideoWriter
-from .estimate import RenderEstimate, check_disk, estimate_rendering
+from .estimate import PeakMemory, RenderEstimate, check_disk, estimate_rendering
 from .job import VideoJob
 from .segments import WorkFolder, work_folder_of
 
@@ -60,8 +60,10 @@ def write_video(
         if os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source):
             raise InputError(f"The output {output} is one of the inputs; give it another name.")
     recording = Recording(audio, max_seconds, audio_track)
-    job = VideoJob(pipeline, pipeline.crop(read_image(portrait), face), recording, settings or SamplingSettings())
-    return render_video(job, output, observer, resume=resume, keep_work=keep_work)
+    with PeakMemory() as reading:
+        square = pipeline.crop(read_image(portrait), face)
+    job = VideoJob(pipeline, square, recording, settings or SamplingSettings())
+    return render_video(job, output, observer, resume=resume, keep_work=keep_work, memory=reading.bytes)
 
 
 def render_video(
@@ -71,14 +73,16 @@ def render_video(
     work: Path | None = None,
     resume: bool = True,
     keep_work: bool = False,
+    memory: int = 0,
 ) -> int:
     """Render a job into the file `output`; returns its number of frames.
 
     Segments are kept in the folder `work` (default: beside the output, with the fingerprint in its name) until the
     video is whole; rendering the same job again goes on after the last of them and gives the same frames as one run
-    would. resume False begins anew. The folder is removed at the end unless keep_work. InputError where something is
-    wrong with the inputs or the output, or the disk or the memory cannot hold the video; then, as after any exception,
-    finished segments stay, and no file appears.
+    would. resume False begins anew. The folder is removed at the end unless keep_work. memory: bytes that preparing the
+    job took at its peak, which the estimate counts. InputError where something is wrong with the inputs or the output,
+    or the disk or the memory cannot hold the video; then, as after any exception, finished segments stay, and no file
+    appears.
     """
     output, observer = Path(output), observer or Observer()
     config = job.pipeline.config
@@ -93,7 +97,7 @@ def render_video(
             # The latents of the first run, too: a graphics card may round them differently the next time.
             portrait = job.pipeline.encode_portrait(job.portrait) if folder.portrait is None else folder.portrait
             portrait = portrait.to(job.pipeline.device)
-            observer.begin(estimate_rendering(job, portrait, folder, output, observer.check))
+            observer.begin(estimate_rendering(job, portrait, folder, output, observer.check, memory))
             _render_segments(job, portrait, folder, observer)
         _join(job, folder, output, observer)
         folder.finished = not keep_work

@@ -79,8 +79,8 @@ class WorkFolder:
                 f"The work folder {self.path} cannot be made ({error.strerror}); choose another place for the output."
             ) from error
         except KeyboardInterrupt:
-            with contextlib.suppress(OSError):  # not empty: others' work, or a lock that was just taken
-                self.path.rmdir()
+            if not any(path.name != "lock" for path in self.path.glob("*")):  # nobody's work is in it yet
+                _delete(self.path)
             raise
         try:
             for path in self.path.iterdir():
