@@ -31,7 +31,10 @@ def test_blinks_are_counted_once():
 
 def test_closed_lips_are_counted_where_they_should_be_closed():
     opening = np.array([0.0, 0.05, 0.5, 0.0, 0.9])
-    assert measures.closed_share(opening, np.array([True, True, True, False, False])) == (2, 3)
+    closed = np.array([True, True, True, False, False])
+    assert measures.closed_share(opening, closed, 0.0) == (2, 3)
+    assert measures.closed_share(opening + 0.1, closed, 0.0) == (0, 3)
+    assert measures.closed_share(opening + 0.1, closed, 0.1) == (2, 3)
 
 
 def test_psnr_and_envelope():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-CLOSED_BELOW = 0.12  # an opening under this share of a full one counts as closed lips
+CLOSED_BELOW = 0.06  # lips that read as open by less than this above what the true closed ones read are closed
 BLINK_ABOVE = 0.5  # an eyelid closure above this counts as closed
 
 
@@ -37,9 +37,12 @@ def blinks_per_minute(closure: np.ndarray, fps: float) -> float:
     return float((closed[1:] & ~closed[:-1]).sum() / (len(closure) / fps / 60))
 
 
-def closed_share(opening: np.ndarray, closed: np.ndarray) -> tuple[int, int]:
-    """(frames with closed lips, frames) among those of m, b and p; opening [F] of 0..1, closed bool [F]."""
-    return int((opening[closed] < CLOSED_BELOW).sum()), int(closed.sum())
+def closed_share(opening: np.ndarray, closed: np.ndarray, rest: float) -> tuple[int, int]:
+    """(frames with closed lips, frames) among those of m, b and p; opening [F] of 0..1, closed bool [F].
+
+    rest: what the closed lips of that person read as, since a meter reads a moustache or thin lips as a little open.
+    """
+    return int((opening[closed] < rest + CLOSED_BELOW).sum()), int(closed.sum())
 
 
 def masked_psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> float:

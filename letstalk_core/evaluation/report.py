@@ -85,8 +85,9 @@ def score_pair(pair: Pair, frames: np.ndarray, true_frames: np.ndarray, meter: F
         "ssim_still_portrait": float(ssim(still, real, data_range=2.0)),
         "autoencoder_psnr": measures.masked_psnr(reconstructed, true_frames, everywhere),
         "autoencoder_psnr_mouth": measures.masked_psnr(reconstructed, true_frames, mouth),
-        "_closed": measures.closed_share(read[:, OPEN], pair.closed),
-        "_closed_true": measures.closed_share(read_true[:, OPEN], pair.closed),
+        "_closed": pair.closed,
+        "_rest": read_true[pair.closed, OPEN].mean() if pair.closed.any() else read_true[:, OPEN].min(),
+        "_true_frames_open": read_true[:, OPEN],
         "_blink": read[:, BLINK],
         "_open": read[:, OPEN],
         "_true_open": truth["open"],
@@ -105,10 +106,16 @@ def summarise_pairs(rows: list[dict], fps: float) -> dict:
     ]
     result["open_r_shuffled"] = {"mean": float(np.mean(shuffled)), "mean_size": float(np.mean(np.abs(shuffled)))}
     result["share_open_r_at_least_0.9"] = float(np.mean([row["open_r"] >= 0.9 for row in rows]))
-    for name in ("_closed", "_closed_true"):
-        closed, all_frames = np.sum([row[name] for row in rows], axis=0)
-        result[f"mbp_closed{name.removeprefix('_closed')}"] = float(closed / max(1, all_frames))
-    result["mbp_frames"] = int(all_frames)
+    another = [rows[(i + 1) % len(rows)]["_closed"] for i in range(len(rows))]
+    for name, reading, frames in (
+        ("mbp_closed", "_open", [row["_closed"] for row in rows]),
+        ("mbp_closed_true", "_true_frames_open", [row["_closed"] for row in rows]),
+        ("mbp_closed_shuffled", "_open", another),
+    ):
+        found = [measures.closed_share(row[reading], at, row["_rest"]) for row, at in zip(rows, frames, strict=True)]
+        closed, every = np.sum(found, axis=0)
+        result[name] = float(closed / max(1, every))
+    result["mbp_frames"] = int(sum(row["_closed"].sum() for row in rows))
     result["blinks_per_minute"] = measures.blinks_per_minute(np.concatenate([row["_blink"] for row in rows]), fps)
     return result
 
