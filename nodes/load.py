@@ -66,7 +66,8 @@ class LoadLetsTalkModel(io.ComfyNode):
                     options=["auto", "fp32", "bf16", "fp16"],
                     default="auto",
                     advanced=True,
-                    tooltip="auto: bf16 where the graphics card computes in it, else fp32.",
+                    tooltip="auto: bf16 where the graphics card computes in it, else fp32; a CPU that has bf16 decodes "
+                    "pictures in it.",
                 ),
                 io.Combo.Input(
                     "lora",
@@ -105,8 +106,9 @@ class LoadLetsTalkModel(io.ComfyNode):
         path = folder_paths.get_full_path_or_raise("letstalk", model)
         autoencoder_path, encoder_path, lora_path = cls._parts(autoencoder, audio_encoder, lora)
         loras = [(lora_path, lora_strength)] if lora_path else []
-        if precision == "auto":
-            precision = "bf16" if management.should_use_bf16(management.get_torch_device()) else "fp32"
+        device = management.get_torch_device()
+        if precision == "auto" and device.type != "cpu":  # on a CPU the pipeline chooses, as on the command line
+            precision = "bf16" if management.should_use_bf16(device) else "fp32"
         key = (_fingerprint(path, autoencoder_path, encoder_path, lora_path), precision, *loras)
         loaded = _loaded.get(key)
         if loaded is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from letstalk_core import pipeline as pipelines
 from letstalk_core.data.people.pictures import PuppetPictures
 from letstalk_core.errors import InputError
 from letstalk_core.files import ASSETS
@@ -85,6 +86,24 @@ def test_frames_do_not_depend_on_their_batch(guided):
     torch.testing.assert_close(guided.decode(latents, one, chunk=3), same, atol=1e-5, rtol=1e-4)
 
 
+def test_in_bfloat16_it_shows_the_same(guided):
+    latents, portrait = guided.encode(images(3)), images(1, seed=7)
+    whole = guided.decode(latents, guided.look_at(portrait))
+    guided.to(torch.bfloat16)
+    error = (guided.decode(latents, guided.look_at(portrait)) - whole).abs()
+    assert error.mean() < 0.03 * whole.abs().mean() and error.max() < 0.2
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3])
+def test_a_warp_reads_between_pixels_in_any_precision(shift):
+    """0.3 pixels of 256 are less than bfloat16 tells apart in the right half of the picture."""
+    ramp = torch.linspace(-1, 1, 256).expand(1, 1, 4, 256)
+    flow = torch.zeros(1, 2, 4, 256)
+    flow[:, 0] = shift * 2 / 256
+    wanted = warp(ramp, flow)
+    assert (warp(ramp.bfloat16(), flow) - wanted).abs().max() < 0.006  # of the ramp itself
+
+
 def test_what_it_refuses(guided):
     with pytest.raises(InputError, match="beside a portrait"):
         guided.decode(torch.zeros(1, 4, 4, 4))
@@ -100,6 +119,22 @@ def test_a_file_of_its_own(guided, tmp_path):
     loaded = load_autoencoder(tmp_path / "autoencoder.safetensors")
     assert loaded.guided and loaded.latent_scale == 0.5 and loaded.downscale == 16
     torch.testing.assert_close(loaded.encode(images(2)), guided.encode(images(2)), atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("has_bf16", [False, True])
+def test_by_default_it_computes_in_bfloat16_where_the_cpu_does(tmp_path, monkeypatch, has_bf16):
+    monkeypatch.setattr(pipelines, "computes_bf16", lambda device: has_bf16)
+    portrait = {"autoencoder_config": GUIDED_AUTOENCODER, "image_size": 64, "autoencoder": "portrait"}
+    made = [
+        write_tiny_checkpoint(tmp_path / "guided.safetensors", **portrait),
+        write_tiny_checkpoint(tmp_path / "dc-ae.safetensors"),
+    ]
+    guided, other = (LetsTalkPipeline.load(file, "cpu") for file in made)
+    assert next(guided.autoencoder.parameters()).dtype is (torch.bfloat16 if has_bf16 else torch.float32)
+    assert {next(part.parameters()).dtype for part in (guided.model, other.model, other.autoencoder)} == {torch.float32}
+    exact = LetsTalkPipeline.load(made[0], "cpu", "fp32")
+    assert next(exact.autoencoder.parameters()).dtype is torch.float32
+    assert (exact.digest == guided.digest) is not has_bf16
 
 
 def test_a_model_that_bundles_one_makes_a_video(tmp_path):

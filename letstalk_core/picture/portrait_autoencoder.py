@@ -145,10 +145,11 @@ def warp(values: Tensor, flow: Tensor) -> Tensor:
     height, width = values.shape[2:]
     y = (torch.arange(height, device=flow.device) + 0.5) / height * 2 - 1
     x = (torch.arange(width, device=flow.device) + 0.5) / width * 2 - 1
-    places = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1]) + flow
-    return functional.grid_sample(
-        values, places.movedim(1, -1).to(values.dtype), padding_mode="border", align_corners=False
+    places = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1]) + flow.float()
+    read = functional.grid_sample(  # in float32: bfloat16 has no places between pixels
+        values.float(), places.movedim(1, -1), padding_mode="border", align_corners=False
     )
+    return read.to(values.dtype)
 
 
 def _larger(flow: Tensor, size: tuple[int, ...]) -> Tensor:
