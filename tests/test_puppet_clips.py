@@ -21,7 +21,7 @@ from letstalk_core.model.checkpoint import LetsTalkModel
 from letstalk_core.picture.autoencoder import build_autoencoder
 from letstalk_core.training.bundled import timed
 from letstalk_core.training.bundled.train_portrait_autoencoder import save
-from letstalk_core.training.bundled.train_portraits import train_transformer
+from letstalk_core.training.bundled.train_portraits import Batches, train_transformer, turns
 
 from .tiny import CONFIG, GUIDED_AUTOENCODER
 
@@ -70,15 +70,26 @@ def test_a_transformer_is_trained_for_a_given_time(clips, tmp_path, monkeypatch)
     """The window of its ear stays as it was."""
     clock = itertools.count(0, 0.1)  # as many steps on any machine
     monkeypatch.setattr(timed, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    own = dict(audio_blocks=2, audio_channels=6, audio_window=5, clip_frames=4, image_size=SIZE, latent_scale=1.0)
+    own = dict(audio_blocks=2, audio_channels=6, audio_window=5, clip_frames=5, image_size=SIZE, latent_scale=1.0)
     model = LetsTalkModel(CONFIG.with_changes(controls=("eyelids", "yaw"), relative_scale=2.0, **own))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    source = StoredClipSource(clips, Window.of(model.config), clips.encoded, "puppet")
-    trained = train_transformer(tmp_path, model, source, 2 / 60, 1e-3, 2, torch.device("cpu"))
+    device = torch.device("cpu")
+    batches = Batches(turns(clips, clips, model.config, 2), device)
+    assert [tuple(batches(step)["clip"].shape[:2]) for step in (2, 3, 4)] == [(2, 4), (2, 5), (2, 4)]
+    assert torch.equal(batches(12)["clip"], batches(12)["clip"]) and not torch.equal(
+        *(batches(s)["clip"] for s in (8, 9))
+    )
+    trained = train_transformer(tmp_path, model, batches, 2 / 60, 1e-3, device)
     same = {name for name, value in trained.state_dict().items() if torch.equal(value, before[name])}
     assert same == {name for name in before if name.startswith("audio_projection.window.")}
     lines = [json.loads(line) for line in (tmp_path / "transformer" / "log.jsonl").read_text().splitlines()]
     assert np.isfinite(lines[-1]["loss"]) and lines[-1]["x0_error"] > 0
+
+
+def test_people_of_two_folders_can_differ(clips, pairs, tmp_path):
+    others = PuppetClips(tmp_path / "others", 2, LENGTH, clips.autoencoder, pairs, first=5).make()
+    same = PuppetClips(tmp_path / "same", 2, LENGTH, clips.autoencoder, pairs, first=0).make()
+    assert np.array_equal(same.latents[:], clips.latents[:2]) and not np.array_equal(others.latents[:], same.latents[:])
 
 
 def test_a_clip_has_its_speech_and_its_controls(clips):

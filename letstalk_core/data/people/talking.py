@@ -20,7 +20,7 @@ from .geometry import SIZE
 from .pictures import face_regions
 
 STRETCH = 60  # frames of motion, of which a clip is a part, so that it begins in mid-motion
-BLOCK = 20
+BLOCK_FRAMES = 360
 REGION_STEP = 4  # pixels of a cell of the regions
 DRAWN_EVERY = 5  # one clip of so many is a drawing's
 
@@ -35,18 +35,20 @@ class PuppetClips(BlockStore):
         autoencoder: file of the one that makes the latents.
         pairs: the speech, features and mouths, that the clips are cut from.
         held_out: people that no training may see.
-        block: how many clips are made at a time.
+        block: how many clips are made at a time; None: BLOCK_FRAMES of them.
+        first: number of the somebody in row 0; those of two folders differ where their numbers do.
     """
 
     kind = "clips"
-    kept = (*BlockStore.kept, "length", "autoencoder", "pairs", "held_out")
+    kept = (*BlockStore.kept, "length", "autoencoder", "pairs", "held_out", "first")
 
     def __init__(
         self, folder: Path, count: int, length: int, autoencoder: Path, pairs: SpokenPairs, held_out: bool = False,
-        block: int = BLOCK,
+        block: int | None = None, first: int = 0,
     ):  # fmt: skip
-        super().__init__(folder, count, block)
-        self.length, self.autoencoder, self.pairs, self.held_out = length, autoencoder, pairs, held_out
+        super().__init__(folder, count, block or BLOCK_FRAMES // length)
+        self.length, self.autoencoder, self.pairs = length, autoencoder, pairs
+        self.held_out, self.first = held_out, first
         loaded = _autoencoder(autoencoder, "cpu")
         side, around, of = SIZE // loaded.downscale, length + 2 * CONTEXT, pairs.features.shape[2:]
         self.latents = self.array(
@@ -62,8 +64,8 @@ class PuppetClips(BlockStore):
         return self.folder / f"{self._digest}-{start}.done"  # latents of another encoder are made anew
 
     def make_row(self, index: int, device: str = "cpu") -> None:
-        photograph = index % DRAWN_EVERY > 0
-        actor = PuppetActor(index, self.held_out, device) if photograph else DrawnActor(index, self.held_out)
+        photograph, number = index % DRAWN_EVERY > 0, self.first + index
+        actor = PuppetActor(number, self.held_out, device) if photograph else DrawnActor(number, self.held_out)
         rng = actor.rng
         spoken = int(rng.integers(self.pairs.count))
         from_frame = int(rng.integers(self.pairs.features.shape[1] - STRETCH + 1))

@@ -6,6 +6,7 @@ Needs torch, numpy, opencv, safetensors, einops, tqdm and transformers alone whe
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...config import PRESETS
+from ...config import PRESETS, LetsTalkConfig
 from ...data.people.talking import PuppetClips
 from ...data.source import Source, Window
 from ...data.speech.pairs import PackedPairs, SpokenPairs
@@ -38,11 +39,13 @@ from . import train_portrait_autoencoder
 from .timed import TimedRun
 from .train_ear import train_ear
 
-PAIRS, CLIPS = 8000, 5000
+PAIRS, CLIPS = 8000, 24000
 PUPPETS, DRAWN_PEOPLE = train_portrait_autoencoder.PUPPETS, train_portrait_autoencoder.DRAWN_PEOPLE
 WORTH_COMPILING = 10  # minutes
 SHARES = {"ear": 0.15, "autoencoder": 0.45, "transformer": 0.4}  # of the minutes
-FRAMES = 18  # of a clip: sixteen that are seen at a time, and two to shift the window
+# Frames of a clip: three steps of four see many people, a few frames of each, without which the transformer learns its
+# people by heart; one sees motion, sixteen frames at a time and two to shift the window.
+SHORT, LONG, LONG_SHARE = 4, 18, 1 / 8
 PEAK = 2e-3  # largest learning rate; half as much where it goes on from a trained one
 NOTES = {
     "title": "LetsTalk portraits 256",
@@ -67,7 +70,8 @@ class Plan:
 
     minutes: of all trainings; making what they learn from takes more. speech: a packed file, or None to speak it here.
     start: a model whose ear and autoencoder are taken, and whose transformer learns on; all minutes are then its own.
-    clips, pairs, puppets, drawn: how many are made. batch: clips of a step, None for what suits the device.
+    clips, pairs, puppets, drawn: how many are made; of the clips LONG_SHARE are long. batch: long clips of a step, None
+    for what suits the device.
     """
 
     work: Path
@@ -105,17 +109,28 @@ def train_portraits(plan: Plan, output: Path) -> Path:
             train_portrait_autoencoder.run(
                 plan.work, SHARES["autoencoder"] * plan.minutes, plan.device, puppets=plan.puppets, drawn=plan.drawn
             )
-    clips = PuppetClips(plan.work / "puppet-clips", plan.clips, FRAMES, autoencoder, pairs)
-    clips.make(os.cpu_count() or 1, plan.device.type)
+    short, long = talking_clips(plan, autoencoder, pairs)
     loaded = load_autoencoder(autoencoder)
     if not plan.start:
-        model, peak, minutes = new_model(ear, loaded, clips), PEAK, SHARES["transformer"] * plan.minutes
-    source = StoredClipSource(clips, Window.of(model.config), clips.encoded, "puppet")
+        model, peak, minutes = new_model(ear, loaded, long), PEAK, SHARES["transformer"] * plan.minutes
     batch = plan.batch or (64 if plan.device.type == "cuda" else 12)
-    trained = train_transformer(plan.work, model, source, minutes, peak, batch, plan.device).cpu()
+    batches = Batches(turns(short, long, model.config, batch), plan.device)
+    trained = train_transformer(plan.work, model, batches, minutes, peak, plan.device).cpu()
     bundled = BundledAutoencoder(loaded.config, loaded.model.state_dict())
     save_checkpoint(output, trained, bundled, dtype=torch.float16, notes=NOTES)
     return output
+
+
+def talking_clips(plan: Plan, autoencoder: Path, pairs: SpokenPairs) -> tuple[PuppetClips, PuppetClips]:
+    """The plan's short and long clips, each of somebody else."""
+    long = max(1, round(plan.clips * LONG_SHARE))
+    short = max(1, plan.clips - long)
+    return tuple(
+        PuppetClips(plan.work / name, count, length, autoencoder, pairs, first=first).make(
+            os.cpu_count() or 1, plan.device.type
+        )
+        for name, count, length, first in (("short-clips", short, SHORT, 0), ("long-clips", long, LONG, short))
+    )
 
 
 def new_model(ear: AudioProjection, autoencoder: Autoencoder, clips: PuppetClips) -> LetsTalkModel:
@@ -134,11 +149,21 @@ def relative_scale(latents: np.ndarray, portraits: np.ndarray) -> float:
     return float(1 / difference.std())
 
 
-class Batches:
-    """Batches of a source by step, on a device; they follow from the step's number. The next is read meanwhile."""
+def turns(short: PuppetClips, long: PuppetClips, config: LetsTalkConfig, batch: int) -> list[tuple[Source, int]]:
+    """What the steps see in turn, and how many clips of it: about as many frames in each of them."""
+    whole = Window.of(config)
+    few = StoredClipSource(short, dataclasses.replace(whole, clip_frames=SHORT), short.encoded, "puppet")
+    return 3 * [(few, whole.clip_frames // SHORT * batch)] + [
+        (StoredClipSource(long, whole, long.encoded, "puppet"), batch)
+    ]
 
-    def __init__(self, source: Source, size: int, device: torch.device):
-        self.source, self.size, self.device = source, size, device
+
+class Batches:
+    """Batches of sources in turn, each with a size, by step, on a device; they follow from the step's number. The next
+    is read meanwhile."""
+
+    def __init__(self, turns: list[tuple[Source, int]], device: torch.device):
+        self.turns, self.device = turns, device
         self._reader, self._coming = ThreadPoolExecutor(1), {}
 
     def __call__(self, step: int) -> dict:
@@ -148,24 +173,25 @@ class Batches:
 
     def _read(self, step: int) -> dict:
         rng = np.random.default_rng((9, step))
-        chosen = [int(index) for index in rng.integers(len(self.source), size=self.size)]
-        examples = [self.source.read(index, rng) for index in chosen]
+        source, size = self.turns[step % len(self.turns)]
+        chosen = [int(index) for index in rng.integers(len(source), size=size)]
+        examples = [source.read(index, rng) for index in chosen]
         batch = {name: torch.stack([example[name] for example in examples]).to(self.device) for name in examples[0]}
-        seeds = [step * self.size + number for number in range(self.size)]
-        return {**batch, "seed": seeds, "name": [self.source.name(index) for index in chosen]}
+        seeds = [int(seed) for seed in rng.integers(2**31, size=size)]
+        return {**batch, "seed": seeds, "name": [source.name(index) for index in chosen]}
 
 
 def train_transformer(
-    work: Path, model: LetsTalkModel, source: Source, minutes: float, peak: float, batch: int, device: torch.device
+    work: Path, model: LetsTalkModel, batches: Batches, minutes: float, peak: float, device: torch.device
 ) -> LetsTalkModel:
-    """Train a model in work/transformer (resumed if begun) for `minutes`, `batch` clips a step."""
-    config = loss_settings(work, batch)
+    """Train a model in work/transformer (resumed if begun) for `minutes`."""
+    config = loss_settings(work, batches.turns[0][1])
     freeze(model, config.frozen)
     denoiser = Denoiser(model.to(device).train())
     if minutes >= WORTH_COMPILING and shutil.which("g++"):  # 0.85 of the time on a CPU
         for block in model.transformer.blocks:
-            block.compile()
-    loss, batches = TransformerLoss(config, model.config, None, device), Batches(source, batch, device)
+            block.compile(dynamic=False)  # for short and for long clips
+    loss = TransformerLoss(config, model.config, None, device)
     run = TimedRun(work / "transformer", denoiser, minutes, peak, device, matrices=inner_weights(model))
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
