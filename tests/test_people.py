@@ -257,6 +257,13 @@ def test_regions_lie_where_the_face_went(puppets):
     assert PICTURE.middle == (SIZE / 2, SIZE / 2)
 
 
+def test_in_the_blackest_of_looks_a_mouth_still_has_colours():
+    person = load_person(SERIOUS)
+    black = dataclasses.replace(person, picture=np.zeros_like(person.picture))
+    frame = Puppet(black, np.random.default_rng(0)).render(controls(open=1.0))
+    assert torch.isfinite(frame).all() and frame.max() > 0.05
+
+
 def test_a_puppet_speaks_on_the_command_line(tmp_path, capsys):
     bundled.save(build_autoencoder(GUIDED_AUTOENCODER), tmp_path / "guided.safetensors", {})
     for more, width in (["--person", "65"], SIZE), (["--autoencoder", str(tmp_path / "guided.safetensors")], 3 * SIZE):

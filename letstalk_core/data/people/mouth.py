@@ -67,7 +67,7 @@ class Inside:
     def __init__(self, rng: np.random.Generator, skin: Tensor, own_teeth: Tensor | None):
         """skin: RGB [2,3] of the left and the right cheek; own_teeth: RGB [3] where the photograph shows them."""
         light = float((skin.mean() / 0.6).clamp(0.35, 1.15))
-        tint = (skin.mean(0) / skin.mean()).clamp(0.8, 1.25).numpy()
+        tint = ((skin.mean(0) + 1e-3) / (skin.mean() + 1e-3)).clamp(0.8, 1.25).numpy()  # a look can blacken both cheeks
         tone = np.array([0.93, 0.87, 0.79]) * rng.uniform(0.82, 1.0) * (0.42 + 0.55 * light)
         tone = tone * (1 + rng.uniform(0.0, 0.35) * (tint - 1))
         if own_teeth is not None:
