@@ -22,6 +22,13 @@ def test_a_jump_at_the_borders_is_seen():
     assert abs(measures.border_jump(jumping, 16) - 10) < 1e-6
 
 
+def test_an_interval_holds_the_median_and_narrows_with_more_values():
+    values = np.random.default_rng(1).normal(3, 1, 400)
+    (low, high), (few_low, few_high) = measures.bootstrap_interval(values), measures.bootstrap_interval(values[:20])
+    assert low < np.median(values) < high and high - low < 0.35 < few_high - few_low
+    assert measures.bootstrap_interval(np.array([2.0])) == [2.0, 2.0]
+
+
 def test_blinks_are_counted_once():
     closure = np.zeros(25 * 60)
     for start in (100, 400, 900):

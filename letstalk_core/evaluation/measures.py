@@ -31,6 +31,12 @@ def border_jump(frames: np.ndarray, clip_frames: int) -> float:
     return float(change[at_border].mean() / change[~at_border].mean())
 
 
+def bootstrap_interval(values: np.ndarray, draws: int = 2000) -> list[float]:
+    """Between which the median of values [n] lies in 95 of 100 draws of n of them, with replacement."""
+    drawn = np.random.default_rng(0).choice(values, (draws, len(values)))
+    return np.percentile(np.median(drawn, 1), (2.5, 97.5)).tolist()
+
+
 def blinks_per_minute(closure: np.ndarray, fps: float) -> float:
     """Blinks a minute in eyelid closures [F] of 0..1: runs of frames with closed eyes."""
     closed = closure > BLINK_ABOVE

@@ -24,7 +24,8 @@ from .meter import READINGS, FaceMeter, load_meter
 from .speakers import TRACKS, Speaker, draw_speakers, fit_read_out, follow, load_speakers, speakers_table
 
 METER = Path(__file__).resolve().parent / "face_meter.safetensors"
-OPEN, WIDTH, ROUND, BLINK = (READINGS.index(name) for name in ("open", "width", "round", "blink"))
+OPEN, BLINK = READINGS.index("open"), READINGS.index("blink")
+STILL = 0.02  # deviation of a control over a clip, below which there is nothing to follow
 
 
 def generate_frames(
@@ -67,15 +68,15 @@ def score_pair(pair: Pair, frames: np.ndarray, true_frames: np.ndarray, meter: F
     decode = pipeline.decoder(_whole(portrait))
     reconstructed = images_to_pixels(decode(pipeline.autoencoder.encode(real))).numpy()
     outside = measures.masked_psnr(frames, true_frames, ~mouth)
+    followed = {}
+    for i, name in enumerate(READINGS):
+        moves = truth[name].std() > STILL
+        for label, reading in ((f"{name}_r", read), (f"{name}_r_of_true_frames", read_true)):
+            followed[label] = measures.correlation(reading[:, i], truth[name]) if moves else np.nan
     return {
-        "open_r": measures.correlation(read[:, OPEN], truth["open"]),
+        **followed,
         "open_r_best": best,
         "open_lag": lag,
-        "open_r_of_true_frames": measures.correlation(read_true[:, OPEN], truth["open"]),
-        "width_r": measures.correlation(read[:, WIDTH], truth["width"]),
-        "width_r_of_true_frames": measures.correlation(read_true[:, WIDTH], truth["width"]),
-        "round_r": measures.correlation(read[:, ROUND], truth["round"]),
-        "round_r_of_true_frames": measures.correlation(read_true[:, ROUND], truth["round"]),
         "border_jump": measures.border_jump(frames, pipeline.config.transformer.clip_frames),
         "psnr": measures.masked_psnr(frames, true_frames, everywhere),
         "psnr_outside_mouth": outside,
@@ -100,7 +101,9 @@ def summarise_pairs(rows: list[dict], fps: float) -> dict:
     for name in (key for key in rows[0] if not key.startswith("_")):
         values = np.array([row[name] for row in rows], float)
         values = values[np.isfinite(values)]
-        result[name] = {"mean": values.mean(), "median": np.median(values), "least": values.min(), "most": values.max()}
+        if len(values):  # nobody smiles in these pairs
+            parts = {"mean": values.mean(), "median": np.median(values), "least": values.min(), "most": values.max()}
+            result[name] = {**parts, "interval": measures.bootstrap_interval(values)}
     shuffled = [
         measures.correlation(row["_open"], rows[(i + 1) % len(rows)]["_true_open"]) for i, row in enumerate(rows)
     ]
