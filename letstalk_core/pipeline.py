@@ -58,7 +58,7 @@ class LetsTalkPipeline:
         loras: (path, strength) of each LoRA to add to its weights (see lora.apply_loras).
 
         device: "auto", "cpu", "cuda", "cuda:1", "mps". dtype: "auto", "fp32", "bf16", "fp16"; auto is bf16 on CUDA,
-        else fp32, but for an autoencoder that looks at the portrait, on a CPU with bf16 (half the time, measured).
+        else fp32, but for an autoencoder that looks at the portrait, on a CPU with bf16 (0.6 of the time, measured).
         Raises InputError (CheckpointError for the file itself) with what is missing and how to give it.
         """
         if Path(path) == BUNDLED_MODEL and not BUNDLED_MODEL.exists():

@@ -76,9 +76,8 @@ def test_a_transformer_is_trained_for_a_given_time(clips, tmp_path, monkeypatch)
     device = torch.device("cpu")
     batches = Batches(turns(clips, clips, model.config, 2), device)
     assert [tuple(batches(step)["clip"].shape[:2]) for step in (2, 3, 4)] == [(2, 4), (2, 5), (2, 4)]
-    assert torch.equal(batches(12)["clip"], batches(12)["clip"]) and not torch.equal(
-        *(batches(s)["clip"] for s in (8, 9))
-    )
+    first, again, other = (batches(step)["clip"] for step in (8, 8, 9))
+    assert torch.equal(first, again) and not torch.equal(first, other)
     trained = train_transformer(tmp_path, model, batches, 2 / 60, 1e-3, device)
     same = {name for name, value in trained.state_dict().items() if torch.equal(value, before[name])}
     assert same == {name for name in before if name.startswith("audio_projection.window.")}

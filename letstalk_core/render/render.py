@@ -53,8 +53,8 @@ def write_video(
     """Make a talking video of any length from the files of a picture and a recording; returns its number of frames.
 
     face: which one of the picture (portrait.crop_portrait). max_seconds: only the beginning of the recording.
-    audio_track: which of several (Recording). The other
-    arguments are render_video's. Raises InputError for anything wrong with the inputs or the output.
+    audio_track: which of several (Recording). The other arguments are render_video's. Raises InputError for anything
+    wrong with the inputs or the output.
     """
     for source in (portrait, audio):
         if os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source):

@@ -54,10 +54,10 @@ NOTES = {
 }
 
 
-def loss_settings(work: Path, batch: int) -> TransformerTraining:
+def loss_settings(work: Path) -> TransformerTraining:
     """What is seen, what is added to it and what counts in the transformer's loss."""
     return TransformerTraining(
-        run=str(work), preset="portraits", data="avatar", data_path=str(work), batch_size=batch,
+        run=str(work), preset="portraits", data="avatar", data_path=str(work),
         frozen=r"^audio_projection\.window\.",  # it heard far more speech than the clips hold
         memory_pixel_noise=False, mouth_weight=8.0, eye_weight=3.0, blink_weight=3.0, control_dropout=0.2,
         first_guess_share=0.8,  # where nothing is seen and the conditions alone decide: the first step of two
@@ -185,7 +185,7 @@ def train_transformer(
     work: Path, model: LetsTalkModel, batches: Batches, minutes: float, peak: float, device: torch.device
 ) -> LetsTalkModel:
     """Train a model in work/transformer (resumed if begun) for `minutes`."""
-    config = loss_settings(work, batches.turns[0][1])
+    config = loss_settings(work)
     freeze(model, config.frozen)
     denoiser = Denoiser(model.to(device).train())
     if minutes >= WORTH_COMPILING and shutil.which("g++"):  # 0.85 of the time on a CPU
