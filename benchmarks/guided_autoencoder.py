@@ -35,7 +35,7 @@ from letstalk_core.picture.autoencoder import Autoencoder, load_autoencoder
 from letstalk_core.picture.face import ALIGNED, find_faces
 from letstalk_core.picture.similarity import cut
 from letstalk_core.pixels import images_to_pixels, normalise, pixels_to_images, pixels_to_pictures
-from letstalk_core.training.bundled.train_portrait_autoencoder import HELD_OUT_PUPPETS, quality
+from letstalk_core.training.bundled.train_portrait_autoencoder import HELD_OUT_PEOPLE, quality
 from letstalk_core.training.reconstruction import psnr
 from letstalk_core.video.reader import iter_video_frames
 
@@ -122,9 +122,9 @@ def main() -> None:
     arguments = parser.parse_args()
     autoencoder = load_autoencoder(arguments.autoencoder).to(memory_format=torch.channels_last)
     report: dict = quality(autoencoder, arguments.work)
-    held = PuppetPictures(arguments.work / "puppets-heldout", HELD_OUT_PUPPETS, held_out=True)
+    held = PuppetPictures(arguments.work / "puppets-heldout", HELD_OUT_PEOPLE, held_out=True)
     rows: Rows = []
-    for number in range(0, HELD_OUT_PUPPETS, HELD_OUT_PUPPETS // 12):
+    for number in range(0, HELD_OUT_PEOPLE, HELD_OUT_PEOPLE // 12):
         poses = normalise(torch.from_numpy(held.pictures[number]))
         output = reconstructed(autoencoder, poses[1:3], poses[0])
         rows += [torch.cat([poses[0], truth, made], -1) for truth, made in zip(poses[1:3], output, strict=True)]

@@ -93,11 +93,10 @@ def _add_training_commands(commands) -> None:
     train.add_argument("--output", default="runs/portraits/letstalk-portraits-256.safetensors", metavar="FILE")
     train.add_argument("--speech", metavar="FILE", help="speech prepared beforehand; default: synthesisers speak here")
     train.add_argument("--start", metavar="FILE", help="go on from this model: its transformer learns on")
-    train.add_argument("--clips", type=int, help="talking clips for the transformer (24000)")
-    train.add_argument("--puppets", type=int, help="people for the autoencoder (2600)")
-    train.add_argument("--drawn", type=int, help="drawn people for the autoencoder (600)")
+    train.add_argument("--puppets", type=int, help="people in all poses (2600)")
+    train.add_argument("--speaking", type=int, help="people and drawings who speak (1200)")
     train.add_argument("--pairs", type=int, help="spoken clips of 8 s, without --speech (8000)")
-    train.add_argument("--batch", type=int, help="long clips of a step of the transformer's (64 on a GPU, else 12)")
+    train.add_argument("--batch", type=int, help="clips of a step of the transformer's (64 on a GPU, else 12)")
     train.add_argument("--device", default="auto")
     train.set_defaults(run=_train_portraits)
 
@@ -273,7 +272,7 @@ def _train_portraits(arguments) -> None:
     from .precision import choose_device
     from .training.bundled.train_portraits import Plan, train_portraits
 
-    given = {name: getattr(arguments, name) for name in ("clips", "puppets", "drawn", "pairs", "batch")}
+    given = {name: getattr(arguments, name) for name in ("puppets", "speaking", "pairs", "batch")}
     given = {name: value for name, value in given.items() if value is not None}
     files = {name: Path(path) for name in ("speech", "start") if (path := getattr(arguments, name))}
     plan = Plan(Path(arguments.work), arguments.minutes, device=choose_device(arguments.device), **given, **files)

@@ -16,7 +16,7 @@ from letstalk_core.data.speech.pairs import PackedPairs
 from letstalk_core.errors import InputError
 from letstalk_core.pipeline import LetsTalkPipeline
 
-OPTIONS = ["--minutes", "0.05", "--clips", "2", "--puppets", "2", "--drawn", "1", "--batch", "2", "--device", "cpu"]
+OPTIONS = ["--minutes", "0.05", "--puppets", "2", "--speaking", "1", "--batch", "2", "--device", "cpu"]
 # What the machines that training is lent may lack.
 MISSING = (
     "accelerate", "diffusers", "av", "torchaudio", "torchmetrics", "webdataset", "onnxruntime", "onnx", "wordfreq",
@@ -61,7 +61,7 @@ def test_another_file_is_no_packed_speech(tmp_path):
 
 
 @pytest.mark.slow
-def test_everything_from_nothing_with_one_command(speech, tmp_path):
+def test_everything_from_nothing_with_one_command(speech, tmp_path, capsys):
     """With torch, numpy, opencv, safetensors, einops, tqdm and transformers alone; then its transformer learns on."""
     path, work = speech[0], tmp_path / "work"
     command = ["train-portraits", *OPTIONS, "--speech", str(path)]
@@ -78,7 +78,10 @@ def test_everything_from_nothing_with_one_command(speech, tmp_path):
     for part in ("ear", "autoencoder", "transformer"):
         lines = [json.loads(line) for line in (work / part / "log.jsonl").read_text().splitlines()]
         assert np.isfinite(lines[-1]["loss"]) and lines[-1]["learning_rate"] < 5e-4  # it fell
-    assert main([*command, "--work", str(tmp_path / "on"), "--output", str(second), "--start", str(first)]) == 0
+    assert main([*command, "--work", str(tmp_path / "on"), "--output", str(second), "--start", str(first)]) != 0
+    assert "teacher.safetensors is missing: --start goes on where" in capsys.readouterr().err
+    (work / "transformer" / "state.pt").unlink()
+    assert main([*command, "--work", str(work), "--output", str(second), "--start", str(first)]) == 0
     before, after = load_file(first), load_file(second)
     assert before.keys() == after.keys()
     changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}

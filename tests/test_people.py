@@ -242,6 +242,7 @@ def test_pictures_are_made_once_and_read_with_their_portraits(tmp_path):
         example = PuppetPictures(tmp_path, 2).read(0, np.random.default_rng(seed))
         assert {name: tuple(value.shape) for name, value in example.items()} == {
             "image": (3, SIZE, SIZE), "portrait": (3, SIZE, SIZE), "regions": (SIZE, SIZE),
+            "controls": (2, len(CONTROLS)),
         }  # fmt: skip
         assert set(example["regions"].unique().tolist()) >= {0, 1}
         seen.add(example["image"].numpy().tobytes())

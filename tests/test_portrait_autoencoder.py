@@ -220,13 +220,13 @@ assert puppet.render(random_controls(rng, 1)).shape == (1, 3, 256, 256)
 
 def test_it_learns_from_puppets_and_drawings(tmp_path, monkeypatch):
     monkeypatch.setattr(bundled, "SMALL_PORTRAIT_AE", GUIDED_AUTOENCODER)
-    monkeypatch.setattr("letstalk_core.data.drawn.stills.HELD_OUT_PEOPLE", 1)
-    autoencoder = bundled.train(tmp_path, 4 / 60, torch.device("cpu"), 4, puppets=2, drawn=2)
-    report = bundled.quality(autoencoder, tmp_path, 1)
-    assert report.keys() == {"photographs", "drawings"}
+    autoencoder, teacher = bundled.train(tmp_path, 4 / 60, torch.device("cpu"), 4, puppets=2, speaking=2)
+    report = bundled.quality(autoencoder, tmp_path, teacher, 2)
+    assert report.keys() == {"poses", "speaking", "drawings"}
     assert 0.5 < autoencoder.latent_scale * float(autoencoder.encode(images(2, 256)).std()) < 50
     for numbers in report.values():
-        assert all(5 < value < 60 for value in numbers.values()), report
+        assert 0 < numbers.pop("untold") < 3
+        assert len(numbers) == 9 and all(5 < value < 60 for value in numbers.values()), report
     last = json.loads((tmp_path / "autoencoder" / "log.jsonl").read_text().splitlines()[-1])
     assert last["loss"] > 0 and last["learning_rate"] < 1e-3
 

@@ -19,12 +19,13 @@ from ..data.drawn.stills import POSES, held_out_pictures, training_pictures
 from ..data.people.geometry import SIZE as WHOLE
 from ..data.people.pictures import PuppetPictures
 from ..pixels import normalise, pixels_to_images, pixels_to_planes
-from ..training.bundled.train_portrait_autoencoder import DRAWN_PEOPLE, DRAWN_SHARE, HELD_OUT_PUPPETS, PUPPETS
+from ..training.bundled.train_portrait_autoencoder import HELD_OUT_PEOPLE, PUPPETS
 from ..training.loop import Loss, TrainingRun, small_config
 from ..weights import read_network, write_network
 
 READINGS = ("open", "width", "round", "blink", "smile", "yaw")
 SIZE = 128  # pixels
+DRAWN_PEOPLE, DRAWN_SHARE = 600, 0.25  # of a batch
 _COLUMNS = [COLUMN[name] for name in READINGS]
 _MIRRORED = torch.tensor([-1.0 if name == "yaw" else 1.0 for name in READINGS])
 
@@ -120,7 +121,7 @@ def _reduced_planes(planes: Tensor) -> Tensor:
 
 def meter_accuracy(meter: FaceMeter, work: Path) -> dict[str, dict[str, float]]:
     """Correlation of each reading with the truth on held-out people and drawings."""
-    held = PuppetPictures(work / "puppets-heldout", HELD_OUT_PUPPETS, held_out=True).make(os.cpu_count() or 1)
+    held = PuppetPictures(work / "puppets-heldout", HELD_OUT_PEOPLE, held_out=True).make(os.cpu_count() or 1)
     drawings, _, drawn_controls = held_out_pictures(work / "drawn", WHOLE)
     pictures = held.pictures[:].transpose(0, 1, 3, 4, 2).reshape(-1, WHOLE, WHOLE, 3)
     report = {}

@@ -97,8 +97,12 @@ class Encoder(nn.Module):
             found.append(h)
         return found
 
+    def latents(self, features: list[Tensor]) -> Tensor:
+        """Those of the pictures with these features."""
+        return self.to_latents(self.norm(features[-1]))
+
     def forward(self, images: Tensor) -> Tensor:
-        return self.to_latents(self.norm(self.features(images)[-1]))
+        return self.latents(self.features(images))
 
 
 class Decoder(nn.Module):
@@ -168,7 +172,10 @@ class PortraitAutoencoder(nn.Module):
 
     def look_at(self, portraits: Tensor) -> Seen:
         """Portraits [n,3,H,W] in -1..1, for decode: once for a video."""
-        features = self.encoder.features(portraits)
+        return self.seen(portraits, self.encoder.features(portraits))
+
+    def seen(self, portraits: Tensor, features: list[Tensor]) -> Seen:
+        """The same where the encoder's features of the portraits are known."""
         return Seen(portraits, [conv(level) for conv, level in zip(self.decoder.portrait, features, strict=True)])
 
     def encode(self, images: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ ASKED = {
     "roll": ("roll", DEGREES, True), "brows": ("brow", 1.0, True), "smile": ("smile", 1.0, True),
     "gaze_x": ("gaze_x", 1.0, True), "gaze_y": ("gaze_y", 1.0, True),
 }  # fmt: skip
-POSE = ("yaw", "pitch", "roll")
+BEGINS_AT_REST = ("yaw", "pitch", "roll", "smile")
 UNTOLD = ("shift_x", "shift_y", "size", "jaw", "cheeks")  # what nobody can ask for stays as the portrait has it
 OTHER_SHARE = 0.35  # of clips with another expression than the portrait's, with other brows, with lids half shut
 AT_ONCE = 32  # frames that are rendered
@@ -115,11 +115,7 @@ class Performance:
     @property
     def asked(self) -> np.ndarray:
         """What the motion is in terms of config.CONTROLS, [F,8] as ASKED names it."""
-        columns = []
-        for own, units, relative in ASKED.values():
-            column = self.motion[:, COLUMN[own]] - (self.rest[COLUMN[own]] if relative else 0)
-            columns.append(units * column)
-        return np.stack(columns, 1).astype(np.float32)
+        return asked(self.rest, self.motion)
 
 
 def perform(
@@ -127,26 +123,41 @@ def perform(
 ) -> Performance:
     """The actor speaks `mouth` [F,7] (speech.visemes.MOUTH), from near where its portrait is.
 
-    All of the motion follows from the speech and from what a model is told: it has nothing to guess, so that it needs
-    few steps, and no memory of what it guessed before. head: size of its motion; None for a random one. photograph:
-    whether there are lips as photographed.
+    head: size of its motion; None for a random one. photograph: whether there are lips as photographed.
     """
     rest = rest_controls(rng)
     if natural := photograph and rng.random() < NATURAL_SHARE:
         rest[:MOUTH_COLUMNS] = 0
+    return Performance(actor, rest, motion_from(rest, rng, mouth, head), natural)
+
+
+def motion_from(rest: np.ndarray, rng: np.random.Generator, mouth: np.ndarray, head: float | None = None) -> np.ndarray:
+    """Controls [F,21] of somebody who speaks `mouth` [F,7], from near where a portrait with the controls `rest` is.
+
+    All of the motion follows from the speech and from what a model is told: it has nothing to guess, so that it needs
+    few steps, and no memory of what it guessed before.
+    """
     motion = control_track(rng, mouth, head)
-    for name in POSE:  # the head begins where the portrait has it
+    for name in BEGINS_AT_REST:
         motion[:, COLUMN[name]] += rest[COLUMN[name]] - motion[0, COLUMN[name]]
     for name in UNTOLD:
         motion[:, COLUMN[name]] = rest[COLUMN[name]]
-    rest[COLUMN["smile"]] = motion[0, COLUMN["smile"]]
     for name, least, most in (("smile", -0.8, 1.0), ("brow", -0.8, 0.8)):
-        if rng.random() < OTHER_SHARE:
-            column = COLUMN[name]
-            motion[:, column] = np.clip(motion[:, column] + rng.uniform(least, most), least, most)
+        column = COLUMN[name]
+        other = rng.uniform(least, most) if rng.random() < OTHER_SHARE else 0.0
+        motion[:, column] = np.clip(motion[:, column] + other, least, most)
     if rng.random() < OTHER_SHARE:
         motion[:, COLUMN["blink"]] = np.maximum(motion[:, COLUMN["blink"]], rng.uniform(0, 1))
     for name, follows, share in (("widen", "brow", 0.3), ("squint", "smile", 0.4)):
         more = motion[:, COLUMN[follows]] - rest[COLUMN[follows]]
         motion[:, COLUMN[name]] = np.clip(share * more, 0, 1)
-    return Performance(actor, rest, motion, natural)
+    return motion
+
+
+def asked(rest: np.ndarray, motion: np.ndarray) -> np.ndarray:
+    """Motion [F,21] from a portrait [21] in terms of config.CONTROLS, [F,8] as ASKED names it."""
+    columns = [
+        units * (motion[:, COLUMN[own]] - (rest[COLUMN[own]] if relative else 0))
+        for own, units, relative in ASKED.values()
+    ]
+    return np.stack(columns, 1).astype(np.float32)

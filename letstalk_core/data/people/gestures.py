@@ -53,8 +53,8 @@ def rest_controls(rng: np.random.Generator) -> np.ndarray:
     return rest
 
 
-def random_controls(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Unconnected poses [count, 21] that cover what a face can do, far turns and rare shapes included."""
+def random_mouths(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Unconnected shapes [count, 7] (speech.visemes.MOUTH), rare ones included."""
     mouth = np.zeros((count, len(MOUTH)))
     mouth[:, 0] = rng.beta(0.7, 1.3, count) * (rng.random(count) > 0.2)
     mouth[:, 1] = rng.uniform(-1, 1, count)
@@ -64,6 +64,12 @@ def random_controls(rng: np.random.Generator, count: int) -> np.ndarray:
         [np.full(count, 0.12), mouth[:, 1] * 0.2, mouth[:, 2] * 0, np.full(count, 0.95), mouth[:, 4] * 0], 1
     )[tucked]
     mouth[:, TUCK] = tucked
+    return mouth
+
+
+def random_controls(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Unconnected poses [count, 21] that cover what a face can do, far turns and rare shapes included."""
+    mouth = random_mouths(rng, count)
     poses = np.stack([control_track(rng, mouth[i : i + 1])[0] for i in range(count)])
     poses[:, COLUMN["blink"]] = np.where(rng.random(count) < 0.35, rng.beta(0.8, 0.6, count), 0)
     poses[:, COLUMN["gaze_x"] : COLUMN["gaze_y"] + 1] = np.clip(rng.normal(0, 0.45, (count, 2)), -1, 1)

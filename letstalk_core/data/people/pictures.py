@@ -1,4 +1,4 @@
-"""Pictures of puppets in all poses, each with the portrait that they were moved from: rendered once, read at random."""
+"""Pictures of people, each with the portrait that they were moved from: rendered once, read at random."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ from ..drawn.motion import MOUTH_COLUMNS
 from .cast import random_puppet
 from .geometry import SIZE
 from .gestures import random_controls, rest_controls
-from .puppet import CONTROLS
+from .puppet import CONTROLS, SIDEWAYS
 
 BLOCK = 25
-POSES = 8  # pictures of a puppet beside its portrait
+POSES = 8  # pictures of somebody beside the portrait
 NATURAL_SHARE = 0.6  # of portraits whose mouth is the photograph's own
-OTHER_PORTRAIT = 0.2  # share of examples whose portrait is another of the puppet's poses
+OTHER_PORTRAIT = 0.2  # share of examples whose portrait is another of the poses
 MOUTH_HALF, EYE_HALF = (36, 28), (24, 16)  # of the regions, width and height in pixels
 
 
-class PuppetPictures(BlockStore):
-    """`count` puppets in a folder: pictures uint8 [count,POSES + 1,3,256,256], the portrait first, where their mouths
+class PeoplePictures(BlockStore):
+    """`count` people in a folder: pictures uint8 [count,POSES + 1,3,256,256], the portrait first, where their mouths
     and eyes are, float32 [count,POSES + 1,3,2], and their controls, float32 [count,POSES + 1,21].
 
-    held_out: people that no training may see. block: how many are made at a time.
+    held_out: people that no training may see. block: how many are made at a time. A kind of people makes one row.
     """
 
-    kind = "puppets"
     kept = (*BlockStore.kept, "held_out")
 
     def __init__(self, folder: Path, count: int, held_out: bool = False, block: int = BLOCK):
@@ -44,7 +43,26 @@ class PuppetPictures(BlockStore):
         return self.count
 
     def name(self, index: int) -> str:
-        return f"puppet {index}"
+        return f"{self.kind} {index}"
+
+    def read(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        """A random picture of a person and a portrait of theirs, uint8 [3,256,256] each, with regions [256,256], 1 in
+        the mouth and 2 in the eyes, and the controls of both, float32 [2,21]; mirrored in half of cases."""
+        pose = int(rng.integers(1, POSES + 1))
+        portrait = int(rng.integers(1, POSES + 1)) if rng.random() < OTHER_PORTRAIT else 0
+        both = torch.from_numpy(self.pictures[index, [pose, portrait]])
+        controls = torch.from_numpy(self.controls[index, [pose, portrait]])
+        regions = face_regions(self.places[index, pose])
+        if rng.random() < 0.5:
+            both, regions = both.flip(-1), regions.flip(-1)
+            controls[:, SIDEWAYS] *= -1
+        return {"image": both[0], "portrait": both[1], "regions": regions, "controls": controls}
+
+
+class PuppetPictures(PeoplePictures):
+    """Puppets in unconnected poses."""
+
+    kind = "puppet"
 
     def make_row(self, index: int, device: str = "cpu") -> None:
         puppet, rng = random_puppet(index, self.held_out, device)
@@ -56,17 +74,6 @@ class PuppetPictures(BlockStore):
         self.pictures[index] = pictures_to_pixels(frames).cpu().numpy()
         self.controls[index] = np.concatenate([rest, poses])
         self.places[index] = puppet.places(self.controls[index]).cpu().numpy()
-
-    def read(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
-        """A random picture of puppet `index` and a portrait of it, uint8 [3,256,256] each, with regions [256,256], 1 in
-        the mouth and 2 in the eyes; mirrored in half of cases."""
-        pose = int(rng.integers(1, POSES + 1))
-        portrait = int(rng.integers(1, POSES + 1)) if rng.random() < OTHER_PORTRAIT else 0
-        both = torch.from_numpy(self.pictures[index, [pose, portrait]])
-        regions = face_regions(self.places[index, pose])
-        if rng.random() < 0.5:
-            both, regions = both.flip(-1), regions.flip(-1)
-        return {"image": both[0], "portrait": both[1], "regions": regions}
 
 
 def face_regions(places: np.ndarray) -> Tensor:

@@ -35,6 +35,7 @@ from .portraits import Person
 # widen or are squinted, a lower lip tucked under the teeth (f, v), and nearness (log of the head's size).
 CONTROLS = (*DRAWN_CONTROLS, "cheeks", "jaw", "widen", "squint", "tuck", "size")
 COLUMN = {name: i for i, name in enumerate(CONTROLS)}
+SIDEWAYS = [COLUMN[name] for name in ("gaze_x", "yaw", "roll", "shift_x", "jaw")]  # what a mirror turns round
 GRID = Box(0.5, 0.5, SIZE // 4 + 1, SIZE // 4 + 1, (SIZE - 1) / (SIZE // 4))  # of a frame's pixel centres
 FEATHER = 7.0  # pixels over which the mouth's and the eyes' layers end
 TEETH_GAP = 6.0  # pixels between a photograph's lips from which its own teeth can be seen

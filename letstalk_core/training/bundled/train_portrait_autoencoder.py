@@ -1,9 +1,9 @@
-"""The portrait-guided autoencoder of the bundled model: puppets and drawings, for a given time.
+"""The portrait-guided autoencoder of the bundled model and its teacher: puppets and drawings, for a given time.
 
     python -m letstalk_core.training.bundled.train_portrait_autoencoder WORK --minutes 60 [--start FILE]
 
-Writes WORK/autoencoder.safetensors and prints its quality on people whom it never met. Needs torch, numpy, opencv,
-safetensors, einops and tqdm alone.
+Writes WORK/autoencoder.safetensors and WORK/teacher.safetensors (teacher.py says what that is for), and prints their
+quality on people whom they never met. Needs torch, numpy, opencv, safetensors, einops and tqdm alone.
 """
 
 from __future__ import annotations
@@ -12,85 +12,129 @@ import argparse
 import json
 import os
 import shutil
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...data.drawn.stills import HELD_OUT_POSES, DrawnPictures, held_out_pictures
 from ...data.people.geometry import SIZE
-from ...data.people.pictures import PuppetPictures, face_regions
+from ...data.people.pictures import PeoplePictures, PuppetPictures, face_regions
+from ...data.people.talking import DRAWN_EVERY, SpeakingPictures
 from ...picture.autoencoder import Autoencoder, build_autoencoder, load_autoencoder
 from ...picture.portrait_autoencoder import SMALL_PORTRAIT_AE, PortraitAutoencoder
-from ...pixels import normalise, pixels_to_images
+from ...pixels import normalise
 from ...precision import native_autocast
 from ...weights import write_weights
-from ..reconstruction import psnr, reconstruction_loss, with_noise
+from ..reconstruction import psnr, reconstruction_loss
+from .read_ahead import ReadAhead
+from .teacher import Teacher
 from .timed import TimedRun
 
-PUPPETS, DRAWN_PEOPLE, HELD_OUT_PUPPETS = 2600, 600, 100
-DRAWN_SHARE = 0.25  # of a batch
-PEAK = 1e-3  # largest learning rate; half as much where it goes on from a trained one
+PUPPETS, SPEAKING, HELD_OUT_PEOPLE = 2600, 1200, 100
+PEAK = 1e-3  # largest learning rate
 UNSEEN_STEP = 10**9  # steps from here on are never trained on
 SMALL_LATENTS = 1e-4  # weight of the latents' mean square: they stay of the size of 1
+TAUGHT = 0.1  # weight of what the teacher cannot tell of latents' motion, as a share of it
+MOST_NOISE = 0.3  # of the latents' size, on what is decoded: errors of a transformer are forgiven
+PORTRAIT_NOISE = 0.5  # at most, on the portrait's latents that the teacher sees: it must not know people by heart
 
 
-class PortraitPictures:
-    """Batches of pictures, portraits and regions on a device: puppets, and drawings for a quarter."""
+class Taught(nn.Module):
+    """An autoencoder and its teacher."""
 
-    def __init__(self, work: Path, puppets: int, drawn: int, device: torch.device):
-        self.puppets = PuppetPictures(work / "puppets", puppets).make(os.cpu_count() or 1, device.type)
-        self.drawn = DrawnPictures(work / "drawn", drawn, SIZE, portraits=True)
-        self.device = device
+    def __init__(self, autoencoder: PortraitAutoencoder, teacher: Teacher):
+        super().__init__()
+        self.autoencoder, self.teacher = autoencoder, teacher
 
-    def batch(self, step: int, size: int) -> dict[str, Tensor]:
-        """uint8 "image" and "portrait" [size,3,256,256], "regions" [size,256,256]; they follow from the step."""
+    def forward(
+        self, images: Tensor, portraits: Tensor, controls: Tensor, told: Tensor, noise: Tensor, portrait_noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Images and portraits [n,3,S,S] in -1..1, controls [n,2,21] of both; told: bool [n], what is decoded from the
+        teacher's latents; both noises [n,C,h,w], as shares of the latents' size.
+
+        Returns the images as they are decoded, their latents, the portraits', and the told ones.
+        """
+        features = self.autoencoder.encoder.features(portraits)
+        start = self.autoencoder.encoder.latents(features).float()
+        latents = self.autoencoder.encode(images).float()
+        size = latents.square().mean().sqrt()
+        taught = start + self.teacher(start + portrait_noise * size, controls).float()
+        decoded = torch.where(told[:, None, None, None], taught, latents) + noise * size
+        return self.autoencoder.decode(decoded, self.autoencoder.seen(portraits, features)), latents, start, taught
+
+
+class Batches:
+    """Batches of `size` examples by step, on a device: puppets in all poses and people who speak by turns; of each kind
+    every other one is decoded from what the teacher tells."""
+
+    def __init__(self, sources: list[PeoplePictures], size: int, device: torch.device):
+        self.sources, self.size, self.device = sources, size, device
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((7, step))
-        sources = [self.drawn if number < DRAWN_SHARE * size else self.puppets for number in range(size)]
+        sources = [self.sources[number % len(self.sources)] for number in range(self.size)]
         examples = [source.read(int(rng.integers(len(source))), rng) for source in sources]
-        return {name: torch.stack([example[name] for example in examples]).to(self.device) for name in examples[0]}
+        batch = {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
+        batch["told"] = torch.arange(self.size) // len(self.sources) % 2 == 0
+        return {name: value.to(self.device) for name, value in batch.items()}
 
 
 def train(
     work: Path, minutes: float, device: torch.device, batch: int, start: Path | None = None, puppets: int = PUPPETS,
-    drawn: int = DRAWN_PEOPLE,
-) -> Autoencoder:  # fmt: skip
-    """Train in work/autoencoder (resumed if begun) for `minutes`, `batch` pictures a step."""
-    pictures = PortraitPictures(work, puppets, drawn, device)
+    speaking: int = SPEAKING,
+) -> tuple[Autoencoder, Teacher]:  # fmt: skip
+    """Train in work/autoencoder (resumed if begun) for `minutes`, `batch` pictures a step. start: an autoencoder to go
+    on from, and its teacher where there is one beside it."""
+    workers = os.cpu_count() or 1
+    sources = [PuppetPictures(work / "puppets", puppets), SpeakingPictures(work / "speaking", speaking)]
+    batches = ReadAhead(Batches([source.make(workers, device.type) for source in sources], batch, device))
     torch.manual_seed(0)
     autoencoder = load_autoencoder(start) if start else build_autoencoder(SMALL_PORTRAIT_AE)
     autoencoder.latent_scale = 1.0
-    autoencoder = autoencoder.to(device).to(memory_format=torch.channels_last).train().requires_grad_(True)
-    model, peak = autoencoder.model, PEAK / 2 if start else PEAK
-    run = TimedRun(work / "autoencoder", model, minutes, peak, device, matrices=inner_weights(model))
-
-    def rebuilt(images: Tensor, portraits: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        latents = model.encode(images)
-        return model.decode(with_noise(latents, noise), model.look_at(portraits)), latents
-
-    rebuild = torch.compile(rebuilt) if shutil.which("g++") else rebuilt  # compiled: 0.6 of the time
+    autoencoder = autoencoder.to(memory_format=torch.channels_last).train().requires_grad_(True)
+    channels, side = autoencoder.latent_channels, SIZE // autoencoder.downscale
+    if start and (known := teacher_beside(start)).exists():
+        teacher = Teacher.load(known).train().requires_grad_(True)
+    else:
+        controls = torch.cat([torch.from_numpy(source.controls[:]).flatten(0, 1) for source in sources])
+        teacher = Teacher(channels, side, controls)
+    both = Taught(autoencoder.model, teacher).to(device)
+    inner = inner_weights(autoencoder.model) + teacher.inner_weights()
+    run = TimedRun(work / "autoencoder", both, minutes, PEAK, device, matrices=inner)
+    forward = torch.compile(both) if shutil.which("g++") else both  # compiled: 0.6 of the time
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
-        examples = pictures.batch(step, batch)
+        examples, generator = batches(step), torch.Generator(device).manual_seed(step)
         images, portraits = (
             normalise(examples[name]).contiguous(memory_format=torch.channels_last) for name in ("image", "portrait")
         )
-        shape = (batch, autoencoder.latent_channels, *(side // autoencoder.downscale for side in images.shape[2:]))
-        noise = torch.randn(shape, generator=torch.Generator(device).manual_seed(step), device=device)
+        noises = [
+            most * torch.rand(batch, 1, 1, 1, generator=generator, device=device)
+            * torch.randn(batch, channels, side, side, generator=generator, device=device)
+            for most in (MOST_NOISE, PORTRAIT_NOISE)
+        ]  # fmt: skip
         with native_autocast(device.type):
-            output, latents = rebuild(images, portraits, noise)
+            output, latents, start, taught = forward(images, portraits, examples["controls"], examples["told"], *noises)
+        untold = (latents - taught).square().mean() / (latents - start).square().mean()
         loss = reconstruction_loss(output.float(), images, examples["regions"]).mean()
-        loss = loss + SMALL_LATENTS * latents.float().square().mean()
-        return loss, {"psnr": psnr(output.detach().float(), images)}
+        loss = loss + TAUGHT * untold + SMALL_LATENTS * latents.square().mean()
+        return loss, {"psnr": psnr(output.detach().float(), images), "untold": float(untold.detach())}
 
     run.fit(loss_of)
-    autoencoder.model = run.averaged()
-    examples = [pictures.batch(UNSEEN_STEP + number, batch) for number in range(8)]
+    run.averaged()
     with torch.no_grad():
-        latents = torch.cat([autoencoder.encode(normalise(example["image"])) for example in examples])
+        examples = [batches.read(UNSEEN_STEP + number)["image"] for number in range(8)]
+        latents = torch.cat([autoencoder.encode(normalise(images)) for images in examples])
     autoencoder.latent_scale = 1 / float(latents.std())
-    return autoencoder
+    return autoencoder, teacher
+
+
+def teacher_beside(autoencoder: Path) -> Path:
+    """Where the teacher of an autoencoder's file is kept."""
+    return autoencoder.with_name("teacher.safetensors")
 
 
 def inner_weights(model: PortraitAutoencoder) -> list[nn.Parameter]:
@@ -100,32 +144,47 @@ def inner_weights(model: PortraitAutoencoder) -> list[nn.Parameter]:
 
 
 @torch.no_grad()
-def quality(autoencoder: Autoencoder, work: Path, puppets: int = HELD_OUT_PUPPETS) -> dict[str, dict[str, float]]:
-    """PSNR in dB on held-out puppets and drawings: whole picture, mouth, eyes, and of the still portrait."""
+def quality(
+    autoencoder: Autoencoder, work: Path, teacher: Teacher | None = None, people: int = HELD_OUT_PEOPLE
+) -> dict[str, dict[str, float]]:
+    """PSNR in dB on people and drawings held out: whole picture, mouth, eyes; the same of what the teacher tells; the
+    same of the still portrait. "untold": the share of the latents' motion that the teacher cannot tell."""
+    workers = os.cpu_count() or 1
+    poses = PuppetPictures(work / "puppets-heldout", people, held_out=True).make(workers)
+    speaking = SpeakingPictures(work / "speaking-heldout", people, held_out=True).make(workers)
+    drawn = range(0, people, DRAWN_EVERY)
+    groups = {
+        "poses": (poses, range(people)), "speaking": (speaking, [i for i in range(people) if i not in drawn]),
+        "drawings": (speaking, drawn),
+    }  # fmt: skip
+    return {
+        name: _quality_of(autoencoder, teacher, source, chosen) for name, (source, chosen) in groups.items() if chosen
+    }
+
+
+def _quality_of(
+    autoencoder: Autoencoder, teacher: Teacher | None, source: PeoplePictures, chosen: Iterable[int]
+) -> dict[str, float]:
     device = next(autoencoder.parameters()).device
-    held = PuppetPictures(work / "puppets-heldout", puppets, held_out=True).make(os.cpu_count() or 1)
-    pictures, regions, _ = held_out_pictures(work / "drawn", SIZE)
-    drawings = pixels_to_images(np.array(pictures)).unflatten(0, (-1, HELD_OUT_POSES))
-    poses = normalise(torch.from_numpy(held.pictures[:]))
-    places = held.places[:, 1:].reshape(-1, 3, 2)
-    photographs = poses[:, 1:], poses[:, 0], torch.stack([face_regions(place) for place in places])
-    drawn_regions = torch.from_numpy(regions).unflatten(0, (-1, HELD_OUT_POSES))[:, 1:].flatten(0, 1)
-    report = {}
-    for name, (images, portraits, parts) in {
-        "photographs": photographs, "drawings": (drawings[:, 1:], drawings[:, 0], drawn_regions)
-    }.items():  # fmt: skip
-        outputs = []
-        for own, portrait in zip(images, portraits, strict=True):
-            seen = autoencoder.look_at(portrait[None].to(device))
-            outputs.append(autoencoder.decode(autoencoder.encode(own.to(device)), seen).cpu())
-        output, truth = torch.cat(outputs), images.flatten(0, 1)
-        still = portraits[:, None].expand_as(images).flatten(0, 1)
-        report[name] = {
-            "whole": psnr(output, truth), "mouth": psnr(output, truth, parts == 1),
-            "eyes": psnr(output, truth, parts == 2), "still": psnr(still, truth),
-            "still, mouth": psnr(still, truth, parts == 1),
-        }  # fmt: skip
-    return report
+    found: dict[str, list[float]] = defaultdict(list)
+    for index in chosen:
+        pictures = normalise(torch.from_numpy(source.pictures[index]).to(device))
+        images, portrait = pictures[1:], pictures[:1]
+        parts = torch.stack([face_regions(place) for place in source.places[index, 1:]]).to(device)
+        seen, latents = autoencoder.look_at(portrait), autoencoder.encode(pictures)
+        shown = {"": autoencoder.decode(latents[1:], seen), "still": portrait.expand_as(images)}
+        if teacher is not None:
+            controls = torch.from_numpy(source.controls[index]).to(device)
+            both = torch.stack([controls[1:], controls[:1].expand_as(controls[1:])], 1)
+            start = (latents[:1] / autoencoder.latent_scale).expand(len(images), -1, -1, -1)
+            added = autoencoder.latent_scale * teacher(start, both)
+            shown["told"] = autoencoder.decode(latents[:1] + added, seen)
+            moved = latents[1:] - latents[:1]
+            found["untold"].append(float((moved - added).square().mean() / moved.square().mean()))
+        for way, output in shown.items():
+            for number, part in enumerate(("whole", "mouth", "eyes")):
+                found[f"{way} {part}".strip()].append(psnr(output, images, parts == number if number else None))
+    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 def save(autoencoder: Autoencoder, path: Path, report: dict) -> None:
@@ -137,13 +196,15 @@ def save(autoencoder: Autoencoder, path: Path, report: dict) -> None:
 
 def run(
     work: Path, minutes: float, device: torch.device, batch: int | None = None, start: Path | None = None,
-    puppets: int = PUPPETS, drawn: int = DRAWN_PEOPLE,
+    puppets: int = PUPPETS, speaking: int = SPEAKING,
 ) -> None:  # fmt: skip
-    """Train, and write WORK/autoencoder.safetensors with its quality, which is printed."""
+    """Train, and write WORK/autoencoder.safetensors with its quality, which is printed, and its teacher beside it."""
     batch = batch or (64 if device.type == "cuda" else 8)
-    autoencoder = train(work, minutes, device, batch, start, puppets, drawn)
-    report = quality(autoencoder, work, min(HELD_OUT_PUPPETS, max(1, puppets // 10)))
-    save(autoencoder, work / "autoencoder.safetensors", report)
+    autoencoder, teacher = train(work, minutes, device, batch, start, puppets, speaking)
+    report = quality(autoencoder, work, teacher, min(HELD_OUT_PEOPLE, max(1, puppets // 10)))
+    path = work / "autoencoder.safetensors"
+    teacher.save(teacher_beside(path))
+    save(autoencoder, path, report)
     print(json.dumps(report, indent=2))
 
 

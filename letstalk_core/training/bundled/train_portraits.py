@@ -1,4 +1,4 @@
-"""The model for photographs from nothing, for a given time: speech, ear, autoencoder, clips, transformer, one file.
+"""The model for photographs from nothing, for a given time: speech, ear, autoencoder and teacher, transformer, one file.
 
 Needs torch, numpy, opencv, safetensors, einops, tqdm and transformers alone where speech was prepared beforehand
 (data/speech/packed.py). Every part goes on where it was stopped.
@@ -6,46 +6,38 @@ Needs torch, numpy, opencv, safetensors, einops, tqdm and transformers alone whe
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...config import PRESETS, LetsTalkConfig
-from ...data.people.talking import PuppetClips
-from ...data.source import Source, Window
+from ...config import PRESETS
+from ...data.people.pictures import POSES, PeoplePictures, PuppetPictures
+from ...data.people.talking import SpeakingPictures
+from ...data.source import Window
 from ...data.speech.pairs import PackedPairs, SpokenPairs
-from ...data.stored_clips import StoredClipSource
+from ...errors import InputError
 from ...model.audio_projection import AudioProjection
-from ...model.checkpoint import (
-    BundledAutoencoder,
-    LetsTalkModel,
-    load_checkpoint,
-    save_checkpoint,
-)
-from ...picture.autoencoder import Autoencoder, load_autoencoder
-from ...pipeline import bundled_autoencoder
+from ...model.checkpoint import BundledAutoencoder, LetsTalkModel, load_checkpoint, save_checkpoint
+from ...picture.autoencoder import load_autoencoder
 from ...precision import native_autocast
 from ..build import freeze
 from ..training_config import TransformerTraining
 from ..transformer_loss import Denoiser, TransformerLoss
 from . import train_portrait_autoencoder
+from .read_ahead import ReadAhead
+from .teacher import Teacher
 from .timed import TimedRun
+from .told_clips import ToldClips
 from .train_ear import train_ear
+from .train_portrait_autoencoder import PUPPETS, SPEAKING, UNSEEN_STEP
 
-PAIRS, CLIPS = 8000, 24000
-PUPPETS, DRAWN_PEOPLE = train_portrait_autoencoder.PUPPETS, train_portrait_autoencoder.DRAWN_PEOPLE
+PAIRS = 8000
 WORTH_COMPILING = 10  # minutes
 SHARES = {"ear": 0.15, "autoencoder": 0.45, "transformer": 0.4}  # of the minutes
-# Frames of a clip: three steps of four see many people, a few frames of each, without which the transformer learns its
-# people by heart; one sees motion, sixteen frames at a time and two to shift the window.
-SHORT, LONG, LONG_SHARE = 4, 18, 1 / 8
 PEAK = 2e-3  # largest learning rate; half as much where it goes on from a trained one
 NOTES = {
     "title": "LetsTalk portraits 256",
@@ -69,19 +61,18 @@ class Plan:
     """What the model for photographs is trained of, and where.
 
     minutes: of all trainings; making what they learn from takes more. speech: a packed file, or None to speak it here.
-    start: a model whose ear and autoencoder are taken, and whose transformer learns on; all minutes are then its own.
-    clips, pairs, puppets, drawn: how many are made; of the clips LONG_SHARE are long. batch: long clips of a step, None
-    for what suits the device.
+    start: a model whose transformer learns on, in the folder where its autoencoder and teacher were trained; all
+    minutes are then its own. pairs, puppets, speaking: how many are made. batch: clips of a step, None for what suits
+    the device.
     """
 
     work: Path
     minutes: float
     speech: Path | None = None
     start: Path | None = None
-    clips: int = CLIPS
     pairs: int = PAIRS
     puppets: int = PUPPETS
-    drawn: int = DRAWN_PEOPLE
+    speaking: int = SPEAKING
     batch: int | None = None
     device: torch.device = torch.device("cpu")
 
@@ -94,46 +85,42 @@ class Plan:
             pairs = PackedPairs(folder, self.speech, encoder)
         return pairs.make(os.cpu_count() or 1)
 
+    def portraits(self) -> list[tuple[PeoplePictures, int]]:
+        """People, and how many pictures of each one can be portraits."""
+        puppets = PuppetPictures(self.work / "puppets", self.puppets)
+        speaking = SpeakingPictures(self.work / "speaking", self.speaking)
+        return [(source.make(os.cpu_count() or 1), most) for source, most in ((puppets, 1), (speaking, POSES + 1))]
+
 
 def train_portraits(plan: Plan, output: Path) -> Path:
     """Train all parts of the plan in its folder and write the model."""
     torch.set_flush_denormal(True)
     plan.work.mkdir(parents=True, exist_ok=True)
     pairs, autoencoder = plan.spoken(), plan.work / "autoencoder.safetensors"
+    teacher = train_portrait_autoencoder.teacher_beside(autoencoder)
     if plan.start:
+        if not teacher.exists():
+            raise InputError(f"{teacher} is missing: --start goes on where its model was trained (--work).")
         model, peak, minutes = load_checkpoint(plan.start), PEAK / 2, plan.minutes
-        train_portrait_autoencoder.save(bundled_autoencoder(plan.start), autoencoder, {})
     else:
         ear = train_ear(plan.work / "ear", pairs, PRESETS["portraits"], SHARES["ear"] * plan.minutes, plan.device)
         if not autoencoder.exists():
             train_portrait_autoencoder.run(
-                plan.work, SHARES["autoencoder"] * plan.minutes, plan.device, puppets=plan.puppets, drawn=plan.drawn
-            )
-    short, long = talking_clips(plan, autoencoder, pairs)
-    loaded = load_autoencoder(autoencoder)
+                plan.work, SHARES["autoencoder"] * plan.minutes, plan.device, puppets=plan.puppets,
+                speaking=plan.speaking,
+            )  # fmt: skip
+    loaded, window = load_autoencoder(autoencoder), Window.of(PRESETS["portraits"])
+    clips = ToldClips(plan.portraits(), pairs, loaded, Teacher.load(teacher), window, plan.device)
     if not plan.start:
-        model, peak, minutes = new_model(ear, loaded, long), PEAK, SHARES["transformer"] * plan.minutes
+        model, peak, minutes = new_model(ear, clips), PEAK, SHARES["transformer"] * plan.minutes
     batch = plan.batch or (64 if plan.device.type == "cuda" else 12)
-    batches = Batches(turns(short, long, model.config, batch), plan.device)
-    trained = train_transformer(plan.work, model, batches, minutes, peak, plan.device).cpu()
+    trained = train_transformer(plan.work, model, clips, batch, minutes, peak, plan.device).cpu()
     bundled = BundledAutoencoder(loaded.config, loaded.model.state_dict())
     save_checkpoint(output, trained, bundled, dtype=torch.float16, notes=NOTES)
     return output
 
 
-def talking_clips(plan: Plan, autoencoder: Path, pairs: SpokenPairs) -> tuple[PuppetClips, PuppetClips]:
-    """The plan's short and long clips, each of somebody else."""
-    long = max(1, round(plan.clips * LONG_SHARE))
-    short = max(1, plan.clips - long)
-    return tuple(
-        PuppetClips(plan.work / name, count, length, autoencoder, pairs, first=first).make(
-            os.cpu_count() or 1, plan.device.type
-        )
-        for name, count, length, first in (("short-clips", short, SHORT, 0), ("long-clips", long, LONG, short))
-    )
-
-
-def new_model(ear: AudioProjection, autoencoder: Autoencoder, clips: PuppetClips) -> LetsTalkModel:
+def new_model(ear: AudioProjection, clips: ToldClips) -> LetsTalkModel:
     """An untrained model with a trained ear, for the latents of the clips."""
     torch.manual_seed(0)
     scales = {"latent_scale": autoencoder.latent_scale, "relative_scale": relative_scale(*clips.encoded)}
@@ -142,56 +129,18 @@ def new_model(ear: AudioProjection, autoencoder: Autoencoder, clips: PuppetClips
     return model
 
 
-def relative_scale(latents: np.ndarray, portraits: np.ndarray) -> float:
-    """1 / the deviation of frames' latents [n,T,C,h,w] from their portraits' [n,C,h,w]: relative_scale of the model."""
-    some = slice(None, None, max(1, len(latents) // 200))
-    difference = latents[some].astype(np.float32) - portraits[some, None].astype(np.float32)
-    return float(1 / difference.std())
-
-
-def turns(short: PuppetClips, long: PuppetClips, config: LetsTalkConfig, batch: int) -> list[tuple[Source, int]]:
-    """What the steps see in turn, and how many clips of it: about as many frames in each of them."""
-    whole = Window.of(config)
-    few = StoredClipSource(short, dataclasses.replace(whole, clip_frames=SHORT), short.encoded, "puppet")
-    return 3 * [(few, whole.clip_frames // SHORT * batch)] + [
-        (StoredClipSource(long, whole, long.encoded, "puppet"), batch)
-    ]
-
-
-class Batches:
-    """Batches of sources in turn, each with a size, by step, on a device; they follow from the step's number. The next
-    is read meanwhile."""
-
-    def __init__(self, turns: list[tuple[Source, int]], device: torch.device):
-        self.turns, self.device = turns, device
-        self._reader, self._coming = ThreadPoolExecutor(1), {}
-
-    def __call__(self, step: int) -> dict:
-        coming = self._coming.pop(step, None) or self._reader.submit(self._read, step)
-        self._coming = {step + 1: self._reader.submit(self._read, step + 1)}
-        return coming.result()
-
-    def _read(self, step: int) -> dict:
-        rng = np.random.default_rng((9, step))
-        source, size = self.turns[step % len(self.turns)]
-        chosen = [int(index) for index in rng.integers(len(source), size=size)]
-        examples = [source.read(index, rng) for index in chosen]
-        batch = {name: torch.stack([example[name] for example in examples]).to(self.device) for name in examples[0]}
-        seeds = [int(seed) for seed in rng.integers(2**31, size=size)]
-        return {**batch, "seed": seeds, "name": [source.name(index) for index in chosen]}
-
-
 def train_transformer(
-    work: Path, model: LetsTalkModel, batches: Batches, minutes: float, peak: float, device: torch.device
+    work: Path, model: LetsTalkModel, clips: ToldClips, batch: int, minutes: float, peak: float, device: torch.device
 ) -> LetsTalkModel:
-    """Train a model in work/transformer (resumed if begun) for `minutes`."""
+    """Train a model in work/transformer (resumed if begun) for `minutes`, `batch` clips a step."""
     config = loss_settings(work)
     freeze(model, config.frozen)
     denoiser = Denoiser(model.to(device).train())
     if minutes >= WORTH_COMPILING and shutil.which("g++"):  # 0.85 of the time on a CPU
         for block in model.transformer.blocks:
-            block.compile(dynamic=False)  # for short and for long clips
+            block.compile()
     loss = TransformerLoss(config, model.config, None, device)
+    batches = ReadAhead(lambda step: clips.batch(step, batch))
     run = TimedRun(work / "transformer", denoiser, minutes, peak, device, matrices=inner_weights(model))
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:

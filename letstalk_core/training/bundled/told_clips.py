@@ -1,0 +1,97 @@
+"""Clips that nobody renders: people's portraits, speech, and the latents that the teacher tells of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...data.people.actors import ASKED, asked, motion_from
+from ...data.people.pictures import PeoplePictures, face_regions
+from ...data.people.puppet import COLUMN
+from ...data.source import Window
+from ...data.speech.pairs import PackedPairs, SpokenPairs
+from ...model.audio_projection import whole_windows
+from ...picture.autoencoder import Autoencoder
+from ...pixels import normalise
+from ...precision import native_autocast
+from .teacher import Teacher
+
+STRETCH = 60  # frames of motion, of which a clip is a part, so that it begins in mid-motion
+BEGINS_SHARE = 0.5  # of clips that begin where the motion does, as a video does: they follow the portrait itself
+REGION_STEP = 4  # pixels of a cell of the regions
+HALF = REGION_STEP // 2
+
+
+class ToldClips:
+    """Examples of a transformer's training (data/source.py) by the batch, each with speech and motion of its own.
+
+    Args:
+        sources: people, and how many of each one's pictures may be portraits, that at rest first.
+        pairs: the speech, features and mouths.
+        autoencoder, teacher: of one training.
+        window: what a clip is, and what it is told of.
+    """
+
+    def __init__(
+        self, sources: list[tuple[PeoplePictures, int]], pairs: SpokenPairs | PackedPairs, autoencoder: Autoencoder,
+        teacher: Teacher, window: Window, device: torch.device,
+    ):  # fmt: skip
+        self.pairs, self.teacher, self.device = pairs, teacher.to(device), device
+        self.frames, self.window = window.clip_frames, window.audio_window
+        self.asked = [list(ASKED).index(name) for name in window.controls]
+        self.scale = autoencoder.latent_scale
+        self.controls = np.concatenate([source.controls[:, :most].reshape(-1, len(COLUMN)) for source, most in sources])
+        places = np.concatenate([source.places[:, :most].reshape(-1, 3, 2) for source, most in sources])
+        self.regions = torch.stack([face_regions(of)[HALF::REGION_STEP, HALF::REGION_STEP] for of in places])
+        self.portraits = _encoded(sources, autoencoder.to(device), device)
+
+    def batch(self, step: int, size: int) -> dict:
+        """`size` clips, which follow from the step's number: "clip" [size,F,C,h,w], "portrait" [size,C,h,w], no frames
+        of "memory", "features" [size,F,W,L,E], "controls" [size,F,W,8], "regions" [size,64,64], "seed", "name"."""
+        rng = np.random.default_rng((9, step))
+        chosen = torch.from_numpy(rng.integers(len(self.portraits), size=size))
+        plans = [self._plan(rng, self.controls[index]) for index in chosen]
+        motion, told, features = (torch.from_numpy(np.stack(part)).to(self.device) for part in zip(*plans, strict=True))
+        portrait = self.portraits[chosen].to(self.device).float()
+        clip = self._told(portrait, motion, torch.from_numpy(self.controls[chosen]).to(self.device))
+        return {
+            "clip": clip, "portrait": portrait, "memory": clip[:, :0],
+            "features": torch.stack([whole_windows(one.float(), self.window) for one in features]),
+            "controls": torch.stack([whole_windows(one, self.window) for one in told]),
+            "regions": self.regions[chosen].to(self.device),
+            "seed": [int(seed) for seed in rng.integers(2**31, size=size)],
+            "name": [f"clip {number} of step {step}" for number in range(size)],
+        }  # fmt: skip
+
+    def _plan(self, rng: np.random.Generator, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Motion [F,21], what is told of it [F + W - 1,8], and the speech's features [F + W - 1,L,E], of one clip."""
+        spoken = int(rng.integers(self.pairs.count))
+        start = int(rng.integers(self.pairs.features.shape[1] - STRETCH + 1))
+        speech, reach = slice(start, start + STRETCH), self.window // 2
+        motion = motion_from(rest, rng, np.asarray(self.pairs.mouths[spoken, speech], np.float32))
+        first = 0 if rng.random() < BEGINS_SHARE else int(rng.integers(1, STRETCH - self.frames + 1))
+        around = np.clip(np.arange(first - reach, first + self.frames + reach), 0, STRETCH - 1)
+        features = self.pairs.features[spoken, speech][around]
+        return motion[first : first + self.frames], asked(rest, motion[around])[:, self.asked], features
+
+    @torch.no_grad()
+    def _told(self, portrait: Tensor, motion: Tensor, rest: Tensor) -> Tensor:
+        """Latents [n,F,C,h,w] of frames with controls `motion` [n,F,21] from portraits [n,C,h,w] with `rest` [n,21]."""
+        count = motion.shape[1]
+        start, rest = portrait.repeat_interleave(count, 0), rest.repeat_interleave(count, 0)
+        with native_autocast(self.device.type):
+            added = self.teacher(start / self.scale, torch.stack([motion.flatten(0, 1), rest], 1)).float()
+        return (start + self.scale * added).unflatten(0, (-1, count))
+
+
+@torch.no_grad()
+def _encoded(sources: list[tuple[PeoplePictures, int]], autoencoder: Autoencoder, device: torch.device) -> Tensor:
+    """Latents of the portraits, float16."""
+    found = []
+    for source, most in sources:
+        for index in range(len(source)):
+            images = normalise(torch.from_numpy(source.pictures[index, :most]).to(device))
+            with native_autocast(device.type):
+                found.append(autoencoder.encode(images.contiguous(memory_format=torch.channels_last)).half().cpu())
+    return torch.cat(found)
