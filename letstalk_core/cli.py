@@ -94,7 +94,7 @@ def _add_training_commands(commands) -> None:
     train.add_argument("--speech", metavar="FILE", help="speech prepared beforehand; default: synthesisers speak here")
     train.add_argument("--start", metavar="FILE", help="go on from this model: its transformer learns on")
     train.add_argument("--puppets", type=int, help="people in all poses (2600)")
-    train.add_argument("--speaking", type=int, help="people and drawings who speak (1200)")
+    train.add_argument("--speaking", type=int, help="people and drawings who speak (2400)")
     train.add_argument("--pairs", type=int, help="spoken clips of 8 s, without --speech (8000)")
     train.add_argument("--batch", type=int, help="clips of a step of the transformer's (64 on a GPU, else 12)")
     train.add_argument("--device", default="auto")

@@ -63,7 +63,7 @@ def clips(pairs, speaking):
     return ToldClips([(speaking, 3)], pairs, autoencoder, teacher(), WINDOW, CPU)
 
 
-def test_people_who_speak_are_aligned_and_one_in_five_is_a_drawing(speaking):
+def test_people_who_speak_are_aligned_and_some_are_drawings(speaking):
     drawing = DrawnActor(500_000)
     assert np.abs(speaking.places[0] - drawing.places(speaking.controls[0])).max() < 1e-3
     assert speaking.pictures.shape == (2, POSES + 1, 3, SIZE, SIZE) and speaking.name(1) == "speaking person 1"

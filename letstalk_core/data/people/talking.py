@@ -11,7 +11,7 @@ from .gestures import random_mouths
 from .pictures import POSES, PeoplePictures
 
 STRETCH = 60  # frames of motion, of which the pictures are some
-DRAWN_EVERY = 5  # one person of so many is a drawing
+DRAWN_EVERY = 3  # one person of so many is a drawing
 OTHERS = 500_000  # people from here on, so that they are not those of PuppetPictures
 
 

@@ -33,8 +33,8 @@ from .read_ahead import ReadAhead
 from .teacher import Teacher
 from .timed import TimedRun
 
-PUPPETS, SPEAKING, HELD_OUT_PEOPLE = 2600, 1200, 100
-PEAK = 1e-3  # largest learning rate
+PUPPETS, SPEAKING, HELD_OUT_PEOPLE = 2600, 2400, 100
+PEAK = 1e-3  # largest learning rate; half as much where it goes on from a trained one
 UNSEEN_STEP = 10**9  # steps from here on are never trained on
 SMALL_LATENTS = 1e-4  # weight of the latents' mean square: they stay of the size of 1
 TAUGHT = 0.1  # weight of what the teacher cannot tell of latents' motion, as a share of it
@@ -103,7 +103,7 @@ def train(
         teacher = Teacher(channels, side, controls)
     both = Taught(autoencoder.model, teacher).to(device)
     inner = inner_weights(autoencoder.model) + teacher.inner_weights()
-    run = TimedRun(work / "autoencoder", both, minutes, PEAK, device, matrices=inner)
+    run = TimedRun(work / "autoencoder", both, minutes, PEAK / 2 if start else PEAK, device, matrices=inner)
     forward = torch.compile(both) if shutil.which("g++") else both  # compiled: 0.6 of the time
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
