@@ -113,12 +113,12 @@ def test_what_is_told_is_decoded_where_it_should_be():
 
 
 def test_clips_are_told_of_their_speech_and_what_is_asked(clips, pairs, speaking):
-    batch = clips.batch(3, 8)
+    batch = clips.batch(clips.plan(3, 8))
     assert {name: tuple(value.shape) for name, value in batch.items() if name not in ("seed", "name")} == {
         "clip": (8, 5, 4, 16, 16), "portrait": (8, 4, 16, 16), "memory": (8, 0, 4, 16, 16),
         "features": (8, 5, 5, 2, 6), "controls": (8, 5, 5, 2), "regions": (8, 64, 64),
     }  # fmt: skip
-    again, other = clips.batch(3, 8), clips.batch(4, 8)
+    again, other = clips.batch(clips.plan(3, 8)), clips.batch(clips.plan(4, 8))
     assert all(torch.equal(batch[name], again[name]) for name in ("clip", "features", "controls"))
     assert not torch.equal(batch["clip"], other["clip"]) and len(set(batch["seed"])) == 8
     frames = batch["features"][:, :, :, 0, 0]  # [clip,frame,window]
@@ -130,7 +130,7 @@ def test_clips_are_told_of_their_speech_and_what_is_asked(clips, pairs, speaking
 def test_a_clip_is_what_the_teacher_makes_of_its_motion(clips, pairs):
     rng = np.random.default_rng(5)
     rest = clips.controls[4]
-    motion, told, features = clips._plan(rng, rest)
+    motion, told, features = clips._clip(rng, rest)
     assert motion.shape == (5, len(OWN)) and told.shape == (9, 2) and features.shape == (9, 2, 6)
     spoken = features[2:7, 0, 0].astype(int)
     assert np.allclose(motion[:, 0], spoken % 5 / 5, atol=1e-3)  # the mouth of these frames
@@ -160,9 +160,9 @@ def test_a_transformer_is_trained_for_a_given_time(clips, tmp_path, monkeypatch)
     monkeypatch.setattr(timed, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     own = dict(audio_blocks=2, audio_channels=6, audio_window=5, clip_frames=5, image_size=SIZE, memory_frames=0)
     config = CONFIG.with_changes(controls=("yaw", "eyelids"), **own)
-    monkeypatch.setitem(PRESETS, "bundled", config)
+    monkeypatch.setitem(PRESETS, "portraits", config)
     model = new_model(LetsTalkModel(config).audio_projection, clips)
-    some = clips.batch(7, 16)
+    some = clips.batch(clips.plan(7, 16))
     moved = (some["clip"] - some["portrait"][:, None]).std() * model.config.departures.relative_scale
     assert model.config.latent_scale == 0.5 and 0.5 < moved < 2
     before = {name: value.clone() for name, value in model.state_dict().items()}

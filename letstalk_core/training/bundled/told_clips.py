@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,6 +23,17 @@ STRETCH = 60  # frames of motion, of which a clip is a part, so that it begins i
 BEGINS_SHARE = 0.5  # of clips that begin where the motion does, as a video does: they follow the portrait itself
 REGION_STEP = 4  # pixels of a cell of the regions
 HALF = REGION_STEP // 2
+
+
+class Plan(NamedTuple):
+    """Numbers of portraits int64 [n], motion float32 [n,F,21], what is told of it float32 [n,F + W - 1,8] and the
+    speech's features float16 [n,F + W - 1,L,E], around the clip as well, and seeds int64 [n]."""
+
+    portraits: np.ndarray
+    motion: np.ndarray
+    told: np.ndarray
+    features: np.ndarray
+    seeds: np.ndarray
 
 
 class ToldClips:
@@ -46,25 +59,32 @@ class ToldClips:
         self.regions = torch.stack([face_regions(of)[HALF::REGION_STEP, HALF::REGION_STEP] for of in places])
         self.portraits = _encoded(sources, autoencoder.to(device), device)
 
-    def batch(self, step: int, size: int) -> dict:
-        """`size` clips, which follow from the step's number: "clip" [size,F,C,h,w], "portrait" [size,C,h,w], no frames
-        of "memory", "features" [size,F,W,L,E], "controls" [size,F,W,8], "regions" [size,64,64], "seed", "name"."""
+    def plan(self, step: int, size: int) -> Plan:
+        """`size` clips, which follow from the step's number. Numbers alone: another thread may do it meanwhile."""
         rng = np.random.default_rng((9, step))
-        chosen = torch.from_numpy(rng.integers(len(self.portraits), size=size))
-        plans = [self._plan(rng, self.controls[index]) for index in chosen]
-        motion, told, features = (torch.from_numpy(np.stack(part)).to(self.device) for part in zip(*plans, strict=True))
+        chosen = rng.integers(len(self.portraits), size=size)
+        motion, told, features = zip(*(self._clip(rng, self.controls[index]) for index in chosen), strict=True)
+        return Plan(chosen, np.stack(motion), np.stack(told), np.stack(features), rng.integers(2**31, size=size))
+
+    def batch(self, plan: Plan) -> dict:
+        """ "clip" [n,F,C,h,w], "portrait" [n,C,h,w], no frames of "memory", "features" [n,F,W,L,E], "controls"
+        [n,F,W,8], "regions" [n,64,64], "seed", "name"."""
+        chosen = torch.from_numpy(plan.portraits)
+        motion, told, features = (
+            torch.from_numpy(part).to(self.device) for part in (plan.motion, plan.told, plan.features)
+        )
         portrait = self.portraits[chosen].to(self.device).float()
-        clip = self._told(portrait, motion, torch.from_numpy(self.controls[chosen]).to(self.device))
+        clip = self._told(portrait, motion, torch.from_numpy(self.controls[plan.portraits]).to(self.device))
         return {
             "clip": clip, "portrait": portrait, "memory": clip[:, :0],
             "features": torch.stack([whole_windows(one.float(), self.window) for one in features]),
             "controls": torch.stack([whole_windows(one, self.window) for one in told]),
             "regions": self.regions[chosen].to(self.device),
-            "seed": [int(seed) for seed in rng.integers(2**31, size=size)],
-            "name": [f"clip {number} of step {step}" for number in range(size)],
+            "seed": plan.seeds.tolist(),
+            "name": [f"clip {seed}" for seed in plan.seeds],
         }  # fmt: skip
 
-    def _plan(self, rng: np.random.Generator, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _clip(self, rng: np.random.Generator, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Motion [F,21], what is told of it [F + W - 1,8], and the speech's features [F + W - 1,L,E], of one clip."""
         spoken = int(rng.integers(self.pairs.count))
         start = int(rng.integers(self.pairs.features.shape[1] - STRETCH + 1))

@@ -1,4 +1,4 @@
-"""The model for photographs from nothing, for a given time: speech, ear, autoencoder and teacher, transformer, one file.
+"""The model for photographs from nothing, for a given time: speech, ear, autoencoder, teacher, transformer, one file.
 
 Needs torch, numpy, opencv, safetensors, einops, tqdm and transformers alone where speech was prepared beforehand
 (data/speech/packed.py). Every part goes on where it was stopped.
@@ -123,7 +123,9 @@ def train_portraits(plan: Plan, output: Path) -> Path:
 def new_model(ear: AudioProjection, clips: ToldClips) -> LetsTalkModel:
     """An untrained model with a trained ear, for the latents of the clips."""
     torch.manual_seed(0)
-    scales = {"latent_scale": autoencoder.latent_scale, "relative_scale": relative_scale(*clips.encoded)}
+    some = clips.batch(clips.plan(UNSEEN_STEP, 64))
+    deviation = float((some["clip"] - some["portrait"][:, None]).std())
+    scales = {"latent_scale": clips.scale, "relative_scale": 1 / deviation}
     model = LetsTalkModel(PRESETS["portraits"].with_changes(**scales))
     model.audio_projection.load_state_dict(ear.state_dict())
     return model
@@ -140,12 +142,12 @@ def train_transformer(
         for block in model.transformer.blocks:
             block.compile()
     loss = TransformerLoss(config, model.config, None, device)
-    batches = ReadAhead(lambda step: clips.batch(step, batch))
+    plans = ReadAhead(lambda step: clips.plan(step, batch))
     run = TimedRun(work / "transformer", denoiser, minutes, peak, device, matrices=inner_weights(model))
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         with native_autocast(device.type):
-            found = loss(denoiser, batches(step))
+            found = loss(denoiser, clips.batch(plans(step)))
         return found.per_example.mean(), {name: float(value) for name, value in found.numbers.items()}
 
     run.fit(loss_of)
