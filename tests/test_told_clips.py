@@ -69,7 +69,8 @@ def test_people_who_speak_are_aligned_and_some_are_drawings(speaking):
     assert speaking.pictures.shape == (2, POSES + 1, 3, SIZE, SIZE) and speaking.name(1) == "speaking person 1"
     for name in ("shift_x", "shift_y", "size", "jaw", "cheeks"):  # as the portrait has it
         assert (speaking.controls[:, 1:, COLUMN[name]] == speaking.controls[:, :1, COLUMN[name]]).all()
-    assert np.ptp(speaking.controls[:, 1:, 0], axis=1).min() > 0.2  # mouths
+    for name in ("open", "blink"):
+        assert np.ptp(speaking.controls[:, 1:, COLUMN[name]], axis=1).min() > 0.2
 
 
 def test_a_mirrored_picture_has_mirrored_controls(speaking):

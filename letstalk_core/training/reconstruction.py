@@ -15,7 +15,7 @@ LATENT_NOISE = 0.05  # share of the latents' deviation: the decoder learns to fo
 
 
 # Weight of the loss elsewhere, in the mouth and in the eyes: these are small, and what people look at.
-REGION_WEIGHTS = (1.0, 8.0, 6.0)
+REGION_WEIGHTS = (1.0, 8.0, 8.0)
 
 
 SQUARED_WEIGHT = 4.0  # weight of squared beside absolute differences
