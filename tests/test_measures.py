@@ -1,8 +1,15 @@
 """The measures say what they should of frames made for the purpose."""
 
 import numpy as np
+import pytest
 
 from letstalk_core.evaluation import measures
+
+
+def test_slope_is_how_far_one_moves_with_another():
+    b = np.random.default_rng(0).random(200)
+    assert measures.slope(0.5 * b + 3, b) == pytest.approx(0.5) and measures.slope(b, np.ones(200)) == 0
+    assert measures.slope(b, b) == pytest.approx(1)
 
 
 def test_correlation_at_lags():

@@ -15,6 +15,11 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(a, b)[0, 1])
 
 
+def slope(a: np.ndarray, b: np.ndarray) -> float:
+    """How far a series [n] moves where another [n] moves by one; 0 where that is constant."""
+    return float(np.cov(a, b)[0, 1] / b.var(ddof=1)) if len(b) > 1 and b.std() > 1e-6 else 0.0
+
+
 def lagged_correlation(a: np.ndarray, b: np.ndarray, most: int = 8) -> tuple[float, int]:
     """(best r, its lag in frames) over lags of up to `most`; a positive lag means that a comes later than b."""
     found = []

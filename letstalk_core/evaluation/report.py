@@ -73,6 +73,8 @@ def score_pair(pair: Pair, frames: np.ndarray, true_frames: np.ndarray, meter: F
         moves = truth[name].std() > STILL
         for label, reading in ((f"{name}_r", read), (f"{name}_r_of_true_frames", read_true)):
             followed[label] = measures.correlation(reading[:, i], truth[name]) if moves else np.nan
+        # 1 where the face moves as far as the true one: r is blind to a mouth that hardly opens
+        followed[f"{name}_extent"] = measures.slope(read[:, i], read_true[:, i]) if moves else np.nan
     return {
         **followed,
         "open_r_best": best,
