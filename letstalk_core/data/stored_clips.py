@@ -1,4 +1,4 @@
-"""Short talking clips that were made once and lie in arrays, as training examples: drawings and puppets."""
+"""Short talking clips that were made once and lie in arrays, as training examples: drawings."""
 
 from __future__ import annotations
 
@@ -37,26 +37,23 @@ class StoredClipSource:
     """The clips of a store as training examples (data/source.py).
 
     latents: float16 of all frames [n,T,C,h,w] and of the portraits [n,C,h,w], or None to give pixels.
-    kind: what a message calls them.
     """
 
-    def __init__(
-        self, store: StoredClips, window: Window, latents: tuple[np.ndarray, np.ndarray] | None, kind: str = "drawn"
-    ):
+    def __init__(self, store: StoredClips, window: Window, latents: tuple[np.ndarray, np.ndarray] | None):
         if window.memory_frames + window.clip_frames > store.length:
             raise InputError(
-                f"The {kind} clips have {store.length} frames, fewer than {window.memory_frames} of memory and "
+                f"The drawn clips have {store.length} frames, fewer than {window.memory_frames} of memory and "
                 f"{window.clip_frames} of a clip."
             )
         if window.audio_window // 2 > CONTEXT:
-            raise InputError(f"audio_window is {window.audio_window}; {kind} clips know {2 * CONTEXT + 1} at most.")
-        self.store, self.window, self.latents, self.kind = store, window, latents, kind
+            raise InputError(f"audio_window is {window.audio_window}; drawn clips know {2 * CONTEXT + 1} at most.")
+        self.store, self.window, self.latents = store, window, latents
 
     def __len__(self) -> int:
         return self.store.count
 
     def name(self, index: int) -> str:
-        return f"{self.kind} clip {index}"
+        return f"drawn clip {index}"
 
     def read(self, index: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         store, memory, length = self.store, self.window.memory_frames, self.window.clip_frames

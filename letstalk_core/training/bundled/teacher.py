@@ -2,8 +2,8 @@
 
 It is trained with the autoencoder (train_portrait_autoencoder.py), which decodes half of the pictures from what the
 teacher tells and whose latents are drawn to that. So latents come to hold movements that are everybody's, and the
-portrait's features what is each person's own; without a teacher latents hold that as well, nothing about them can be
-told of somebody new, and a transformer learns its people by heart. Then it teaches the transformer clips that nobody
+portrait's features what is each person's own; without a teacher latents hold that as well, and a transformer learns
+its people by heart. Then it teaches the transformer clips that nobody
 has to render (told_clips.py).
 """
 
@@ -77,7 +77,7 @@ class Teacher(nn.Module):
         return [conv.weight for block in self.blocks for conv in (block.first, block.second)]
 
     def save(self, path: Path) -> None:
-        write_weights(path, {name: value.contiguous() for name, value in self.state_dict().items()}, {})
+        write_weights(path, self.state_dict(), {})
 
     @classmethod
     def load(cls, path: Path) -> Teacher:
