@@ -11,10 +11,13 @@ from safetensors.torch import load_file
 
 from letstalk_core.audio.load_encoder import load_audio_encoder
 from letstalk_core.cli import main
+from letstalk_core.config import PRESETS
 from letstalk_core.data.speech.packed import PackedSpeech, mel_of, pack, picture_of
 from letstalk_core.data.speech.pairs import PackedPairs
 from letstalk_core.errors import InputError
+from letstalk_core.model.checkpoint import LetsTalkModel, save_checkpoint
 from letstalk_core.pipeline import LetsTalkPipeline
+from letstalk_core.training.bundled.train_portraits import SHARES
 
 OPTIONS = ["--minutes", "0.05", "--puppets", "2", "--speaking", "1", "--batch", "2", "--device", "cpu"]
 # What the machines that training is lent may lack.
@@ -75,11 +78,15 @@ def test_everything_from_nothing_with_one_command(speech, tmp_path, capsys):
     pipeline = LetsTalkPipeline.load(first, "cpu")
     assert pipeline.autoencoder.encode(torch.rand(1, 3, 256, 256) * 2 - 1).shape == (1, 32, 8, 8)
     assert first.stat().st_size < 40_000_000
-    for part in ("ear", "autoencoder", "transformer"):
+    for part, share in SHARES.items():
         lines = [json.loads(line) for line in (work / part / "log.jsonl").read_text().splitlines()]
-        assert np.isfinite(lines[-1]["loss"]) and lines[-1]["learning_rate"] < 5e-4  # it fell
+        assert np.isfinite(lines[-1]["loss"]) and lines[-1]["seconds"] > share * 3 - 0.1  # all of its time
     assert main([*command, "--work", str(tmp_path / "on"), "--output", str(second), "--start", str(first)]) != 0
     assert "teacher.safetensors is missing: --start goes on where" in capsys.readouterr().err
+    save_checkpoint(tmp_path / "tiny.safetensors", LetsTalkModel(PRESETS["tiny"]))
+    other = ["--work", str(work), "--output", str(second), "--start", str(tmp_path / "tiny.safetensors")]
+    assert main([*command, *other]) != 0
+    assert "tiny.safetensors is not such a model as train-portraits writes" in capsys.readouterr().err
     (work / "transformer" / "state.pt").unlink()
     assert main([*command, "--work", str(work), "--output", str(second), "--start", str(first)]) == 0
     before, after = load_file(first), load_file(second)

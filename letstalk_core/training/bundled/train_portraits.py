@@ -20,7 +20,6 @@ from ...data.people.talking import SpeakingPictures
 from ...data.source import Window
 from ...data.speech.pairs import PackedPairs, SpokenPairs
 from ...errors import InputError
-from ...model.audio_projection import AudioProjection
 from ...model.checkpoint import BundledAutoencoder, LetsTalkModel, load_checkpoint, save_checkpoint
 from ...picture.autoencoder import load_autoencoder
 from ...precision import native_autocast
@@ -61,9 +60,8 @@ class Plan:
     """What the model for photographs is trained of, and where.
 
     minutes: of all trainings; making what they learn from takes more. speech: a packed file, or None to speak it here.
-    start: a model whose transformer learns on, in the folder where its autoencoder and teacher were trained; all
-    minutes are then its own. pairs, puppets, speaking: how many are made. batch: clips of a step, None for what suits
-    the device.
+    start: a model whose transformer learns on, with the autoencoder and teacher in the folder; all minutes are then its
+    own. pairs, puppets, speaking: how many are made. batch: clips of a step, None for what suits the device.
     """
 
     work: Path
@@ -100,8 +98,8 @@ def train_portraits(plan: Plan, output: Path) -> Path:
     teacher = train_portrait_autoencoder.teacher_beside(autoencoder)
     if plan.start:
         if not teacher.exists():
-            raise InputError(f"{teacher} is missing: --start goes on where its model was trained (--work).")
-        model, peak, minutes = load_checkpoint(plan.start), PEAK / 2, plan.minutes
+            raise InputError(f"{teacher} is missing: --start goes on where an autoencoder was trained (--work).")
+        known = _known_model(plan.start)
     else:
         ear = train_ear(plan.work / "ear", pairs, PRESETS["portraits"], SHARES["ear"] * plan.minutes, plan.device)
         if not autoencoder.exists():
@@ -111,8 +109,13 @@ def train_portraits(plan: Plan, output: Path) -> Path:
             )  # fmt: skip
     loaded, window = load_autoencoder(autoencoder), Window.of(PRESETS["portraits"])
     clips = ToldClips(plan.portraits(), pairs, loaded, Teacher.load(teacher), window, plan.device)
-    if not plan.start:
-        model, peak, minutes = new_model(ear, clips), PEAK, SHARES["transformer"] * plan.minutes
+    model = new_model(clips)
+    if plan.start:
+        model.load_state_dict(known.state_dict())
+        peak, minutes = PEAK / 2, plan.minutes
+    else:
+        model.audio_projection.load_state_dict(ear.state_dict())
+        peak, minutes = PEAK, SHARES["transformer"] * plan.minutes
     batch = plan.batch or (64 if plan.device.type == "cuda" else 12)
     trained = train_transformer(plan.work, model, clips, batch, minutes, peak, plan.device).cpu()
     bundled = BundledAutoencoder(loaded.config, loaded.model.state_dict())
@@ -120,15 +123,22 @@ def train_portraits(plan: Plan, output: Path) -> Path:
     return output
 
 
-def new_model(ear: AudioProjection, clips: ToldClips) -> LetsTalkModel:
-    """An untrained model with a trained ear, for the latents of the clips."""
+def _known_model(path: Path) -> LetsTalkModel:
+    """The model in a file to go on from; InputError where it is of another shape."""
+    known, preset = load_checkpoint(path), PRESETS["portraits"]
+    measured = {"latent_scale": preset.latent_scale, "relative_scale": preset.departures.relative_scale}
+    if known.config.with_changes(**measured) != preset:
+        raise InputError(f"{path} is not such a model as train-portraits writes; give one that is, or no --start.")
+    return known
+
+
+def new_model(clips: ToldClips) -> LetsTalkModel:
+    """An untrained model for the latents of the clips."""
     torch.manual_seed(0)
     some = clips.batch(clips.plan(UNSEEN_STEP, 64))
     deviation = float((some["clip"] - some["portrait"][:, None]).std())
     scales = {"latent_scale": clips.scale, "relative_scale": 1 / deviation}
-    model = LetsTalkModel(PRESETS["portraits"].with_changes(**scales))
-    model.audio_projection.load_state_dict(ear.state_dict())
-    return model
+    return LetsTalkModel(PRESETS["portraits"].with_changes(**scales))
 
 
 def train_transformer(
