@@ -199,7 +199,8 @@ def test_a_model_that_was_always_told_of_the_eyelids_means_the_same(tmp_path):
     assert before.config == model.config
     tokens = before.audio_projection(features, closure)
     assert torch.equal(tokens, model.audio_projection(features, closure))
-    assert torch.equal(tokens[:, :, -1], blink[1:](closure[..., 0] @ always.T + blink[0].bias))
+    by_hand = blink[1:](closure[..., 0] @ always.T + blink[0].bias)  # its sums are rounded otherwise on some CPUs
+    torch.testing.assert_close(tokens[:, :, -1], by_hand)
 
 
 newer_version = rewrite_configuration(lambda values: values.update(version=4))

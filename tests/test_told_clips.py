@@ -16,7 +16,6 @@ from letstalk_core.data.people.puppet import COLUMN, SIDEWAYS
 from letstalk_core.data.people.puppet import CONTROLS as OWN
 from letstalk_core.data.people.talking import SpeakingPictures
 from letstalk_core.data.source import Window
-from letstalk_core.model.checkpoint import LetsTalkModel
 from letstalk_core.picture.autoencoder import build_autoencoder
 from letstalk_core.training.bundled import timed
 from letstalk_core.training.bundled.teacher import Teacher
@@ -162,7 +161,7 @@ def test_a_transformer_is_trained_for_a_given_time(clips, tmp_path, monkeypatch)
     own = dict(audio_blocks=2, audio_channels=6, audio_window=5, clip_frames=5, image_size=SIZE, memory_frames=0)
     config = CONFIG.with_changes(controls=("yaw", "eyelids"), **own)
     monkeypatch.setitem(PRESETS, "portraits", config)
-    model = new_model(LetsTalkModel(config).audio_projection, clips)
+    model = new_model(clips)
     some = clips.batch(clips.plan(7, 16))
     moved = (some["clip"] - some["portrait"][:, None]).std() * model.config.departures.relative_scale
     assert model.config.latent_scale == 0.5 and 0.5 < moved < 2
