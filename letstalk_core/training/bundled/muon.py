@@ -31,11 +31,16 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The matrix [m,n] with all of its singular values near 1 (0.7 to 1.2), float32; computed in bfloat16."""
-    x = matrix.bfloat16()
-    x = x.T if len(matrix) > matrix.shape[1] else x
+    """The matrix [m,n] with all of its singular values near 1 (0.7 to 1.2).
+
+    Each iteration is a polynomial of the square matrix x xT, so the short side's matrices alone are iterated and the
+    long one is multiplied twice.
+    """
+    x = matrix.T if len(matrix) > matrix.shape[1] else matrix
     x = x / (x.norm() + 1e-7)
+    square, whole = x @ x.T, torch.eye(len(x), device=x.device)
     for _ in range(STEPS):
-        square = x @ x.T
-        x = A * x + (B * square + C * square @ square) @ x
-    return (x.T if len(matrix) > matrix.shape[1] else x).float()
+        factor = A * torch.eye(len(x), device=x.device) + B * square + C * square @ square
+        whole, square = factor @ whole, factor @ square @ factor
+    x = whole @ x
+    return x.T if len(matrix) > matrix.shape[1] else x
