@@ -182,6 +182,18 @@ def test_minutes_end_with_a_learning_rate_of_nothing(tmp_path, muon):
     torch.testing.assert_close(resumed.averaged().weight, layer.weight)
 
 
+def test_what_is_not_told_is_a_share_of_each_pictures_own_motion():
+    torch.manual_seed(0)
+    start = torch.randn(3, 4, 2, 2)
+    moved = torch.tensor([1.0, 0.1, 1.0])[:, None, None, None] * torch.randn(3, 4, 2, 2)
+    latents = start + moved
+    nothing, whole = bundled.untold_share(latents, start, start), bundled.untold_share(latents, start, latents)
+    assert torch.all(nothing > 0.05) and torch.all(whole == 0)
+    half = bundled.untold_share(latents, start, start + moved / 2)
+    torch.testing.assert_close(half, nothing / 4)
+    assert nothing[0] > 0.8 > nothing[1]  # one that hardly moved is no reason to move it
+
+
 @pytest.mark.parametrize("shape", [(8, 40), (40, 8), (16, 16)])
 def test_steps_of_muon_are_nearly_orthogonal(shape):
     """Also those of a gradient that has one direction above all others."""

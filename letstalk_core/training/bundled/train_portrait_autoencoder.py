@@ -34,11 +34,13 @@ from .teacher import Teacher
 from .timed import TimedRun
 
 PUPPETS, SPEAKING, HELD_OUT_PEOPLE = 2600, 2400, 100
+TURNS = 3  # pictures of people who speak to one of somebody in any pose
 PEAK = 1e-3  # largest learning rate; half as much where it goes on from a trained one
 UNSEEN_STEP = 10**9  # steps from here on are never trained on
 SMALL_LATENTS = 1e-4  # weight of the latents' mean square: they stay of the size of 1
 TAUGHT = 0.1  # weight of what the teacher cannot tell of latents' motion, as a share of it
 MOST_NOISE = 0.3  # of the latents' size, on what is decoded: errors of a transformer are forgiven
+LEAST_MOTION = 0.1  # of the mean motion, added where a share is taken of it
 PORTRAIT_NOISE = 0.5  # at most, on the portrait's latents that the teacher sees: it must not know people by heart
 
 
@@ -67,8 +69,8 @@ class Taught(nn.Module):
 
 
 class Batches:
-    """Batches of `size` examples by step, on a device: puppets in all poses and people who speak by turns; of each kind
-    every other one is decoded from what the teacher tells."""
+    """Batches of `size` examples by step, on a device, of the sources by turns; of each source every other one is
+    decoded from what the teacher tells."""
 
     def __init__(self, sources: list[PeoplePictures], size: int, device: torch.device):
         self.sources, self.size, self.device = sources, size, device
@@ -90,7 +92,8 @@ def train(
     on from, and its teacher where there is one beside it."""
     workers = os.cpu_count() or 1
     sources = [PuppetPictures(work / "puppets", puppets), SpeakingPictures(work / "speaking", speaking)]
-    batches = ReadAhead(Batches([source.make(workers, device.type) for source in sources], batch, device))
+    puppets, speakers = (source.make(workers, device.type) for source in sources)
+    batches = ReadAhead(Batches([puppets] + TURNS * [speakers], batch, device))
     torch.manual_seed(0)
     autoencoder = load_autoencoder(start) if start else build_autoencoder(SMALL_PORTRAIT_AE)
     autoencoder.latent_scale = 1.0
@@ -118,7 +121,7 @@ def train(
         ]  # fmt: skip
         with native_autocast(device.type):
             output, latents, start, taught = forward(images, portraits, examples["controls"], examples["told"], *noises)
-        untold = (latents - taught).square().mean() / (latents - start).square().mean()
+        untold = untold_share(latents, start, taught).mean()
         loss = reconstruction_loss(output.float(), images, examples["regions"]).mean()
         loss = loss + TAUGHT * untold + SMALL_LATENTS * latents.square().mean()
         return loss, {"psnr": psnr(output.detach().float(), images), "untold": float(untold.detach())}
@@ -130,6 +133,13 @@ def train(
         latents = torch.cat([autoencoder.encode(normalise(images)) for images in examples])
     autoencoder.latent_scale = 1 / float(latents.std())
     return autoencoder, teacher
+
+
+def untold_share(latents: Tensor, start: Tensor, taught: Tensor) -> Tensor:
+    """Of each picture's motion, the share that the teacher does not tell, [n]: of latents, those of the portraits and
+    what is told, [n,C,h,w]. Each picture counts alike: a mouth moves latents much less than a head does."""
+    missed, moved = ((latents - other).square().mean((1, 2, 3)) for other in (taught, start))
+    return missed / (moved + LEAST_MOTION * moved.mean())
 
 
 def teacher_beside(autoencoder: Path) -> Path:
