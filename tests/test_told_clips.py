@@ -93,7 +93,9 @@ def test_a_teacher_tells_nothing_at_first_and_is_kept(tmp_path):
     told = teacher()(start, controls)
     assert told.shape == start.shape and told.std() > 0.1
     teacher().save(tmp_path / "teacher.safetensors")
-    assert torch.equal(Teacher.load(tmp_path / "teacher.safetensors")(start, controls), told)
+    kept = Teacher.load(tmp_path / "teacher.safetensors")(start, controls)
+    assert torch.equal(kept, teacher().half().float()(start, controls))
+    torch.testing.assert_close(kept, told, atol=0.02, rtol=0.02)
 
 
 def test_what_is_told_is_decoded_where_it_should_be():

@@ -77,7 +77,8 @@ class Teacher(nn.Module):
         return [conv.weight for block in self.blocks for conv in (block.first, block.second)]
 
     def save(self, path: Path) -> None:
-        write_weights(path, self.state_dict(), {})
+        """In half precision."""
+        write_weights(path, {name: value.half() for name, value in self.state_dict().items()}, {})
 
     @classmethod
     def load(cls, path: Path) -> Teacher:
