@@ -38,9 +38,10 @@ def orthogonal(matrix: Tensor) -> Tensor:
     """
     x = matrix.T if len(matrix) > matrix.shape[1] else matrix
     x = x / (x.norm() + 1e-7)
-    square, whole = x @ x.T, torch.eye(len(x), device=x.device)
+    one = torch.eye(len(x), device=x.device)
+    square, whole = x @ x.T, one
     for _ in range(STEPS):
-        factor = A * torch.eye(len(x), device=x.device) + B * square + C * square @ square
+        factor = A * one + B * square + C * square @ square
         whole, square = factor @ whole, factor @ square @ factor
     x = whole @ x
     return x.T if len(matrix) > matrix.shape[1] else x
