@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from letstalk_core.data.people.geometry import SIZE
 from letstalk_core.evaluation import measures
 from letstalk_core.evaluation.held_out import Pair, held_out_pairs
 from letstalk_core.evaluation.meter import READINGS, load_meter
@@ -35,7 +36,7 @@ from letstalk_core.training.bundled.train_portrait_autoencoder import teacher_be
 from letstalk_core.video.clips import SamplingSettings
 from letstalk_core.video.controls import AskedFor
 
-SIZE, SECONDS = 256, 2.0
+SECONDS = 2.0
 
 
 @torch.inference_mode()

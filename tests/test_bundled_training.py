@@ -1,6 +1,7 @@
 """The whole way to the bundled model, with so little of everything that nothing is learned."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -82,7 +83,10 @@ def test_everything_from_nothing_with_one_command(speech, tmp_path, capsys):
         lines = [json.loads(line) for line in (work / part / "log.jsonl").read_text().splitlines()]
         assert np.isfinite(lines[-1]["loss"]) and lines[-1]["seconds"] > share * 3 - 0.1  # all of its time
     assert main([*command, "--work", str(tmp_path / "on"), "--output", str(second), "--start", str(first)]) != 0
-    assert "teacher.safetensors is missing: --start goes on where" in capsys.readouterr().err
+    assert "teacher.safetensors is missing: it lies beside the autoencoder" in capsys.readouterr().err
+    shutil.copy(work / "autoencoder.safetensors", tmp_path / "on")
+    assert main([*command, "--work", str(tmp_path / "on"), "--output", str(second)]) != 0
+    assert "teacher.safetensors is missing: it lies beside the autoencoder" in capsys.readouterr().err
     save_checkpoint(tmp_path / "tiny.safetensors", LetsTalkModel(PRESETS["tiny"]))
     other = ["--work", str(work), "--output", str(second), "--start", str(tmp_path / "tiny.safetensors")]
     assert main([*command, *other]) != 0

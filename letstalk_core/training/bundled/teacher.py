@@ -3,8 +3,7 @@
 It is trained with the autoencoder (train_portrait_autoencoder.py), which decodes half of the pictures from what the
 teacher tells and whose latents are drawn to that. So latents come to hold movements that are everybody's, and the
 portrait's features what is each person's own; without a teacher latents hold that as well, and a transformer learns
-its people by heart. Then it teaches the transformer clips that nobody
-has to render (told_clips.py).
+its people by heart. Then it teaches the transformer clips that nobody has to render (told_clips.py).
 """
 
 from __future__ import annotations

@@ -91,9 +91,9 @@ def train(
     """Train in work/autoencoder (resumed if begun) for `minutes`, `batch` pictures a step. start: an autoencoder to go
     on from, and its teacher where there is one beside it."""
     workers = os.cpu_count() or 1
-    sources = [PuppetPictures(work / "puppets", puppets), SpeakingPictures(work / "speaking", speaking)]
-    puppets, speakers = (source.make(workers, device.type) for source in sources)
-    batches = ReadAhead(Batches([puppets] + TURNS * [speakers], batch, device))
+    poses = PuppetPictures(work / "puppets", puppets).make(workers, device.type)
+    speakers = SpeakingPictures(work / "speaking", speaking).make(workers, device.type)
+    batches = ReadAhead(Batches([poses] + TURNS * [speakers], batch, device))
     torch.manual_seed(0)
     autoencoder = load_autoencoder(start) if start else build_autoencoder(SMALL_PORTRAIT_AE)
     autoencoder.latent_scale = 1.0
@@ -102,7 +102,7 @@ def train(
     if start and (known := teacher_beside(start)).exists():
         teacher = Teacher.load(known).train().requires_grad_(True)
     else:
-        controls = torch.cat([torch.from_numpy(source.controls[:]).flatten(0, 1) for source in sources])
+        controls = torch.cat([torch.from_numpy(source.controls[:]).flatten(0, 1) for source in (poses, speakers)])
         teacher = Teacher(channels, side, controls)
     both = Taught(autoencoder.model, teacher).to(device)
     inner = inner_weights(autoencoder.model) + teacher.inner_weights()

@@ -94,13 +94,13 @@ def train_portraits(plan: Plan, output: Path) -> Path:
     """Train all parts of the plan in its folder and write the model."""
     torch.set_flush_denormal(True)
     plan.work.mkdir(parents=True, exist_ok=True)
-    pairs, autoencoder = plan.spoken(), plan.work / "autoencoder.safetensors"
+    autoencoder = plan.work / "autoencoder.safetensors"
     teacher = train_portrait_autoencoder.teacher_beside(autoencoder)
-    if plan.start:
-        if not teacher.exists():
-            raise InputError(f"{teacher} is missing: --start goes on where an autoencoder was trained (--work).")
-        known = _known_model(plan.start)
-    else:
+    if (plan.start or autoencoder.exists()) and not teacher.exists():
+        raise InputError(f"{teacher} is missing: it lies beside the autoencoder that it was trained with (--work).")
+    known = _known_model(plan.start) if plan.start else None
+    pairs = plan.spoken()
+    if known is None:
         ear = train_ear(plan.work / "ear", pairs, PRESETS["portraits"], SHARES["ear"] * plan.minutes, plan.device)
         if not autoencoder.exists():
             train_portrait_autoencoder.run(
@@ -110,12 +110,12 @@ def train_portraits(plan: Plan, output: Path) -> Path:
     loaded, window = load_autoencoder(autoencoder), Window.of(PRESETS["portraits"])
     clips = ToldClips(plan.portraits(), pairs, loaded, Teacher.load(teacher), window, plan.device)
     model = new_model(clips)
-    if plan.start:
-        model.load_state_dict(known.state_dict())
-        peak, minutes = PEAK / 2, plan.minutes
-    else:
+    if known is None:
         model.audio_projection.load_state_dict(ear.state_dict())
         peak, minutes = PEAK, SHARES["transformer"] * plan.minutes
+    else:
+        model.load_state_dict(known.state_dict())
+        peak, minutes = PEAK / 2, plan.minutes
     batch = plan.batch or (64 if plan.device.type == "cuda" else 12)
     trained = train_transformer(plan.work, model, clips, batch, minutes, peak, plan.device).cpu()
     bundled = BundledAutoencoder(loaded.config, loaded.model.state_dict())
