@@ -18,16 +18,18 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
+from letstalk_core.config import CONTROLS  # noqa: E402
 from letstalk_core.evaluation import report  # noqa: E402
 from letstalk_core.evaluation.held_out import held_out_pairs  # noqa: E402
 from letstalk_core.evaluation.identity import load_identity  # noqa: E402
-from letstalk_core.evaluation.meter import load_meter  # noqa: E402
+from letstalk_core.evaluation.meter import load_meter, reduced  # noqa: E402
 from letstalk_core.pipeline import BUNDLED_MODEL, LetsTalkPipeline  # noqa: E402
 from letstalk_core.pixels import images_to_pixels, pixels_to_images  # noqa: E402
 from letstalk_core.training.train import train  # noqa: E402
 from letstalk_core.training.training_config import TransformerTraining  # noqa: E402
 from letstalk_core.video.clips import SamplingSettings  # noqa: E402
 
+SIZE = 256  # pixels
 STEPS, SEEDS, PAIRS, SECONDS, CLIPS = 1000, 3, 24, 2.56, 3000
 MEMORY_SEEDS, ROLL_OUTS = 1, 3
 PEOPLE, DRAWS = 8, 6  # of the diversity experiment: portraits, and videos of each
@@ -36,8 +38,9 @@ PEOPLE, DRAWS = 8, 6  # of the diversity experiment: portraits, and videos of ea
 # alone, so that no memory carries the portrait past it.
 MODEL = dict(
     depth=4, width=96, heads=6, mlp_ratio=2.0, latent_channels=32, patch_size=2, clip_frames=16, memory_frames=0,
-    audio_tokens=4, audio_width=192, audio_hidden=256, audio_window=9, audio_convolutions=True, controls=("eyelids",),
-    objective="x0", learn_variance=False, time_shift=6.0, image_size=128, default_steps=4, default_sampler="euler",
+    audio_tokens=4, audio_width=192, audio_hidden=256, audio_window=9, audio_convolutions=True,
+    controls=tuple(CONTROLS), objective="x0", learn_variance=False, time_shift=6.0, image_size=SIZE, default_steps=4,
+    default_sampler="euler",
 )  # fmt: skip
 FUSIONS = [("direct", "direct"), ("siamese", "direct"), ("symbiotic", "direct"), ("symbiotic", "siamese"),
            ("symbiotic", "symbiotic")]  # fmt: skip
@@ -48,7 +51,7 @@ PARTS = {
     "latent noise": {**OFF, "memory_noise_steps": 50},
     "mask": {**OFF, "memory_mask": 0.25},
     "all three": dict(memory_pixel_noise=True, memory_noise_steps=50, memory_mask=0.25),
-    "shared noise": {**OFF, "memory_shared_noise": 0.5},  # our addition, which the bundled model was trained with
+    "shared noise": {**OFF, "memory_shared_noise": 0.5},  # our addition, which the drawn model before was trained with
 }
 
 
@@ -82,14 +85,14 @@ class Judge:
     """Held-out people and speech with their true frames, rendered once, and the networks that read faces."""
 
     def __init__(self):
-        self.clips = list(held_out_pairs(PAIRS, SECONDS, 128, drawings=True))
+        self.clips = list(held_out_pairs(PAIRS, SECONDS, SIZE, drawings=True))
         self.truth = [clip.frames() for clip in self.clips]
         self.meter, self.identity = load_meter(report.METER), load_identity()
 
     def features(self, frames: np.ndarray) -> torch.Tensor:
         """What the judges see in frames [F,H,W,3], before their last layers: [F,128 + 48]."""
         with torch.inference_mode():
-            images = pixels_to_images(frames)
+            images = reduced(pixels_to_images(frames))
             reading = self.meter.head[:-1](self.meter.layers(images))
             return torch.cat([reading, self.identity(images)], dim=1)
 

@@ -29,7 +29,7 @@ from letstalk_core.training.train import train  # noqa: E402
 from letstalk_core.training.training_config import AutoencoderTraining, TransformerTraining  # noqa: E402
 from letstalk_core.video.clips import ClipSampler, SamplingSettings  # noqa: E402
 
-SIZE, AUTOENCODER_STEPS, STEPS = 128, 2000, 3000
+SIZE, AUTOENCODER_STEPS, STEPS = 256, 2000, 3000
 MODEL = dict(
     depth=4, width=128, heads=4, mlp_ratio=2.0, latent_channels=32, patch_size=2, clip_frames=16, memory_frames=2,
     audio_tokens=4, audio_width=192, audio_hidden=256, audio_window=9, audio_convolutions=True, objective="x0",

@@ -39,7 +39,7 @@ def measure(recording: Path, output: Path) -> dict:
         "letstalk_core",
         "generate",
         "--portrait",
-        REPOSITORY / "assets" / "portrait.png",
+        REPOSITORY / "assets" / "portrait.jpg",
     ]
     command += ["--audio", recording, "--output", output, "--device", "cpu"]
     began, peak = time.perf_counter(), 0

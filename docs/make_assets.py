@@ -1,14 +1,17 @@
-"""Draws portrait.png and scene.png and speaks speech.wav in assets/: the inputs of the demo and of the workflows.
+"""Draws drawing.png and speaks speech.wav in assets/: inputs of the demo and of the workflows.
 
-Needs flite (apt-get install flite).
+portrait.jpg and scene.jpg there are numbers 065 and 155 of the people in assets/people, whom no training sees: whole
+photographs of two people who do not exist (faker-js/assets-person-portrait, made by Stable Diffusion 3, CC0-1.0).
+
+Needs requirements-dev.txt.
 """
 
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
+from scipy.io import wavfile
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ASSETS = REPOSITORY / "assets"
@@ -18,47 +21,26 @@ from letstalk_core.data.drawn.avatars import Avatar  # noqa: E402
 from letstalk_core.data.drawn.drawing import draw_frames  # noqa: E402
 from letstalk_core.data.drawn.motion import COLUMN, CONTROLS  # noqa: E402
 from letstalk_core.data.drawn.stills import HELD_OUT  # noqa: E402
+from letstalk_core.data.speech.synthesis import SAMPLE_RATE, Speech, Voice, join, synthesize  # noqa: E402
 
 PERSON = HELD_OUT + 526
-TEXT = (
-    "Hello! I am a drawing, and this is my voice. Give me a portrait and a recording, "
-    "and I will move my lips to every word."
+VOICE = Voice("kokoro", "en-us", "jf_nezumi")  # held out
+SENTENCES = (
+    "Hello! I do not exist, and this is not my voice.",
+    "Give me a portrait and a recording, and I will move my lips to every word.",
 )
 
 
-def scene(portrait: Image.Image) -> Image.Image:
-    """The portrait in a frame on a wall, 960x576: a picture in which the face is a small part."""
-    scale, left, top, side = 2, 304, 64, 352
-    canvas = Image.new("RGB", (960 * scale, 576 * scale), (226, 214, 190))
-    draw = ImageDraw.Draw(canvas)
-
-    def box(x0, y0, x1, y1, colour):
-        draw.rectangle([x0 * scale, y0 * scale, x1 * scale - 1, y1 * scale - 1], fill=colour)
-
-    for x in range(0, 960, 48):
-        box(x, 0, x + 24, 470, (220, 207, 182))  # wallpaper
-    box(0, 470, 960, 480, (150, 118, 86))
-    box(0, 480, 960, 576, (120, 84, 60))
-    for border, colour in ((34, (92, 60, 38)), (26, (150, 104, 62)), (10, (240, 232, 214))):
-        box(left - border, top - border, left + side + border, top + side + border, colour)
-    box(110, 380, 190, 480, (178, 92, 70))
-    for x, y, radius in ((150, 230, 46), (120, 280, 40), (182, 284, 40), (150, 320, 50)):  # a plant
-        rise = 1.1 * radius
-        draw.ellipse(
-            [(x - radius) * scale, (y - rise) * scale, (x + radius) * scale, (y + rise) * scale], fill=(84, 130, 88)
-        )
-    box(812, 230, 820, 480, (70, 70, 76))
-    draw.polygon([(x * scale, y * scale) for x, y in ((760, 232), (872, 232), (846, 140), (786, 140))], (238, 196, 110))
-    box(784, 470, 848, 480, (70, 70, 76))
-    canvas = canvas.resize((960, 576), Image.Resampling.LANCZOS)
-    canvas.paste(portrait.resize((side, side), Image.Resampling.LANCZOS), (left, top))
-    return canvas
+def example_speech() -> Speech:
+    """What speech.wav says."""
+    speech = join([synthesize(text, VOICE, 185, seed=1) for text in SENTENCES], [0.0, 0.0])
+    return speech.crop(0.2, speech.phonemes[-1][1])  # the last one is silence
 
 
 if __name__ == "__main__":
     controls = np.zeros(len(CONTROLS), np.float32)
     controls[COLUMN["smile"]] = 0.5
-    frame = Image.fromarray(draw_frames(Avatar((PERSON, 0), 512), controls)[0])
-    frame.save(ASSETS / "portrait.png", optimize=True)
-    scene(frame).save(ASSETS / "scene.png", optimize=True)
-    subprocess.run(["flite", "-voice", "slt", "-t", TEXT, "-o", str(ASSETS / "speech.wav")], check=True)
+    Image.fromarray(draw_frames(Avatar((PERSON, 0), 512), controls)[0]).save(ASSETS / "drawing.png", optimize=True)
+    waveform = example_speech().waveform
+    samples = np.round(waveform * (0.7 * 32767 / np.abs(waveform).max())).astype(np.int16)
+    wavfile.write(ASSETS / "speech.wav", SAMPLE_RATE, samples)

@@ -1,7 +1,7 @@
 """Remakes the pictures of README and docs from the bundled model: python docs/make_pictures.py
 
-demo.webp is the demo, frame for frame; demo.png some of its frames; people.png drawn people of the training data;
-puppets.jpg twelve photographs as they are and at their controls' extremes.
+demo.webp is the demo, frame for frame; demo.png some of its frames; people.jpg people and a drawing who were held out
+and speak, their portraits first; puppets.jpg twelve photographs as they are and at their controls' extremes.
 """
 
 import sys
@@ -17,18 +17,17 @@ sys.path.insert(0, str(HERE.parent))
 
 from letstalk_core import LetsTalkPipeline, SamplingSettings  # noqa: E402
 from letstalk_core.audio.recording import read_audio  # noqa: E402
-from letstalk_core.data.drawn.avatars import Avatar  # noqa: E402
-from letstalk_core.data.drawn.drawing import draw_frames  # noqa: E402
-from letstalk_core.data.drawn.motion import rest_controls  # noqa: E402
 from letstalk_core.data.people.portraits import load_person  # noqa: E402
 from letstalk_core.data.people.puppet import COLUMN, CONTROLS, Puppet  # noqa: E402
 from letstalk_core.evaluation.report import contact_sheet, generate_frames  # noqa: E402
 from letstalk_core.picture.picture_file import read_image  # noqa: E402
-from letstalk_core.pixels import pictures_to_pixels  # noqa: E402
+from letstalk_core.pixels import images_to_pixels, pictures_to_pixels  # noqa: E402
 
 ASSETS = HERE.parent / "assets"
 # Smiling, bearded, with glasses, turned, old, dark, in hats and scarves; those ending in 5 are held out.
 TWELVE = (101, 112, 195, 37, 77, 5, 71, 107, 14, 122, 65, 145)
+SPEAKERS = (5, 35, 105, 115, 145)  # held out
+SHOWN = np.r_[0, 1:41:4]  # the portrait and ten frames
 EXTREMES = (
     {}, {"open": 0.35, "width": 0.6, "teeth": 0.5}, {"open": 1.0, "teeth": 0.3},
     {"open": 0.3, "width": -0.8, "round": 1.0},
@@ -39,11 +38,13 @@ EXTREMES = (
 )  # fmt: skip
 
 
-def demo_frames() -> np.ndarray:
-    pipeline = LetsTalkPipeline.load(device="cpu")
+def speak(pipeline: LetsTalkPipeline, picture: Path, start: float = 0.0, seconds: float = 60.0) -> np.ndarray:
+    """Its portrait and the frames of the example speech from `start` on, uint8 [1 + F,256,256,3]."""
     waveform, rate = read_audio(ASSETS / "speech.wav")
-    portrait = pipeline.crop(read_image(ASSETS / "portrait.png")).image
-    return generate_frames(pipeline, portrait, waveform.mean(0).numpy(), rate, SamplingSettings())
+    waveform = waveform.mean(0).numpy()[round(start * rate) : round((start + seconds) * rate)]
+    portrait = pipeline.crop(read_image(picture)).image
+    frames = generate_frames(pipeline, portrait, waveform, rate, SamplingSettings())
+    return np.concatenate([images_to_pixels(portrait[None]).numpy(), frames])
 
 
 def puppet_sheet() -> Image.Image:
@@ -63,11 +64,15 @@ def puppet_sheet() -> Image.Image:
 
 if __name__ == "__main__":
     puppet_sheet().save(HERE / "puppets.jpg", quality=84)
-    people = [draw_frames(Avatar((seed, 0), 128), rest_controls(np.random.default_rng(seed)))[0] for seed in range(30)]
-    contact_sheet(HERE / "people.png", [np.stack(people[i : i + 10]) for i in range(0, 30, 10)], columns=10)
-    frames = demo_frames()  # from here on the bundled model is needed
-    pictures = [Image.fromarray(frame).resize((256, 256), Image.Resampling.BICUBIC) for frame in frames]
+    pipeline = LetsTalkPipeline.load(device="cpu")  # from here on the bundled model is needed
+    speakers = [ASSETS / "people" / f"{number:03d}.jpg" for number in SPEAKERS] + [ASSETS / "drawing.png"]
+    rows = [speak(pipeline, picture, 2.2, 1.6)[SHOWN, ::2, ::2] for picture in speakers]
+    Image.fromarray(rearrange(np.stack(rows), "people frames h w c -> (people h) (frames w) c")).save(
+        HERE / "people.jpg", quality=88
+    )
+    frames = speak(pipeline, ASSETS / "portrait.jpg")[1:]
+    pictures = [Image.fromarray(frame) for frame in frames]
     pictures[0].save(
         HERE / "demo.webp", save_all=True, append_images=pictures[1:], duration=40, loop=0, quality=60, method=4
     )
-    contact_sheet(HERE / "demo.png", [frames[10:34], frames[60:84], frames[110:134]], columns=10)
+    contact_sheet(HERE / "demo.png", [frames[10:34], frames[60:84], frames[130:154]], columns=10)

@@ -57,7 +57,7 @@ def _add_video_commands(commands) -> None:
     demo = commands.add_parser("demo", help="the example portrait speaks the example recording")
     demo.add_argument("--output", default="letstalk-demo.mp4", metavar="FILE.mp4")
     _add_sampling_options(demo)
-    demo.set_defaults(run=_generate, portrait=ASSETS / "portrait.png", audio=ASSETS / "speech.wav")
+    demo.set_defaults(run=_generate, portrait=ASSETS / "portrait.jpg", audio=ASSETS / "speech.wav")
 
     leftovers = commands.add_parser("leftovers", help="list what unfinished videos have left behind")
     leftovers.add_argument("folder", nargs="?", default=".", metavar="FOLDER", help="with all folders below it")

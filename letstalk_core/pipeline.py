@@ -25,7 +25,7 @@ from .picture.portrait_autoencoder import Seen
 from .precision import choose_device, computes_bf16
 from .weights import add_to_digest
 
-BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "weights" / "letstalk-avatar-128.safetensors"
+BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "weights" / "letstalk-portraits-256.safetensors"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

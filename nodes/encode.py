@@ -17,6 +17,7 @@ from .types import AudioSocket, EncodedAudio, EncodedPortrait, LoadedModel, Mode
 SOUNDS = ["audio", "video"]
 FACES = ("largest", "by index", "none")
 MISSING = {"centred crop": "crop", "stop with an error": "error"}
+EXAMPLES = {"portrait": "portrait.jpg", "drawing": "drawing.png", "scene": "scene.jpg"}
 
 
 class EncodeAudio(io.ComfyNode):
@@ -218,13 +219,14 @@ class LetsTalkExample(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "picture",
-                    options=["portrait", "scene"],
+                    options=list(EXAMPLES),
                     default="portrait",
-                    tooltip="portrait: a face that fills the picture. scene: the same face on a wall.",
+                    tooltip="portrait: a photograph of somebody who does not exist. drawing: a drawn face. scene: a "
+                    "face that is a small part of a photograph.",
                 )
             ],
             outputs=[
-                io.Image.Output("image", display_name="image", tooltip="A drawing."),
+                io.Image.Output("image", display_name="image", tooltip="A photograph or a drawing."),
                 io.Audio.Output("audio", display_name="audio", tooltip="A spoken sentence."),
             ],
         )
@@ -235,5 +237,5 @@ class LetsTalkExample(io.ComfyNode):
         from ..letstalk_core.picture.picture_file import read_image
 
         waveform, rate = read_audio(ASSETS / "speech.wav")
-        image = torch.from_numpy(read_image(ASSETS / f"{picture}.png"))[None]
+        image = torch.from_numpy(read_image(ASSETS / EXAMPLES[picture]))[None]
         return io.NodeOutput(image, {"waveform": waveform[None], "sample_rate": rate})

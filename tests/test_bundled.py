@@ -5,20 +5,21 @@ import pytest
 
 from letstalk_core.audio.recording import read_audio
 from letstalk_core.cli import main
-from letstalk_core.data.drawn.motion import COLUMN
 from letstalk_core.evaluation import measures
+from letstalk_core.evaluation.held_out import held_out_pairs
 from letstalk_core.evaluation.meter import READINGS, load_meter
 from letstalk_core.evaluation.report import METER, generate_frames
 from letstalk_core.picture.picture_file import read_image
 from letstalk_core.pipeline import BUNDLED_MODEL, LetsTalkPipeline
-from letstalk_core.pixels import images_to_pixels, pixels_to_images
+from letstalk_core.pixels import images_to_pixels
 from letstalk_core.video.clips import SamplingSettings
+from letstalk_core.video.controls import AskedFor
 from letstalk_core.video.reader import probe, read_video_frames
 
 pytestmark = pytest.mark.skipif(not BUNDLED_MODEL.exists(), reason="no bundled model in this repository yet")
 
 OPEN, BLINK = READINGS.index("open"), READINGS.index("blink")
-EVERYWHERE = np.ones((128, 128), bool)
+EVERYWHERE = np.ones((256, 256), bool)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def pipeline():
 
 
 def test_it_is_small_and_says_what_it_is(capsys):
-    assert BUNDLED_MODEL.stat().st_size <= 25_000_000
+    assert BUNDLED_MODEL.stat().st_size <= 40_000_000
     assert main(["info", str(BUNDLED_MODEL)]) == 0
     shown = capsys.readouterr().out
     assert "Apache-2.0" in shown and "whisper" in shown
@@ -47,12 +48,12 @@ def test_the_demo_speaks(meter, tmp_path, repository, monkeypatch):
     assert len(frames) == probe(output).frames == -(-waveform.shape[1] * 25 // rate)
     read = meter.read(frames)
     loudness = measures.envelope(waveform.mean(0).numpy(), rate, len(frames), 25)
-    # Loudness is not opening: the true mouth of this recording has r = 0.35 with it. The next test asks for that mouth.
+    # Loudness is not opening. The next test asks for the mouth itself.
     assert measures.correlation(read[:, OPEN], loudness) > 0.3
     assert abs(measures.correlation(read[:, OPEN], loudness[::-1].copy())) < 0.15
     assert read[:, OPEN].max() > 0.3 and read[:, OPEN].min() < 0.1  # it opens, and it closes
     assert 6 <= measures.blinks_per_minute(read[:, BLINK], 25) <= 30
-    portrait = LetsTalkPipeline.load(device="cpu").crop(read_image(repository / "assets" / "portrait.png")).image
+    portrait = LetsTalkPipeline.load(device="cpu").crop(read_image(repository / "assets" / "portrait.jpg")).image
     alike = [
         measures.masked_psnr(frame[None], images_to_pixels(portrait[None]).numpy(), EVERYWHERE) for frame in frames
     ]
@@ -61,39 +62,39 @@ def test_the_demo_speaks(meter, tmp_path, repository, monkeypatch):
 
 
 def test_the_demo_opens_its_mouth_as_the_voice_did(meter, pipeline, repository, monkeypatch):
-    from letstalk_core.data.speech.synthesis import Voice, available_engines, synthesize
+    from letstalk_core.data.speech.synthesis import available_engines
     from letstalk_core.data.speech.visemes import mouth_track
 
-    if "flite" not in available_engines():
-        pytest.skip("flite, which spoke the example, is not installed")
+    if "kokoro" not in available_engines():
+        pytest.skip("kokoro, which spoke the example, is not installed")
     monkeypatch.syspath_prepend(repository / "docs")
-    from make_assets import TEXT
+    from make_assets import example_speech
 
     waveform, rate = read_audio(repository / "assets" / "speech.wav")
-    portrait = pipeline.crop(read_image(repository / "assets" / "portrait.png")).image
+    portrait = pipeline.crop(read_image(repository / "assets" / "portrait.jpg")).image
     frames = generate_frames(pipeline, portrait, waveform.mean(0).numpy(), rate, SamplingSettings())
-    truth = mouth_track(synthesize(TEXT, Voice("flite", "en-us", "slt")), len(frames))[:, 0]
+    truth = mouth_track(example_speech(), len(frames))[:, 0]
     assert measures.correlation(meter.read(frames)[:, OPEN], truth) > 0.65
 
 
-def test_it_follows_the_words_of_people_it_never_met(meter, pipeline):
-    from letstalk_core.data.drawn.talking_clips import talking_clip
+@pytest.mark.parametrize("drawings", [False, True])
+def test_it_follows_the_words_of_people_it_never_met(meter, pipeline, drawings):
     from letstalk_core.data.speech.synthesis import available_engines
 
     if not available_engines():
         pytest.skip("espeak-ng and flite are not installed")
     read, truth = [], []
-    for clip in (talking_clip(20_000 + seed, 3.0, split="heldout") for seed in (1, 2, 4, 5, 6)):  # 3 is silent
-        portrait = pixels_to_images(clip.portrait[None])[0]
-        frames = generate_frames(pipeline, portrait, clip.waveform, 16000, SamplingSettings())
+    for pair in held_out_pairs(5, 3.0, pipeline.config.image_size, drawings):
+        asked = AskedFor(tracks=pair.asked(pipeline.config.departures.controls))
+        frames = generate_frames(pipeline, pair.portrait, pair.waveform, 16000, SamplingSettings(asked=asked))
         read.append(meter.read(frames)[:, OPEN])
-        truth.append(clip.controls[:, COLUMN["open"]])
+        truth.append(pair.track("open"))
     scores = [measures.correlation(a, b) for a, b in zip(read, truth, strict=True)]
     shuffled = [measures.correlation(a, b) for a, b in zip(read, truth[1:] + truth[:1], strict=True)]
-    assert np.median(scores) > 0.8 and abs(np.mean(shuffled)) < 0.2, (scores, shuffled)
+    assert np.median(scores) > 0.75 and abs(np.mean(shuffled)) < 0.25, (scores, shuffled)
 
 
 def test_silence_keeps_the_mouth_closed(meter, pipeline, repository):
-    portrait = pipeline.crop(read_image(repository / "assets" / "portrait.png")).image
+    portrait = pipeline.crop(read_image(repository / "assets" / "portrait.jpg")).image
     frames = generate_frames(pipeline, portrait, np.zeros(16000 * 2, np.float32), 16000, SamplingSettings())
     assert np.median(meter.read(frames)[:, OPEN]) < 0.12

@@ -37,7 +37,7 @@ def inputs(tmp_path_factory, repository):
     return {
         "model": write_tiny_checkpoint(folder / "tiny.safetensors"),
         "audio": write_wav(folder / "speech.wav"),
-        "portrait": repository / "assets" / "portrait.png",
+        "portrait": repository / "assets" / "portrait.jpg",
     }
 
 
@@ -133,8 +133,8 @@ def test_a_truncated_file(option, inputs, tmp_path, capfd):
 
 def test_wrong_types_of_file(inputs, tmp_path, capfd):
     fails(command(inputs, tmp_path / "out.mp4", portrait=inputs["audio"]), capfd, "speech.wav")
-    fails(command(inputs, tmp_path / "out.mp4", audio=inputs["portrait"]), capfd, "portrait.png")
-    fails(command(inputs, tmp_path / "out.mp4", model=inputs["portrait"]), capfd, "portrait.png")
+    fails(command(inputs, tmp_path / "out.mp4", audio=inputs["portrait"]), capfd, "portrait.jpg")
+    fails(command(inputs, tmp_path / "out.mp4", model=inputs["portrait"]), capfd, "portrait.jpg")
 
 
 def test_a_pickle_is_never_run(inputs, tmp_path, capfd):
@@ -236,7 +236,7 @@ def test_without_a_bundled_model_the_demo_says_what_to_do(tmp_path, capfd, monke
 
 def test_the_demo_needs_nothing_but_a_model(inputs, tmp_path):
     assert main(["demo", "--output", str(tmp_path / "out.mp4"), "--model", str(inputs["model"])]) == 0
-    assert probe(tmp_path / "out.mp4").frames == 185
+    assert probe(tmp_path / "out.mp4").frames == 221
 
 
 def test_outputs_that_cannot_be_written(inputs, tmp_path, capfd):

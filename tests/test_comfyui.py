@@ -77,7 +77,7 @@ def test_every_node_is_there_and_explains_itself(comfyui):
         assert all(node["output_tooltips"]), name
     offered = info["LetsTalkSampler"]["input"]["required"]["sampler"][1]["options"]
     assert set(offered[1:]) == set(SAMPLERS)
-    assert info["LoadLetsTalkModel"]["input"]["required"]["model"][1]["options"][0].startswith("letstalk-avatar")
+    assert info["LoadLetsTalkModel"]["input"]["required"]["model"][1]["options"][0].startswith("letstalk-portraits")
 
 
 def test_templates_and_help_pages_are_served(comfyui):
@@ -123,7 +123,7 @@ def test_each_workflow_makes_the_whole_video(comfyui, workflow, repository, name
     (video,) = ended.videos
     found = probe(video)
     assert found.frames == frames
-    assert (found.width, found.height) == ((960, 576) if name == "full_picture" else (128, 128))
+    assert (found.width, found.height) == ((768, 768) if name == "full_picture" else (256, 256))
     sound, sound_rate = read_audio(video)
     assert abs(sound.shape[1] / sound_rate - waveform.shape[1] / rate) < 0.05
     assert sound.std() > 0.5 * waveform.std()
@@ -301,6 +301,8 @@ def test_bad_input_gets_one_sentence(comfyui, workflow, case):
     graph = workflow("short_talking_portrait")
     if case in ("no face", "face index"):
         source = {"image": "1,64,64,3"}
+    if case == "unknown control":
+        only(graph, "LoadLetsTalkModel")["model"] = "tiny.safetensors"
     if case == "late start":
         source = {"audio": "1,16000,16000"}
     graph = with_source(graph, **source)
@@ -351,10 +353,10 @@ def test_parts_of_another_model_are_refused(comfyui, workflow):
     second = next(node["inputs"] for node in graph.values() if node["inputs"].get("letstalk_memory"))
     second.update(letstalk_model=["tiny", 0], letstalk_portrait=["portrait", 0], letstalk_audio=["audio", 0])
     error = comfyui.run(graph).error
-    assert "memory was made with letstalk-avatar" in error and "tiny.safetensors" in error
+    assert "memory was made with letstalk-portraits" in error and "tiny.safetensors" in error
     second["letstalk_portrait"] = ["3", 0]
     del second["letstalk_memory"]
-    assert "portrait was made with letstalk-avatar" in comfyui.run(graph).error
+    assert "portrait was made with letstalk-portraits" in comfyui.run(graph).error
 
 
 def test_a_picture_of_someone_without_a_face_is_cropped_with_a_warning(comfyui, workflow):

@@ -65,7 +65,7 @@ def test_a_workflow_opens_runs_and_ends_with_a_video_on_the_page(comfyui, workfl
     (prompt,) = ended
     ended = comfyui.wait(prompt)
     assert ended.status == "success", ended.error
-    assert probe(ended.videos[0]).frames == 185
+    assert probe(ended.videos[0]).frames == 221
     page.wait_for_function("document.querySelector('video') && document.querySelector('video').readyState >= 2")
     page.evaluate("document.querySelectorAll('video').forEach(v => { v.pause(); v.currentTime = 1.32 })")
     page.wait_for_timeout(1500)

@@ -83,7 +83,7 @@ def test_people_are_told_apart(people):
 def test_the_command_writes_numbers_and_a_plot(people, tmp_path, capfd, repository):
     pytest.importorskip("matplotlib")
     report(tmp_path, lambda i: people[0][i % 25])
-    portrait = repository / "assets" / "portrait.png"
+    portrait = repository / "assets" / "portrait.jpg"
     assert main(["drift", str(tmp_path / "a.mp4"), "--portrait", str(portrait)]) == 0
     told = json.loads(capfd.readouterr().out)
     assert told["means"]["identity"] > 0.5  # somebody else's portrait

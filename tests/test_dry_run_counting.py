@@ -23,7 +23,7 @@ from letstalk_core.training.transformer_loss import Denoiser
 
 SIDE = 8  # of the latents
 ONE_BIAS = r"^transformer\.linear_out\.bias$"  # frozen or not: the same work, and nothing is kept for it
-BUNDLED = "weights/letstalk-avatar-128.safetensors"
+BUNDLED = "weights/letstalk-portraits-256.safetensors"
 
 
 def tiny(model=None, **changes):

@@ -23,7 +23,7 @@ def model(tmp_path_factory):
 
 def check(model, recording, output, repository) -> None:
     waveform, rate = read_audio(recording)
-    portrait = repository / "assets" / "portrait.png"
+    portrait = repository / "assets" / "portrait.jpg"
     arguments = ["--portrait", portrait, "--audio", recording, "--output", output, "--model", model]
     assert main(["generate", *map(str, arguments)]) == 0
     found = probe(output)

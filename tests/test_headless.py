@@ -15,17 +15,17 @@ pytestmark = pytest.mark.comfyui
 
 def test_headless_with_files_of_ones_own(comfyui, repository, tmp_path):
     script = repository / "workflows" / "api" / "queue_prompt.py"
-    Image.open(repository / "assets" / "scene.png").save(tmp_path / "one.jpg")
+    Image.open(repository / "assets" / "scene.jpg").save(tmp_path / "one.jpg")
     for name in ("one", "two"):
         (tmp_path / f"{name}.wav").write_bytes((repository / "assets" / "speech.wav").read_bytes())
-    (tmp_path / "two.png").write_bytes((repository / "assets" / "portrait.png").read_bytes())
+    (tmp_path / "two.png").write_bytes((repository / "assets" / "drawing.png").read_bytes())
     workflow = repository / "workflows" / "api" / "long_video.json"
     command = [sys.executable, script, "--workflow", workflow, "--batch", tmp_path, "--output", tmp_path / "out"]
     command += ["--server", "http://127.0.0.1:9", "--server", comfyui.url]  # nothing listens on the first
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "2 of 2 made" in done.stdout and "127.0.0.1:9 died" in done.stderr
-    assert [probe(tmp_path / "out" / f"{name}.mp4").frames for name in ("one", "two")] == [185, 185]
+    assert [probe(tmp_path / "out" / f"{name}.mp4").frames for name in ("one", "two")] == [221, 221]
     (tmp_path / "two.wav").write_text("no sound")
     del command[-4:-2]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
@@ -56,7 +56,7 @@ def test_a_pair_goes_to_another_server_when_one_dies_in_the_middle(comfyui, repo
 
     doomed = Server(tmp_path / "doomed").start()
     for name in ("one", "two"):
-        (tmp_path / f"{name}.png").write_bytes((repository / "assets" / "portrait.png").read_bytes())
+        (tmp_path / f"{name}.png").write_bytes((repository / "assets" / "drawing.png").read_bytes())
         (tmp_path / f"{name}.wav").write_bytes((repository / "assets" / "speech.wav").read_bytes())
     command = [sys.executable, repository / "workflows" / "api" / "queue_prompt.py", "--server", doomed.url]
     command += ["--server", comfyui.url, "--batch", tmp_path, "--output", tmp_path / "out"]
@@ -71,4 +71,4 @@ def test_a_pair_goes_to_another_server_when_one_dies_in_the_middle(comfyui, repo
     out, errors = running.communicate(timeout=240)
     assert running.returncode == 0, errors
     assert "2 of 2 made" in out and f"{doomed.url} died" in errors
-    assert [probe(tmp_path / "out" / f"{name}.mp4").frames for name in ("one", "two")] == [185, 185]
+    assert [probe(tmp_path / "out" / f"{name}.mp4").frames for name in ("one", "two")] == [221, 221]

@@ -162,7 +162,7 @@ def test_a_transformer_is_trained_for_a_given_time(clips, tmp_path, monkeypatch)
     monkeypatch.setattr(timed, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     own = dict(audio_blocks=2, audio_channels=6, audio_window=5, clip_frames=5, image_size=SIZE, memory_frames=0)
     config = CONFIG.with_changes(controls=("yaw", "eyelids"), **own)
-    monkeypatch.setitem(PRESETS, "portraits", config)
+    monkeypatch.setitem(PRESETS, "bundled", config)
     model = new_model(clips)
     some = clips.batch(clips.plan(7, 16))
     moved = (some["clip"] - some["portrait"][:, None]).std() * model.config.departures.relative_scale

@@ -1,11 +1,13 @@
-"""A small network that tells drawn people apart: how far a frame's person is from the portrait's.
+"""A small network that tells people and drawings apart: how far a frame's person is from the portrait's.
 
-Trained on renderings, blurred and disturbed as generated frames are; pictures of one person in different poses have to
-lie together and those of different people apart. `identity_accuracy` judges it on people it never met.
+Trained on puppets and drawings who speak, blurred and disturbed as generated frames are; pictures of one person in
+different poses have to lie together and those of different people apart. `identity_accuracy` judges it on people it
+never met.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.drawn.stills import HELD_OUT_POSES, POSES, held_out_pictures, render_pictures
-from ..pixels import pixels_to_images
+from ..data.people.talking import SpeakingPictures
+from ..pixels import normalise
 from ..training.loop import Loss, TrainingRun, small_config
 from ..weights import read_network, write_network
-from .meter import FaceNet, disturb
+from .meter import FaceNet, disturb, reduced
 
 WEIGHTS = Path(__file__).resolve().parent / "identity.safetensors"
 SIZE, WIDTH = 128, 48  # pixels, length of a vector
+PEOPLE, HELD_OUT_PEOPLE = 2400, 100
 TEMPERATURE = 0.1  # softmax temperature of the loss
 
 
@@ -34,24 +37,24 @@ class IdentityNet(FaceNet):
         return F.normalize(super().forward(images), dim=1)
 
 
-def train_identity(work: Path, people: int = 2500, steps: int = 2000, batch: int = 32) -> IdentityNet:
-    """Train the network in work/identity (resumed if begun), on the autoencoder's training pictures.
+def train_identity(work: Path, people: int = PEOPLE, steps: int = 2000, batch: int = 32) -> IdentityNet:
+    """Train the network in work/identity (resumed if begun), on the pictures of people who speak in work/speaking.
 
     Each step sees two pictures of each of `batch` people and has to find the pairs, by the symmetric cross-entropy of
     CLIP (arXiv 2103.00020).
     """
-    pictures = render_pictures(work, people, POSES, SIZE)[0]
+    source = SpeakingPictures(work / "speaking", people).make(os.cpu_count() or 1)
     torch.manual_seed(0)
     net = IdentityNet().to(memory_format=torch.channels_last)
     run = TrainingRun(work / "identity", net, small_config(steps, 1.5e-3))
 
     def loss_of(step: int) -> Loss:
         rng = np.random.default_rng((11, step))
-        chosen = np.sort(rng.choice(people, batch, replace=False)) * POSES
-        poses = np.stack([rng.choice(POSES, 2, replace=False) for _ in chosen])  # [batch,2]
+        chosen = rng.choice(people, batch, replace=False)
+        poses = np.stack([rng.choice(source.pictures.shape[1], 2, replace=False) for _ in chosen])  # [batch,2]
         sides = []
         for side in (0, 1):
-            images = disturb(pixels_to_images(pictures[chosen + poses[:, side]]), rng)
+            images = disturb(reduced(normalise(torch.from_numpy(source.pictures[chosen, poses[:, side]]))), rng)
             gain = torch.from_numpy(rng.uniform(0.9, 1.1, (batch, 3, 1, 1))).float()
             shift = tuple(int(s) for s in rng.integers(-3, 4, 2))
             sides.append(run.module((images * gain).clamp(-1, 1).roll(shift, (2, 3))))
@@ -64,12 +67,14 @@ def train_identity(work: Path, people: int = 2500, steps: int = 2000, batch: int
     return run.averaged()
 
 
+@torch.inference_mode()
 def identity_accuracy(net: IdentityNet, work: Path) -> dict[str, float]:
     """Judge the network on held-out people: "same" and "different", the median distances of two pictures of one person
     and of two; "nearer", how often the former is below the latter (the area under the ROC curve)."""
-    vectors = net.read(held_out_pictures(work, SIZE)[0])
+    held = SpeakingPictures(work / "speaking-heldout", HELD_OUT_PEOPLE, held_out=True).make(os.cpu_count() or 1)
+    vectors = torch.cat([net(reduced(normalise(torch.from_numpy(pictures)))) for pictures in held.pictures]).numpy()
     distances = 1 - vectors @ vectors.T
-    who = np.arange(len(vectors)) // HELD_OUT_POSES
+    who = np.arange(len(vectors)) // held.pictures.shape[1]
     above = np.triu(np.ones_like(distances, bool), 1)
     same, other = (distances[above & mask] for mask in (who[:, None] == who, who[:, None] != who))
     nearer = float((np.searchsorted(np.sort(other), same, "right")).mean() / len(other))

@@ -75,7 +75,7 @@ class ModelExporter:
             )
             write_video(
                 pipeline,
-                config.sample_portrait or ASSETS / "portrait.png",
+                config.sample_portrait or ASSETS / "portrait.jpg",
                 config.sample_audio or ASSETS / "speech.wav",
                 folder / f"step-{step:08d}.mp4",
                 SamplingSettings(steps=config.sample_steps or None),

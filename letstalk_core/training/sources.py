@@ -43,7 +43,7 @@ def _drawn(
         )
     if autoencoder is None:
         raise InputError(
-            "Drawn clips need an autoencoder; set autoencoder, to weights/letstalk-avatar-128.safetensors."
+            "Drawn clips need an autoencoder; set autoencoder, to weights/letstalk-portraits-256.safetensors."
         )
     length = max(DRAWN_FRAMES, window.memory_frames + window.clip_frames)
     store = ClipStore(Path(config.data_path), config.avatar_clips, length, model.image_size, model.audio.encoder)

@@ -48,7 +48,7 @@ NOTES = {
 def loss_settings(work: Path) -> TransformerTraining:
     """What is seen, what is added to it and what counts in the transformer's loss."""
     return TransformerTraining(
-        run=str(work), preset="portraits", data="avatar", data_path=str(work),
+        run=str(work), preset="bundled", data="avatar", data_path=str(work),
         frozen=r"^audio_projection\.window\.",  # it heard far more speech than the clips hold
         memory_pixel_noise=False, mouth_weight=8.0, eye_weight=3.0, blink_weight=3.0, control_dropout=0.2,
         first_guess_share=0.8,  # where nothing is seen and the conditions alone decide: the first step of two
@@ -76,7 +76,7 @@ class Plan:
 
     def spoken(self) -> SpokenPairs | PackedPairs:
         """Speech, its features and mouths."""
-        folder, encoder = self.work / "audio" / "pairs", PRESETS["portraits"].audio.encoder
+        folder, encoder = self.work / "audio" / "pairs", PRESETS["bundled"].audio.encoder
         if self.speech is None:
             pairs = SpokenPairs(folder, self.pairs, encoder, self.work / "audio" / "utterances")
         else:
@@ -101,13 +101,13 @@ def train_portraits(plan: Plan, output: Path) -> Path:
     known = _known_model(plan.start) if plan.start else None
     pairs = plan.spoken()
     if known is None:
-        ear = train_ear(plan.work / "ear", pairs, PRESETS["portraits"], SHARES["ear"] * plan.minutes, plan.device)
+        ear = train_ear(plan.work / "ear", pairs, PRESETS["bundled"], SHARES["ear"] * plan.minutes, plan.device)
         if not autoencoder.exists():
             train_portrait_autoencoder.run(
                 plan.work, SHARES["autoencoder"] * plan.minutes, plan.device, puppets=plan.puppets,
                 speaking=plan.speaking,
             )  # fmt: skip
-    loaded, window = load_autoencoder(autoencoder), Window.of(PRESETS["portraits"])
+    loaded, window = load_autoencoder(autoencoder), Window.of(PRESETS["bundled"])
     clips = ToldClips(plan.portraits(), pairs, loaded, Teacher.load(teacher), window, plan.device)
     model = new_model(clips)
     if known is None:
@@ -125,7 +125,7 @@ def train_portraits(plan: Plan, output: Path) -> Path:
 
 def _known_model(path: Path) -> LetsTalkModel:
     """The model in a file to go on from; InputError where it is of another shape."""
-    known, preset = load_checkpoint(path), PRESETS["portraits"]
+    known, preset = load_checkpoint(path), PRESETS["bundled"]
     measured = {"latent_scale": preset.latent_scale, "relative_scale": preset.departures.relative_scale}
     if known.config.with_changes(**measured) != preset:
         raise InputError(f"{path} is not such a model as train-portraits writes; give one that is, or no --start.")
@@ -138,7 +138,7 @@ def new_model(clips: ToldClips) -> LetsTalkModel:
     some = clips.batch(clips.plan(UNSEEN_STEP, 64))
     deviation = float((some["clip"] - some["portrait"][:, None]).std())
     scales = {"latent_scale": clips.scale, "relative_scale": 1 / deviation}
-    return LetsTalkModel(PRESETS["portraits"].with_changes(**scales))
+    return LetsTalkModel(PRESETS["bundled"].with_changes(**scales))
 
 
 def train_transformer(
