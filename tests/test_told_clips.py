@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import operator
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from letstalk_core.data.people.talking import SpeakingPictures
 from letstalk_core.data.source import Window
 from letstalk_core.picture.autoencoder import build_autoencoder
 from letstalk_core.training.bundled import timed
+from letstalk_core.training.bundled.read_ahead import ReadAhead
 from letstalk_core.training.bundled.teacher import Teacher
 from letstalk_core.training.bundled.told_clips import STRETCH, ToldClips
 from letstalk_core.training.bundled.train_portrait_autoencoder import Taught
@@ -115,12 +117,13 @@ def test_what_is_told_is_decoded_where_it_should_be():
 
 
 def test_clips_are_told_of_their_speech_and_what_is_asked(clips, pairs, speaking):
-    batch = clips.batch(clips.plan(3, 8))
+    plans = clips.plans(8)
+    batch = clips.batch(plans(3))
     assert {name: tuple(value.shape) for name, value in batch.items() if name not in ("seed", "name")} == {
         "clip": (8, 5, 4, 16, 16), "portrait": (8, 4, 16, 16), "memory": (8, 0, 4, 16, 16),
         "features": (8, 5, 5, 2, 6), "controls": (8, 5, 5, 2), "regions": (8, 64, 64),
     }  # fmt: skip
-    again, other = clips.batch(clips.plan(3, 8)), clips.batch(clips.plan(4, 8))
+    again, other = clips.batch(plans(3)), clips.batch(plans(4))
     assert all(torch.equal(batch[name], again[name]) for name in ("clip", "features", "controls"))
     assert not torch.equal(batch["clip"], other["clip"]) and len(set(batch["seed"])) == 8
     frames = batch["features"][:, :, :, 0, 0]  # [clip,frame,window]
@@ -132,7 +135,7 @@ def test_clips_are_told_of_their_speech_and_what_is_asked(clips, pairs, speaking
 def test_a_clip_is_what_the_teacher_makes_of_its_motion(clips, pairs):
     rng = np.random.default_rng(5)
     rest = clips.controls[4]
-    motion, told, features = clips._clip(rng, rest)
+    motion, told, features = clips.plans(1)._clip(rng, rest)
     assert motion.shape == (5, len(OWN)) and told.shape == (9, 2) and features.shape == (9, 2, 6)
     spoken = features[2:7, 0, 0].astype(int)
     assert np.allclose(motion[:, 0], spoken % 5 / 5, atol=1e-3)  # the mouth of these frames
@@ -164,7 +167,7 @@ def test_a_transformer_is_trained_for_a_given_time(clips, tmp_path, monkeypatch)
     config = CONFIG.with_changes(controls=("yaw", "eyelids"), **own)
     monkeypatch.setitem(PRESETS, "bundled", config)
     model = new_model(clips)
-    some = clips.batch(clips.plan(7, 16))
+    some = clips.batch(clips.plans(16)(7))
     moved = (some["clip"] - some["portrait"][:, None]).std() * model.config.departures.relative_scale
     assert model.config.latent_scale == 0.5 and 0.5 < moved < 2
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -173,6 +176,12 @@ def test_a_transformer_is_trained_for_a_given_time(clips, tmp_path, monkeypatch)
     assert same == {name for name in before if name.startswith("audio_projection.window.")}
     lines = [json.loads(line) for line in (tmp_path / "transformer" / "log.jsonl").read_text().splitlines()]
     assert np.isfinite(lines[-1]["loss"]) and lines[-1]["x0_error"] > 0
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_what_is_read_ahead_is_that_of_the_step(processes):
+    read = ReadAhead(operator.neg, processes)
+    assert [read(step) for step in (3, 4, 5, 9, 9, 0)] == [-3, -4, -5, -9, -9, 0]
 
 
 def test_controls_are_counted_from_the_portrait_but_for_the_eyelids():

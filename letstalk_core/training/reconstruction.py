@@ -40,12 +40,17 @@ def reconstruction_loss(output: Tensor, images: Tensor, regions: Tensor | None =
 
 def psnr(output: Tensor, images: Tensor, mask: Tensor | None = None) -> float:
     """Mean peak signal-to-noise ratio in dB of [n, 3, H, W] in -1..1, inside mask [n, H, W] if given."""
+    return float(psnrs(output, images, mask).mean())
+
+
+def psnrs(output: Tensor, images: Tensor, mask: Tensor | None = None) -> Tensor:
+    """That of each picture, [n]."""
     error = (output.clamp(-1, 1) - images).square().mean(1) / 4
     if mask is None:
         error = error.mean((1, 2))
     else:
         error = (error * mask).sum((1, 2)) / mask.sum((1, 2))
-    return float((-10 * error.clamp_min(1e-10).log10()).mean())
+    return -10 * error.clamp_min(1e-10).log10()
 
 
 def with_noise(latents: Tensor, noise: Tensor) -> Tensor:

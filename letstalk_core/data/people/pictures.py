@@ -48,15 +48,27 @@ class PeoplePictures(BlockStore):
     def read(self, index: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """A random picture of a person and a portrait of theirs, uint8 [3,256,256] each, with regions [256,256], 1 in
         the mouth and 2 in the eyes, and the controls of both, float32 [2,21]; mirrored in half of cases."""
-        pose = int(rng.integers(1, POSES + 1))
-        portrait = int(rng.integers(1, POSES + 1)) if rng.random() < OTHER_PORTRAIT else 0
-        both = torch.from_numpy(self.pictures[index, [pose, portrait]])
-        controls = torch.from_numpy(self.controls[index, [pose, portrait]])
-        regions = face_regions(self.places[index, pose])
-        if rng.random() < 0.5:
-            both, regions = both.flip(-1), regions.flip(-1)
-            controls[:, SIDEWAYS] *= -1
-        return {"image": both[0], "portrait": both[1], "regions": regions, "controls": controls}
+        batch = self.read_batch(torch.from_numpy(self.pictures), np.array([index]), rng)
+        return {name: values[0] for name, values in batch.items()}
+
+    def read_batch(self, pictures: Tensor, people: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Of each of these people [n] what `read` gives, on the device of `pictures`, which are those of this folder,
+        wherever they were brought."""
+        n = len(people)
+        poses = rng.integers(1, POSES + 1, n)
+        portraits = np.where(rng.random(n) < OTHER_PORTRAIT, rng.integers(1, POSES + 1, n), 0)
+        mirrored = rng.random(n) < 0.5
+        controls = self.controls[people[:, None], np.stack([poses, portraits], 1)]
+        controls[np.ix_(mirrored, range(2), SIDEWAYS)] *= -1
+        batch = {
+            "image": pictures[people, poses], "portrait": pictures[people, portraits],
+            "regions": torch.stack([face_regions(of) for of in self.places[people, poses]]),
+            "controls": torch.from_numpy(controls),
+        }  # fmt: skip
+        batch = {name: values.to(pictures.device) for name, values in batch.items()}
+        for name in ("image", "portrait", "regions"):
+            batch[name][mirrored] = batch[name][mirrored].flip(-1)
+        return batch
 
 
 class PuppetPictures(PeoplePictures):

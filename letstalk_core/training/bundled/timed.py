@@ -24,6 +24,13 @@ AVERAGE_SHARE = 6  # the average of weights is over the last sixth of the steps,
 MOST_DECAY = 0.999
 
 
+def prepare_arithmetic() -> None:
+    """For a whole process: tiny numbers are zero, a GPU multiplies in TF32 and tries out its convolutions."""
+    torch.set_flush_denormal(True)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+
+
 class TimedRun:
     """One training in one folder: state.pt to go on from, log.jsonl.
 
@@ -55,9 +62,11 @@ class TimedRun:
         if self.state.exists():
             self._load()
 
-    def fit(self, loss_of: Callable[[int], tuple[Tensor, dict[str, float]]]) -> None:
+    def fit(self, loss_of: Callable[[int], tuple[Tensor, dict[str, Tensor]]]) -> None:
         """Train until the time is over. loss_of(step) gives the loss of a batch, which follows from the step's number,
         and other numbers for the log."""
+        if self.elapsed < self.seconds:
+            loss_of(self.step)[0].backward()  # what the first step compiles takes none of the time
         began, saved, logged = time.monotonic() - self.elapsed, self.elapsed, self.elapsed
         while self.elapsed < self.seconds:
             rate = self.peak * self._share(self.elapsed / self.seconds)
@@ -74,7 +83,7 @@ class TimedRun:
             self.elapsed = time.monotonic() - began
             if self.elapsed - logged > LOG_EVERY or self.elapsed >= self.seconds:
                 logged = self.elapsed
-                self._log({"loss": float(loss.detach()), "learning_rate": rate, **numbers})
+                self._log({"loss": loss.detach(), "learning_rate": rate, **numbers})
             if self.elapsed - saved > SAVE_EVERY:
                 saved = self.elapsed
                 self._save()
@@ -97,8 +106,9 @@ class TimedRun:
         floats = [name for name, value in state.items() if value.is_floating_point()]
         torch._foreach_lerp_([self.average[name] for name in floats], [state[name] for name in floats], 1 - decay)
 
-    def _log(self, numbers: dict) -> None:
-        line = {"step": self.step, "seconds": round(self.elapsed, 1), **numbers}
+    def _log(self, numbers: dict[str, float | Tensor]) -> None:
+        line = {"step": self.step, "seconds": round(self.elapsed, 1)}
+        line |= {name: float(value) for name, value in numbers.items()}
         print(json.dumps(line), flush=True)
         with open(self.folder / "log.jsonl", "a") as log:
             log.write(json.dumps(line) + "\n")

@@ -23,6 +23,7 @@ STRETCH = 60  # frames of motion, of which a clip is a part, so that it begins i
 BEGINS_SHARE = 0.5  # of clips that begin where the motion does, as a video does: they follow the portrait itself
 REGION_STEP = 4  # pixels of a cell of the regions
 HALF = REGION_STEP // 2
+AT_ONCE = 8  # people whose portraits are encoded
 
 
 class Plan(NamedTuple):
@@ -36,8 +37,41 @@ class Plan(NamedTuple):
     seeds: np.ndarray
 
 
+class ClipPlans:
+    """Plans of `size` clips by the number of a step, each with speech and motion of its own. Numbers alone, no torch:
+    other threads or processes may make them.
+
+    Args:
+        controls: of those who may be portraits, [n,21].
+        pairs: the speech, features and mouths.
+        window: what a clip is, and what it is told of.
+    """
+
+    def __init__(self, controls: np.ndarray, pairs: SpokenPairs | PackedPairs, window: Window, size: int):
+        self.controls, self.pairs, self.size = controls, pairs, size
+        self.frames, self.window = window.clip_frames, window.audio_window
+        self.asked = [list(ASKED).index(name) for name in window.controls]
+
+    def __call__(self, step: int) -> Plan:
+        rng = np.random.default_rng((9, step))
+        chosen = rng.integers(len(self.controls), size=self.size)
+        motion, told, features = zip(*(self._clip(rng, self.controls[index]) for index in chosen), strict=True)
+        return Plan(chosen, np.stack(motion), np.stack(told), np.stack(features), rng.integers(2**31, size=self.size))
+
+    def _clip(self, rng: np.random.Generator, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Motion [F,21], what is told of it [F + W - 1,8], and the speech's features [F + W - 1,L,E], of one clip."""
+        spoken = int(rng.integers(self.pairs.count))
+        start = int(rng.integers(self.pairs.features.shape[1] - STRETCH + 1))
+        speech, reach = slice(start, start + STRETCH), self.window // 2
+        motion = motion_from(rest, rng, np.asarray(self.pairs.mouths[spoken, speech], np.float32))
+        first = 0 if rng.random() < BEGINS_SHARE else int(rng.integers(1, STRETCH - self.frames + 1))
+        around = np.clip(np.arange(first - reach, first + self.frames + reach), 0, STRETCH - 1)
+        features = self.pairs.features[spoken, speech][around]
+        return motion[first : first + self.frames], asked(rest, motion[around])[:, self.asked], features
+
+
 class ToldClips:
-    """Examples of a transformer's training (data/source.py) by the batch, each with speech and motion of its own.
+    """Examples of a transformer's training (data/source.py) by the batch.
 
     Args:
         sources: people, and how many of each one's pictures may be portraits, that at rest first.
@@ -50,21 +84,16 @@ class ToldClips:
         self, sources: list[tuple[PeoplePictures, int]], pairs: SpokenPairs | PackedPairs, autoencoder: Autoencoder,
         teacher: Teacher, window: Window, device: torch.device,
     ):  # fmt: skip
-        self.pairs, self.teacher, self.device = pairs, teacher.to(device), device
-        self.frames, self.window = window.clip_frames, window.audio_window
-        self.asked = [list(ASKED).index(name) for name in window.controls]
+        self.pairs, self.teacher, self.window, self.device = pairs, teacher.to(device), window, device
         self.scale = autoencoder.latent_scale
         self.controls = np.concatenate([source.controls[:, :most].reshape(-1, len(COLUMN)) for source, most in sources])
         places = np.concatenate([source.places[:, :most].reshape(-1, 3, 2) for source, most in sources])
         self.regions = torch.stack([face_regions(of)[HALF::REGION_STEP, HALF::REGION_STEP] for of in places])
         self.portraits = _encoded(sources, autoencoder.to(device), device)
 
-    def plan(self, step: int, size: int) -> Plan:
-        """`size` clips, which follow from the step's number. Numbers alone: another thread may do it meanwhile."""
-        rng = np.random.default_rng((9, step))
-        chosen = rng.integers(len(self.portraits), size=size)
-        motion, told, features = zip(*(self._clip(rng, self.controls[index]) for index in chosen), strict=True)
-        return Plan(chosen, np.stack(motion), np.stack(told), np.stack(features), rng.integers(2**31, size=size))
+    def plans(self, size: int) -> ClipPlans:
+        """Those of these portraits and this speech, `size` clips each."""
+        return ClipPlans(self.controls, self.pairs, self.window, size)
 
     def batch(self, plan: Plan) -> dict:
         """ "clip" [n,F,C,h,w], "portrait" [n,C,h,w], no frames of "memory", "features" [n,F,W,L,E], "controls"
@@ -77,23 +106,12 @@ class ToldClips:
         clip = self._told(portrait, motion, torch.from_numpy(self.controls[plan.portraits]).to(self.device))
         return {
             "clip": clip, "portrait": portrait, "memory": clip[:, :0],
-            "features": torch.stack([whole_windows(one.float(), self.window) for one in features]),
-            "controls": torch.stack([whole_windows(one, self.window) for one in told]),
+            "features": torch.stack([whole_windows(one.float(), self.window.audio_window) for one in features]),
+            "controls": torch.stack([whole_windows(one, self.window.audio_window) for one in told]),
             "regions": self.regions[chosen].to(self.device),
             "seed": plan.seeds.tolist(),
             "name": [f"clip {seed}" for seed in plan.seeds],
         }  # fmt: skip
-
-    def _clip(self, rng: np.random.Generator, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Motion [F,21], what is told of it [F + W - 1,8], and the speech's features [F + W - 1,L,E], of one clip."""
-        spoken = int(rng.integers(self.pairs.count))
-        start = int(rng.integers(self.pairs.features.shape[1] - STRETCH + 1))
-        speech, reach = slice(start, start + STRETCH), self.window // 2
-        motion = motion_from(rest, rng, np.asarray(self.pairs.mouths[spoken, speech], np.float32))
-        first = 0 if rng.random() < BEGINS_SHARE else int(rng.integers(1, STRETCH - self.frames + 1))
-        around = np.clip(np.arange(first - reach, first + self.frames + reach), 0, STRETCH - 1)
-        features = self.pairs.features[spoken, speech][around]
-        return motion[first : first + self.frames], asked(rest, motion[around])[:, self.asked], features
 
     @torch.no_grad()
     def _told(self, portrait: Tensor, motion: Tensor, rest: Tensor) -> Tensor:
@@ -110,8 +128,9 @@ def _encoded(sources: list[tuple[PeoplePictures, int]], autoencoder: Autoencoder
     """Latents of the portraits, float16."""
     found = []
     for source, most in sources:
-        for index in range(len(source)):
-            images = normalise(torch.from_numpy(source.pictures[index, :most]).to(device))
+        for first in range(0, len(source), AT_ONCE):
+            pictures = torch.from_numpy(source.pictures[first : first + AT_ONCE, :most])
+            images = normalise(pictures.flatten(0, 1).to(device))
             with native_autocast(device.type):
                 found.append(autoencoder.encode(images.contiguous(memory_format=torch.channels_last)).half().cpu())
     return torch.cat(found)

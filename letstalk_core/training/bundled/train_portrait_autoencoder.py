@@ -28,10 +28,10 @@ from ...picture.portrait_autoencoder import SMALL_PORTRAIT_AE, PortraitAutoencod
 from ...pixels import normalise
 from ...precision import native_autocast
 from ...weights import write_weights
-from ..reconstruction import psnr, reconstruction_loss
+from ..reconstruction import psnr, psnrs, reconstruction_loss
 from .read_ahead import ReadAhead
 from .teacher import Teacher
-from .timed import TimedRun
+from .timed import TimedRun, prepare_arithmetic
 
 PUPPETS, SPEAKING, HELD_OUT_PEOPLE = 2600, 2400, 100
 TURNS = 3  # pictures of people who speak to one of somebody in any pose
@@ -69,19 +69,22 @@ class Taught(nn.Module):
 
 
 class Batches:
-    """Batches of `size` examples by step, on a device, of the sources by turns; of each source every other one is
-    decoded from what the teacher tells."""
+    """Batches by step, on a device, of so many examples of each source; of each every other one is decoded from what
+    the teacher tells. A GPU has all pictures in its memory, a CPU reads them from their files."""
 
-    def __init__(self, sources: list[PeoplePictures], size: int, device: torch.device):
-        self.sources, self.size, self.device = sources, size, device
+    def __init__(self, sources: list[tuple[PeoplePictures, int]], device: torch.device):
+        self.sources, self.device = sources, device
+        self.pictures = [torch.from_numpy(source.pictures).to(device) for source, _ in sources]
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((7, step))
-        sources = [self.sources[number % len(self.sources)] for number in range(self.size)]
-        examples = [source.read(int(rng.integers(len(source))), rng) for source in sources]
-        batch = {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
-        batch["told"] = torch.arange(self.size) // len(self.sources) % 2 == 0
-        return {name: value.to(self.device) for name, value in batch.items()}
+        parts = [
+            source.read_batch(pictures, rng.integers(len(source), size=count), rng)
+            for (source, count), pictures in zip(self.sources, self.pictures, strict=True)
+        ]
+        batch = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        told = torch.cat([torch.arange(count) % 2 == 0 for _, count in self.sources])
+        return batch | {"told": told.to(self.device)}
 
 
 def train(
@@ -93,7 +96,8 @@ def train(
     workers = os.cpu_count() or 1
     poses = PuppetPictures(work / "puppets", puppets).make(workers, device.type)
     speakers = SpeakingPictures(work / "speaking", speaking).make(workers, device.type)
-    batches = ReadAhead(Batches([poses] + TURNS * [speakers], batch, device))
+    posing = max(1, batch // (1 + TURNS))
+    batches = ReadAhead(Batches([(poses, posing), (speakers, batch - posing)], device))
     torch.manual_seed(0)
     autoencoder = load_autoencoder(start) if start else build_autoencoder(SMALL_PORTRAIT_AE)
     autoencoder.latent_scale = 1.0
@@ -109,7 +113,7 @@ def train(
     run = TimedRun(work / "autoencoder", both, minutes, PEAK / 2 if start else PEAK, device, matrices=inner)
     forward = torch.compile(both) if shutil.which("g++") else both  # compiled: 0.6 of the time
 
-    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss_of(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         examples, generator = batches(step), torch.Generator(device).manual_seed(step)
         images, portraits = (
             normalise(examples[name]).contiguous(memory_format=torch.channels_last) for name in ("image", "portrait")
@@ -124,7 +128,7 @@ def train(
         untold = untold_share(latents, start, taught).mean()
         loss = reconstruction_loss(output.float(), images, examples["regions"]).mean()
         loss = loss + TAUGHT * untold + SMALL_LATENTS * latents.square().mean()
-        return loss, {"psnr": psnr(output.detach().float(), images), "untold": float(untold.detach())}
+        return loss, {"psnr": psnrs(output.detach().float(), images).mean(), "untold": untold.detach()}
 
     run.fit(loss_of)
     run.averaged()
@@ -227,7 +231,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    torch.set_flush_denormal(True)
+    prepare_arithmetic()
     run(arguments.work, arguments.minutes, device, arguments.batch, arguments.start)
 
 

@@ -29,13 +29,14 @@ from ..transformer_loss import Denoiser, TransformerLoss
 from . import train_portrait_autoencoder
 from .read_ahead import ReadAhead
 from .teacher import Teacher
-from .timed import TimedRun
+from .timed import TimedRun, prepare_arithmetic
 from .told_clips import ToldClips
 from .train_ear import train_ear
 from .train_portrait_autoencoder import PUPPETS, SPEAKING, UNSEEN_STEP
 
 PAIRS = 8000
 WORTH_COMPILING = 10  # minutes
+PLANNERS = 6  # processes that plan clips for a GPU
 SHARES = {"ear": 0.15, "autoencoder": 0.45, "transformer": 0.4}  # of the minutes
 PEAK = 2e-3  # largest learning rate; half as much where it goes on from a trained one
 NOTES = {
@@ -92,7 +93,7 @@ class Plan:
 
 def train_portraits(plan: Plan, output: Path) -> Path:
     """Train all parts of the plan in its folder and write the model."""
-    torch.set_flush_denormal(True)
+    prepare_arithmetic()
     plan.work.mkdir(parents=True, exist_ok=True)
     autoencoder = plan.work / "autoencoder.safetensors"
     teacher = train_portrait_autoencoder.teacher_beside(autoencoder)
@@ -135,7 +136,7 @@ def _known_model(path: Path) -> LetsTalkModel:
 def new_model(clips: ToldClips) -> LetsTalkModel:
     """An untrained model for the latents of the clips."""
     torch.manual_seed(0)
-    some = clips.batch(clips.plan(UNSEEN_STEP, 64))
+    some = clips.batch(clips.plans(64)(UNSEEN_STEP))
     deviation = float((some["clip"] - some["portrait"][:, None]).std())
     scales = {"latent_scale": clips.scale, "relative_scale": 1 / deviation}
     return LetsTalkModel(PRESETS["bundled"].with_changes(**scales))
@@ -152,13 +153,13 @@ def train_transformer(
         for block in model.transformer.blocks:
             block.compile()
     loss = TransformerLoss(config, model.config, None, device)
-    plans = ReadAhead(lambda step: clips.plan(step, batch))
+    plans = ReadAhead(clips.plans(batch), PLANNERS if device.type == "cuda" else 0)
     run = TimedRun(work / "transformer", denoiser, minutes, peak, device, matrices=inner_weights(model))
 
-    def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss_of(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         with native_autocast(device.type):
             found = loss(denoiser, clips.batch(plans(step)))
-        return found.per_example.mean(), {name: float(value) for name, value in found.numbers.items()}
+        return found.per_example.mean(), found.numbers
 
     run.fit(loss_of)
     run.averaged()
