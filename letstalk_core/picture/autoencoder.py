@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..weights import fill_strictly
 from .portrait_autoencoder import PortraitAutoencoder, Seen
 
-# The bundled autoencoder: AutoencoderDC f16c32, so that 128 px gives 8x8x32 latents. Zero layers in the first stage put
+# A small AutoencoderDC f16c32, so that 128 px gives 8x8x32 latents. Zero layers in the first stage put
 # conv_in and conv_out at half resolution, which is most of its speed; entry 0 of the channels is then unused.
 SMALL_DC_AE: dict = {
     "_class_name": "AutoencoderDC",

@@ -23,7 +23,7 @@ from ..model.latents import from_model_space
 from .controls import AskedFor
 from .memory import MemoryBank
 
-DECODED_PIXELS = 2**20  # pixels of frames that are decoded at a time: 64 frames of 128 px, 4 of 512 px
+DECODED_PIXELS = 2**20  # pixels of frames that are decoded at a time: 16 frames of 256 px, 4 of 512 px
 
 
 @dataclass(frozen=True)
