@@ -86,10 +86,10 @@ def load_identity() -> IdentityNet:
     return read_network(WEIGHTS, IdentityNet())
 
 
-if __name__ == "__main__":  # python -m letstalk_core.evaluation.identity WORK_FOLDER makes the file beside this one
+if __name__ == "__main__":  # python -m letstalk_core.evaluation.identity WORK [PEOPLE] makes the file beside this one
     import sys
 
     work = Path(sys.argv[1])
-    trained = train_identity(work)
+    trained = train_identity(work, *map(int, sys.argv[2:3]))
     print("on held-out people:", identity_accuracy(trained, work))
     write_network(WEIGHTS, trained)
