@@ -38,9 +38,10 @@ PEOPLE, DRAWS = 8, 6  # of the diversity experiment: portraits, and videos of ea
 # alone, so that no memory carries the portrait past it.
 MODEL = dict(
     depth=4, width=96, heads=6, mlp_ratio=2.0, latent_channels=32, patch_size=2, clip_frames=16, memory_frames=0,
-    audio_tokens=4, audio_width=192, audio_hidden=256, audio_window=9, audio_convolutions=True,
+    audio_encoder="whisper", audio_blocks=2, audio_channels=768, audio_tokens=4, audio_width=192, audio_hidden=256,
+    audio_window=9, audio_convolutions=True,
     controls=tuple(CONTROLS), objective="x0", learn_variance=False, time_shift=6.0, image_size=SIZE, default_steps=4,
-    default_sampler="euler",
+    default_sampler="euler", autoencoder="portrait",
 )  # fmt: skip
 FUSIONS = [("direct", "direct"), ("siamese", "direct"), ("symbiotic", "direct"), ("symbiotic", "siamese"),
            ("symbiotic", "symbiotic")]  # fmt: skip

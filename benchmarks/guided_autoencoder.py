@@ -31,10 +31,11 @@ from letstalk_core.data.people.cast import random_puppet
 from letstalk_core.data.people.geometry import SIZE
 from letstalk_core.data.people.gestures import random_controls
 from letstalk_core.data.people.pictures import MOUTH_HALF, PuppetPictures
-from letstalk_core.picture.autoencoder import Autoencoder, load_autoencoder
+from letstalk_core.picture.autoencoder import Autoencoder
 from letstalk_core.picture.face import ALIGNED, find_faces
 from letstalk_core.picture.similarity import cut
 from letstalk_core.pixels import images_to_pixels, normalise, pixels_to_images, pixels_to_pictures
+from letstalk_core.training.build import find_autoencoder
 from letstalk_core.training.bundled.train_portrait_autoencoder import HELD_OUT_PEOPLE, quality
 from letstalk_core.training.reconstruction import psnr
 from letstalk_core.video.reader import iter_video_frames
@@ -120,7 +121,7 @@ def main() -> None:
     parser.add_argument("--clips", type=Path)
     parser.add_argument("--sheet", type=Path)
     arguments = parser.parse_args()
-    autoencoder = load_autoencoder(arguments.autoencoder).to(memory_format=torch.channels_last)
+    autoencoder = find_autoencoder(str(arguments.autoencoder)).to(memory_format=torch.channels_last)
     report: dict = quality(autoencoder, arguments.work)
     held = PuppetPictures(arguments.work / "puppets-heldout", HELD_OUT_PEOPLE, held_out=True)
     rows: Rows = []

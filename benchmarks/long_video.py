@@ -1,7 +1,7 @@
 """A long video on the bundled model: memory and speed against length, sound against picture, and drift.
 
     python benchmarks/long_video.py curve [MINUTES]     # default 30: peak memory, seconds per frame, sound
-    python benchmarks/long_video.py drift [MINUTES]     # default 10: with, without and with noise on the memory
+    python benchmarks/long_video.py drift [MINUTES]     # default 10: with smoothed borders and without
 
 Both write into docs/long_video.json; curve draws docs/long_video.png and drift docs/drift.png. Nothing else should run
 beside them. Needs requirements-dev.txt.

@@ -4,7 +4,7 @@
 
 Writes into WORK (default runs/overfit) and prints JSON: PSNR of the autoencoder, of the generated video and of a still
 portrait against the clip, and what the loss was. WORK/loss.png and WORK/sheet.png (rows: clip, autoencoder, generated)
-are for looking at. About 25 minutes on one core. Needs requirements-dev.txt.
+are for looking at. Needs requirements-dev.txt.
 """
 
 import json
@@ -23,6 +23,7 @@ from letstalk_core.data.footage.shards import ShardSource  # noqa: E402
 from letstalk_core.data.source import Window  # noqa: E402
 from letstalk_core.evaluation.measures import masked_psnr  # noqa: E402
 from letstalk_core.evaluation.report import contact_sheet  # noqa: E402
+from letstalk_core.picture.portrait import Portrait  # noqa: E402
 from letstalk_core.pipeline import BUNDLED_MODEL, LetsTalkPipeline  # noqa: E402
 from letstalk_core.pixels import images_to_pixels, normalise  # noqa: E402
 from letstalk_core.training.train import train  # noqa: E402
@@ -34,7 +35,7 @@ MODEL = dict(
     depth=4, width=128, heads=4, mlp_ratio=2.0, latent_channels=32, patch_size=2, clip_frames=16, memory_frames=2,
     audio_tokens=4, audio_width=192, audio_hidden=256, audio_window=9, audio_convolutions=True, objective="x0",
     learn_variance=False, time_shift=6.0, image_size=SIZE, default_steps=4, default_sampler="euler",
-    relative_latents=True, portrait_each_frame=False, add_portrait=True,
+    relative_latents=True, portrait_each_frame=False, add_portrait=True, autoencoder="portrait",
 )  # fmt: skip
 
 
@@ -82,9 +83,11 @@ def judge(model: Path, shards: list[Path], work: Path) -> dict:
     truth = whole["clip"].permute(0, 2, 3, 1).numpy()  # [T,H,W,3]
     features = whole["features"][:, config.audio.window // 2]  # [T,L,E]
     latents = pipeline.autoencoder.encode(normalise(whole["clip"]))
-    decoded = images_to_pixels(pipeline.decode(latents)).numpy()
+    first = normalise(whole["clip"][0])
+    decode = pipeline.decoder(Portrait(first, np.eye(2, 3), (SIZE, SIZE)))
+    decoded = images_to_pixels(decode(latents)).numpy()
     sampler = ClipSampler(pipeline.model, latents[:1], features, SamplingSettings())
-    made = np.concatenate([images_to_pixels(chunk.frames).numpy() for chunk in sampler.chunks(pipeline.decode)])
+    made = np.concatenate([images_to_pixels(chunk.frames).numpy() for chunk in sampler.chunks(decode)])
     contact_sheet(work / "sheet.png", [truth, decoded, made])
     log = [json.loads(line) for line in (work / "transformer" / "log.jsonl").read_text().splitlines()]
     draw(log, work / "loss.png")

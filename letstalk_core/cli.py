@@ -151,7 +151,9 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="denoising steps; default: the model's own")
     parser.add_argument("--sampler", choices=tuple(SAMPLERS), help="default: the model's own")
     parser.add_argument("--cfg", type=float, help="guidance scale; default: the model's own, 1 is neutral and fastest")
-    parser.add_argument("--memory-noise", type=float, default=0.0, help="noise on the memory between clips, 0 to 1")
+    parser.add_argument(
+        "--memory-noise", type=float, default=0.0, help="noise on a model's memory between clips, 0 to 1"
+    )
     parser.add_argument("--blinks", type=float, default=16.0, metavar="N", help="a minute, 0 to 60 (default: 16)")
     parser.add_argument("--head-motion", type=float, default=1.0, metavar="N", help="0 still to 2 (default: 1)")
     parser.add_argument("--expression", type=float, default=0.0, metavar="N", help="-1 sad to 1 smiling (default: 0)")
@@ -281,9 +283,9 @@ def _train_portraits(arguments) -> None:
 
 def _puppet(arguments) -> None:
     from .data.people import show
-    from .picture.autoencoder import load_autoencoder
+    from .training.build import find_autoencoder
 
-    autoencoder = load_autoencoder(arguments.autoencoder) if arguments.autoencoder else None
+    autoencoder = find_autoencoder(arguments.autoencoder or "")
     puppet = show.choose_puppet(arguments.person, arguments.seed)
     speech = show.speak(show.SENTENCE if arguments.text is None else arguments.text, arguments.voice)
     show.write_video(arguments.output, puppet, speech, arguments.seed, arguments.head, autoencoder)

@@ -47,7 +47,7 @@ def sampling_inputs() -> list[io.Input]:
             default=0,
             min=0,
             max=TIMESTEPS,
-            tooltip="Denoising steps of each clip; 0 takes the model's own number (4 for the bundled one).",
+            tooltip="Denoising steps of each clip; 0 takes the model's own number (2 for the bundled one).",
         ),
         io.Combo.Input(
             "sampler",
@@ -63,8 +63,8 @@ def sampling_inputs() -> list[io.Input]:
             min=0.0,
             max=MOST_GUIDANCE,
             step=0.1,
-            tooltip="How strongly the speech moves the mouth; 0 takes the model's own (2 for the bundled one), 1 is "
-            "neutral and twice as fast.",
+            tooltip="How strongly the speech moves the mouth; 0 takes the model's own (1 for the bundled one), which "
+            "is neutral and twice as fast as any other.",
         ),
         io.Float.Input(
             "memory_noise",
@@ -74,7 +74,8 @@ def sampling_inputs() -> list[io.Input]:
             max=1.0,
             step=0.01,
             advanced=True,
-            tooltip="Noise on what a clip remembers of the one before, as in training: against errors that add up.",
+            tooltip="Noise on what a clip remembers of the one before, as in training: against errors that add up. "
+            "The bundled model has no memory.",
         ),
         # Optional, so that prompts that were saved before these inputs still run.
         io.Float.Input(

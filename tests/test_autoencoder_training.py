@@ -255,7 +255,7 @@ def test_a_full_disk_leaves_the_file_of_before(tmp_path, tiny, monkeypatch):
 
 @pytest.mark.slow
 def test_on_footage(tmp_path, shared):
-    """The bundled model's autoencoder, of drawn people, learns a real face."""
+    """The bundled model's autoencoder learns a real face."""
     clips = sorted((shared / "media" / "clips").glob("W009*.mp4"))
     if not clips:
         pytest.skip("no clips in the shared folder")

@@ -62,7 +62,7 @@ class Pair:
     def mouth(self) -> np.ndarray:
         """Where the mouth may be in a frame, bool [size,size]."""
         places = self.performance.actor.places(self.performance.motion[:: max(1, len(self.closed) // 8)])
-        regions = torch.stack([face_regions(place) == 1 for place in places]).any(0)
+        regions = (face_regions(torch.from_numpy(places)) == 1).any(0)
         return F.interpolate(regions[None, None].float(), (self.size, self.size), mode="area")[0, 0].numpy() > 0.5
 
 

@@ -1,4 +1,4 @@
-"""Evaluation of a model on held-out drawings and speech, and on real recordings. Writes JSON and contact sheets."""
+"""Evaluation of a model on held-out people and speech, and on real recordings. Writes JSON and contact sheets."""
 
 from __future__ import annotations
 

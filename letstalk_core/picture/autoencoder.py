@@ -2,7 +2,7 @@
 around our own that looks at the portrait (portrait_autoencoder.py).
 
 The paper's linear model uses DC-AE f32c32 (arXiv 2410.10733) and its softmax model the SD-VAE f8c4 (arXiv 2112.10752);
-the bundled model uses SMALL_DC_AE.
+the bundled model uses SMALL_PORTRAIT_AE, and SMALL_DC_AE is for small trainings.
 """
 
 from __future__ import annotations

@@ -60,15 +60,17 @@ class PeoplePictures(BlockStore):
         mirrored = rng.random(n) < 0.5
         controls = self.controls[people[:, None], np.stack([poses, portraits], 1)]
         controls[np.ix_(mirrored, range(2), SIDEWAYS)] *= -1
+        people, poses, portraits, mirrored, controls, places = (
+            torch.from_numpy(values).to(pictures.device)
+            for values in (people, poses, portraits, np.flatnonzero(mirrored), controls, self.places[people, poses])
+        )
         batch = {
             "image": pictures[people, poses], "portrait": pictures[people, portraits],
-            "regions": torch.stack([face_regions(of) for of in self.places[people, poses]]),
-            "controls": torch.from_numpy(controls),
+            "regions": face_regions(places),
         }  # fmt: skip
-        batch = {name: values.to(pictures.device) for name, values in batch.items()}
-        for name in ("image", "portrait", "regions"):
-            batch[name][mirrored] = batch[name][mirrored].flip(-1)
-        return batch
+        for values in batch.values():
+            values[mirrored] = values[mirrored].flip(-1)
+        return batch | {"controls": controls}
 
 
 class PuppetPictures(PeoplePictures):
@@ -88,11 +90,13 @@ class PuppetPictures(PeoplePictures):
         self.places[index] = puppet.places(self.controls[index]).cpu().numpy()
 
 
-def face_regions(places: np.ndarray) -> Tensor:
-    """Regions uint8 [256,256] of the middles [3,2] of a mouth and two eyes."""
-    regions = torch.zeros(SIZE, SIZE, dtype=torch.uint8)
-    for number, (x, y) in reversed(list(enumerate(places.round().astype(int)))):
+def face_regions(places: Tensor) -> Tensor:
+    """Regions uint8 [...,256,256] of the middles [...,3,2] of a mouth and two eyes."""
+    at = torch.arange(SIZE, device=places.device)
+    regions = torch.zeros(*places.shape[:-2], SIZE, SIZE, dtype=torch.uint8, device=places.device)
+    for number in (2, 1, 0):
         half_width, half_height = EYE_HALF if number else MOUTH_HALF
-        rows, columns = slice(max(y - half_height, 0), y + half_height), slice(max(x - half_width, 0), x + half_width)
-        regions[rows, columns] = 2 if number else 1
+        x, y = places[..., number, :].round().unsqueeze(-1).unbind(-2)  # [...,1]
+        columns, rows = (at >= x - half_width) & (at < x + half_width), (at >= y - half_height) & (at < y + half_height)
+        regions.masked_fill_(rows[..., :, None] & columns[..., None, :], 2 if number else 1)
     return regions

@@ -23,7 +23,7 @@ STRETCH = 60  # frames of motion, of which a clip is a part, so that it begins i
 BEGINS_SHARE = 0.5  # of clips that begin where the motion does, as a video does: they follow the portrait itself
 REGION_STEP = 4  # pixels of a cell of the regions
 HALF = REGION_STEP // 2
-AT_ONCE = 8  # people whose portraits are encoded
+AT_ONCE = 8  # people whose portraits are encoded, and portraits whose regions are drawn
 
 
 class Plan(NamedTuple):
@@ -38,8 +38,8 @@ class Plan(NamedTuple):
 
 
 class ClipPlans:
-    """Plans of `size` clips by the number of a step, each with speech and motion of its own. Numbers alone, no torch:
-    other threads or processes may make them.
+    """Plans of `size` clips by the number of a step, each with speech and motion of its own. They are made with numpy
+    alone, so that other threads and processes may do it.
 
     Args:
         controls: of those who may be portraits, [n,21].
@@ -88,7 +88,8 @@ class ToldClips:
         self.scale = autoencoder.latent_scale
         self.controls = np.concatenate([source.controls[:, :most].reshape(-1, len(COLUMN)) for source, most in sources])
         places = np.concatenate([source.places[:, :most].reshape(-1, 3, 2) for source, most in sources])
-        self.regions = torch.stack([face_regions(of)[HALF::REGION_STEP, HALF::REGION_STEP] for of in places])
+        regions = map(face_regions, torch.from_numpy(places).split(AT_ONCE))
+        self.regions = torch.cat([some[:, HALF::REGION_STEP, HALF::REGION_STEP].clone() for some in regions])
         self.portraits = _encoded(sources, autoencoder.to(device), device)
 
     def plans(self, size: int) -> ClipPlans:

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from ...data.people.geometry import SIZE
 from ...data.people.pictures import PeoplePictures, PuppetPictures, face_regions
 from ...data.people.talking import DRAWN_EVERY, SpeakingPictures
-from ...picture.autoencoder import Autoencoder, build_autoencoder, load_autoencoder
+from ...picture.autoencoder import Autoencoder, build_autoencoder
 from ...picture.portrait_autoencoder import SMALL_PORTRAIT_AE, PortraitAutoencoder
 from ...pixels import normalise
 from ...precision import native_autocast
 from ...weights import write_weights
+from ..build import find_autoencoder
 from ..reconstruction import psnr, psnrs, reconstruction_loss
 from .read_ahead import ReadAhead
 from .teacher import Teacher
@@ -41,6 +42,7 @@ SMALL_LATENTS = 1e-4  # weight of the latents' mean square: they stay of the siz
 TAUGHT = 0.1  # weight of what the teacher cannot tell of latents' motion, as a share of it
 MOST_NOISE = 0.3  # of the latents' size, on what is decoded: errors of a transformer are forgiven
 LEAST_MOTION = 0.1  # of the mean motion, added where a share is taken of it
+RESIDENT_SHARE = 0.4  # of a GPU's free memory that pictures may take
 PORTRAIT_NOISE = 0.5  # at most, on the portrait's latents that the teacher sees: it must not know people by heart
 
 
@@ -70,11 +72,14 @@ class Taught(nn.Module):
 
 class Batches:
     """Batches by step, on a device, of so many examples of each source; of each every other one is decoded from what
-    the teacher tells. A GPU has all pictures in its memory, a CPU reads them from their files."""
+    the teacher tells. Pictures that a GPU has room for lie in its memory, others are read from their files."""
 
     def __init__(self, sources: list[tuple[PeoplePictures, int]], device: torch.device):
-        self.sources, self.device = sources, device
-        self.pictures = [torch.from_numpy(source.pictures).to(device) for source, _ in sources]
+        self.sources, self.device = [(source, count) for source, count in sources if count], device
+        bytes_in_all = sum(source.pictures.nbytes for source, _ in self.sources)
+        resident = device.type == "cuda" and bytes_in_all < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+        place = device if resident else torch.device("cpu")
+        self.pictures = [torch.from_numpy(source.pictures).to(place) for source, _ in self.sources]
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((7, step))
@@ -83,8 +88,8 @@ class Batches:
             for (source, count), pictures in zip(self.sources, self.pictures, strict=True)
         ]
         batch = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        told = torch.cat([torch.arange(count) % 2 == 0 for _, count in self.sources])
-        return batch | {"told": told.to(self.device)}
+        batch["told"] = torch.cat([torch.arange(count) % 2 == 0 for _, count in self.sources])
+        return {name: values.to(self.device) for name, values in batch.items()}
 
 
 def train(
@@ -96,10 +101,11 @@ def train(
     workers = os.cpu_count() or 1
     poses = PuppetPictures(work / "puppets", puppets).make(workers, device.type)
     speakers = SpeakingPictures(work / "speaking", speaking).make(workers, device.type)
-    posing = max(1, batch // (1 + TURNS))
-    batches = ReadAhead(Batches([(poses, posing), (speakers, batch - posing)], device))
+    posing = -(-batch // (1 + TURNS))
+    batches: Callable[[int], dict[str, Tensor]] = Batches([(poses, posing), (speakers, batch - posing)], device)
+    batches = batches if device.type == "cuda" else ReadAhead(batches)  # there it is not waited for anyway
     torch.manual_seed(0)
-    autoencoder = load_autoencoder(start) if start else build_autoencoder(SMALL_PORTRAIT_AE)
+    autoencoder = find_autoencoder(str(start)) if start else build_autoencoder(SMALL_PORTRAIT_AE)
     autoencoder.latent_scale = 1.0
     autoencoder = autoencoder.to(memory_format=torch.channels_last).train().requires_grad_(True)
     channels, side = autoencoder.latent_channels, SIZE // autoencoder.downscale
@@ -133,7 +139,7 @@ def train(
     run.fit(loss_of)
     run.averaged()
     with torch.no_grad():
-        examples = [batches.read(UNSEEN_STEP + number)["image"] for number in range(8)]
+        examples = [batches(UNSEEN_STEP + number)["image"] for number in range(8)]
         latents = torch.cat([autoencoder.encode(normalise(images)) for images in examples])
     autoencoder.latent_scale = 1 / float(latents.std())
     return autoencoder, teacher
@@ -184,7 +190,7 @@ def _quality_of(
     for index in chosen:
         pictures = normalise(torch.from_numpy(source.pictures[index]).to(device))
         images, portrait = pictures[1:], pictures[:1]
-        parts = torch.stack([face_regions(place) for place in source.places[index, 1:]]).to(device)
+        parts = face_regions(torch.from_numpy(source.places[index, 1:]).to(device))
         seen, latents = autoencoder.look_at(portrait), autoencoder.encode(pictures)
         shown = {"": autoencoder.decode(latents[1:], seen), "still": portrait.expand_as(images)}
         if teacher is not None:
@@ -226,7 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
     parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--start", type=Path, help="an autoencoder to go on from")
+    parser.add_argument("--start", type=Path, help="an autoencoder, or a model that bundles one, to go on from")
     parser.add_argument("--batch", type=int, help="pictures of a step (default: 8 on a CPU, 64 on a GPU)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()

@@ -21,9 +21,8 @@ from ...data.source import Window
 from ...data.speech.pairs import PackedPairs, SpokenPairs
 from ...errors import InputError
 from ...model.checkpoint import BundledAutoencoder, LetsTalkModel, load_checkpoint, save_checkpoint
-from ...picture.autoencoder import load_autoencoder
 from ...precision import native_autocast
-from ..build import freeze
+from ..build import find_autoencoder, freeze
 from ..training_config import TransformerTraining
 from ..transformer_loss import Denoiser, TransformerLoss
 from . import train_portrait_autoencoder
@@ -61,8 +60,9 @@ class Plan:
     """What the model for photographs is trained of, and where.
 
     minutes: of all trainings; making what they learn from takes more. speech: a packed file, or None to speak it here.
-    start: a model whose transformer learns on, with the autoencoder and teacher in the folder; all minutes are then its
-    own. pairs, puppets, speaking: how many are made. batch: clips of a step, None for what suits the device.
+    start: a model whose transformer learns on, with the autoencoder and teacher in the folder, else with its own
+    autoencoder and the teacher beside it; all minutes are then the transformer's. pairs, puppets, speaking: how many
+    are made. batch: clips of a step, None for what suits the device.
     """
 
     work: Path
@@ -96,9 +96,11 @@ def train_portraits(plan: Plan, output: Path) -> Path:
     prepare_arithmetic()
     plan.work.mkdir(parents=True, exist_ok=True)
     autoencoder = plan.work / "autoencoder.safetensors"
+    if plan.start and not autoencoder.exists():
+        autoencoder = plan.start  # the one that it bundles
     teacher = train_portrait_autoencoder.teacher_beside(autoencoder)
     if (plan.start or autoencoder.exists()) and not teacher.exists():
-        raise InputError(f"{teacher} is missing: it lies beside the autoencoder that it was trained with (--work).")
+        raise InputError(f"{teacher} is missing: it lies beside the autoencoder that it was trained with.")
     known = _known_model(plan.start) if plan.start else None
     pairs = plan.spoken()
     if known is None:
@@ -108,7 +110,7 @@ def train_portraits(plan: Plan, output: Path) -> Path:
                 plan.work, SHARES["autoencoder"] * plan.minutes, plan.device, puppets=plan.puppets,
                 speaking=plan.speaking,
             )  # fmt: skip
-    loaded, window = load_autoencoder(autoencoder), Window.of(PRESETS["bundled"])
+    loaded, window = find_autoencoder(str(autoencoder)), Window.of(PRESETS["bundled"])
     clips = ToldClips(plan.portraits(), pairs, loaded, Teacher.load(teacher), window, plan.device)
     model = new_model(clips)
     if known is None:
