@@ -1,6 +1,6 @@
 """Remakes the pictures of README and docs from the bundled model: python docs/make_pictures.py
 
-demo.webp is the demo, frame for frame; demo.png some of its frames; people.jpg people and a drawing who were held out
+demo.webp is the demo, frame for frame; people.jpg people and a drawing who were held out
 and speak, their portraits first; puppets.jpg twelve photographs as they are and at their controls' extremes.
 """
 
@@ -19,7 +19,7 @@ from letstalk_core import LetsTalkPipeline, SamplingSettings  # noqa: E402
 from letstalk_core.audio.recording import read_audio  # noqa: E402
 from letstalk_core.data.people.portraits import load_person  # noqa: E402
 from letstalk_core.data.people.puppet import COLUMN, CONTROLS, Puppet  # noqa: E402
-from letstalk_core.evaluation.report import contact_sheet, generate_frames  # noqa: E402
+from letstalk_core.evaluation.report import generate_frames  # noqa: E402
 from letstalk_core.picture.picture_file import read_image  # noqa: E402
 from letstalk_core.pixels import images_to_pixels, pictures_to_pixels  # noqa: E402
 
@@ -75,4 +75,3 @@ if __name__ == "__main__":
     pictures[0].save(
         HERE / "demo.webp", save_all=True, append_images=pictures[1:], duration=40, loop=0, quality=60, method=4
     )
-    contact_sheet(HERE / "demo.png", [frames[10:34], frames[60:84], frames[130:154]], columns=10)

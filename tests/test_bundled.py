@@ -49,8 +49,10 @@ def test_the_demo_speaks(meter, tmp_path, repository, monkeypatch):
     read = meter.read(frames)
     loudness = measures.envelope(waveform.mean(0).numpy(), rate, len(frames), 25)
     # Loudness is not opening. The next test asks for the mouth itself.
-    assert measures.correlation(read[:, OPEN], loudness) > 0.3
-    assert measures.correlation(read[:, OPEN], loudness[::-1].copy()) < 0.15  # the sound backwards
+    followed = measures.correlation(read[:, OPEN], loudness)
+    elsewhere = [np.roll(loudness, shift) for shift in range(13, len(frames) - 12)]  # half a second off, and more
+    elsewhere += [np.roll(loudness[::-1], shift) for shift in range(len(frames))]
+    assert followed > max(0.3, *(abs(measures.correlation(read[:, OPEN], other)) for other in elsewhere))
     assert read[:, OPEN].max() > 0.3 and read[:, OPEN].min() < 0.1  # it opens, and it closes
     assert 6 <= measures.blinks_per_minute(read[:, BLINK], 25) <= 30
     portrait = LetsTalkPipeline.load(device="cpu").crop(read_image(repository / "assets" / "portrait.jpg")).image
@@ -73,8 +75,10 @@ def test_the_demo_opens_its_mouth_as_the_voice_did(meter, pipeline, repository, 
     waveform, rate = read_audio(repository / "assets" / "speech.wav")
     portrait = pipeline.crop(read_image(repository / "assets" / "portrait.jpg")).image
     frames = generate_frames(pipeline, portrait, waveform.mean(0).numpy(), rate, SamplingSettings())
-    truth = mouth_track(example_speech(), len(frames))[:, 0]
-    assert measures.correlation(meter.read(frames)[:, OPEN], truth) > 0.65
+    read, truth = meter.read(frames)[:, OPEN], mouth_track(example_speech(), len(frames))[:, 0]
+    assert measures.correlation(read, truth) > 0.65
+    backwards = measures.envelope(waveform.mean(0).numpy(), rate, len(frames), 25)[::-1].copy()
+    assert abs(measures.correlation(read, backwards) - measures.correlation(truth, backwards)) < 0.15
 
 
 @pytest.mark.parametrize("drawings", [False, True])
@@ -91,7 +95,7 @@ def test_it_follows_the_words_of_people_it_never_met(meter, pipeline, drawings):
         truth.append(pair.track("open"))
     scores = [measures.correlation(a, b) for a, b in zip(read, truth, strict=True)]
     shuffled = [measures.correlation(a, b) for a, b in zip(read, truth[1:] + truth[:1], strict=True)]
-    assert np.median(scores) > 0.75 and abs(np.mean(shuffled)) < 0.25, (scores, shuffled)
+    assert np.median(scores) > 0.8 and abs(np.mean(shuffled)) < 0.2, (scores, shuffled)
 
 
 def test_silence_keeps_the_mouth_closed(meter, pipeline, repository):

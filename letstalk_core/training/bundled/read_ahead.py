@@ -17,7 +17,6 @@ class ReadAhead(Generic[Batch]):
     `processes` of their own, to each of which `read` is sent once."""
 
     def __init__(self, read: Callable[[int], Batch], processes: int = 0):
-        self.read = read
         self._pool: Executor = (
             ProcessPoolExecutor(processes, get_context("spawn"), _keep, (read,)) if processes else ThreadPoolExecutor(1)
         )

@@ -77,8 +77,8 @@ class Batches:
     def __init__(self, sources: list[tuple[PeoplePictures, int]], device: torch.device):
         self.sources, self.device = [(source, count) for source, count in sources if count], device
         bytes_in_all = sum(source.pictures.nbytes for source, _ in self.sources)
-        resident = device.type == "cuda" and bytes_in_all < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
-        place = device if resident else torch.device("cpu")
+        self.resident = device.type == "cuda" and bytes_in_all < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+        place = device if self.resident else torch.device("cpu")
         self.pictures = [torch.from_numpy(source.pictures).to(place) for source, _ in self.sources]
 
     def __call__(self, step: int) -> dict[str, Tensor]:
@@ -102,8 +102,8 @@ def train(
     poses = PuppetPictures(work / "puppets", puppets).make(workers, device.type)
     speakers = SpeakingPictures(work / "speaking", speaking).make(workers, device.type)
     posing = -(-batch // (1 + TURNS))
-    batches: Callable[[int], dict[str, Tensor]] = Batches([(poses, posing), (speakers, batch - posing)], device)
-    batches = batches if device.type == "cuda" else ReadAhead(batches)  # there it is not waited for anyway
+    drawn = Batches([(poses, posing), (speakers, batch - posing)], device)
+    batches: Callable[[int], dict[str, Tensor]] = drawn if drawn.resident else ReadAhead(drawn)
     torch.manual_seed(0)
     autoencoder = find_autoencoder(str(start)) if start else build_autoencoder(SMALL_PORTRAIT_AE)
     autoencoder.latent_scale = 1.0
