@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from letstalk_core.audio import whisper
-from letstalk_core.audio.encoder import FeatureStream
+from letstalk_core.audio.encoder import FeatureStream, layer_outputs
 from letstalk_core.audio.load_encoder import load_audio_encoder
 from letstalk_core.audio.recording import SAMPLE_RATE, Recording, frame_count
 from letstalk_core.data.speech.synthesis import Voice, available_engines, join, synthesize
@@ -43,11 +44,22 @@ def test_its_input_is_that_of_transformers(monkeypatch):
     assert (own - expected)[:, 2:-2].abs().max() < 1e-4  # it mirrors the samples at both ends
 
 
-def test_positions_are_those_of_transformers():
-    modeling = pytest.importorskip("transformers.models.whisper.modeling_whisper")
-    if not hasattr(modeling, "sinusoids"):
-        pytest.skip("this version of transformers has no function for them")
-    assert torch.allclose(whisper._sinusoids(), modeling.sinusoids(1500, whisper.WIDTH)[: whisper.POSITIONS], atol=1e-5)
+def test_its_layers_are_those_of_transformers(encoder):
+    from transformers import WhisperConfig
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    config = WhisperConfig(
+        d_model=whisper.WIDTH, encoder_layers=whisper.LAYERS, encoder_attention_heads=whisper.HEADS,
+        encoder_ffn_dim=4 * whisper.WIDTH, num_mel_bins=whisper.MELS, max_source_positions=whisper.POSITIONS,
+    )  # fmt: skip
+    theirs = WhisperEncoder(config).eval()
+    weights = {key: value.float() for key, value in load_file(whisper.WEIGHTS).items()}
+    missing = theirs.load_state_dict(weights, strict=False).missing_keys
+    assert sorted(missing) == ["embed_positions.weight", "layer_norm.bias", "layer_norm.weight"]  # its own positions
+    with torch.no_grad(), layer_outputs(theirs.layers) as outputs:
+        mel = whisper.log_mel(noise(10.0 + 0.02))[None, :, : 2 * whisper.POSITIONS]
+        theirs(mel)
+        assert torch.allclose(encoder.model(mel), torch.cat(outputs, -1), atol=1e-4)
 
 
 @pytest.mark.parametrize("fps", [25.0, 24.0, 30000 / 1001, 60.0])

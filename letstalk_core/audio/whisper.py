@@ -12,10 +12,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import torch
+import torch.nn.functional as functional
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .encoder import WholeRecording, layer_outputs
+from .encoder import WholeRecording
 from .loudness import SPEECH_LEVEL, LevelledEncoder
 from .recording import SAMPLE_RATE
 
@@ -52,8 +53,33 @@ def log_mel(samples: Tensor) -> Tensor:
     return ((logs + 4) / 4).T
 
 
+class WhisperLayers(nn.Module):
+    """Log mels [B,80,2 * POSITIONS] -> the outputs of the first layers of Whisper's encoder, [B,POSITIONS,E].
+
+    Of PyTorch's own layers: transformers' model takes three seconds and 200 MB to import.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv1d(MELS, WIDTH, 3, padding=1)
+        self.conv2 = nn.Conv1d(WIDTH, WIDTH, 3, stride=2, padding=1)
+        self.register_buffer("positions", _sinusoids())
+        layer = functools.partial(
+            nn.TransformerEncoderLayer, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.ModuleList(layer(WIDTH, HEADS, 4 * WIDTH) for _ in range(LAYERS))
+
+    def forward(self, mel: Tensor) -> Tensor:
+        hidden = functional.gelu(self.conv2(functional.gelu(self.conv1(mel)))).mT + self.positions
+        outputs = []
+        for layer in self.layers:
+            hidden = layer(hidden)
+            outputs.append(hidden)
+        return torch.cat(outputs, dim=-1)
+
+
 class WhisperEncoder(LevelledEncoder):
-    """Features of transformers' WhisperEncoder, which is `.model`, for recordings at the level of speech.
+    """Features of WhisperLayers, which are `.model`, for recordings at the level of speech.
 
     L: two moments of a frame, a quarter of it before and after its middle; E: the outputs of the two layers in a row,
     about zero mean and unit variance for speech.
@@ -101,10 +127,8 @@ class WhisperEncoder(LevelledEncoder):
     def _outputs(self, mel: Tensor) -> Tensor:
         """The layers' outputs at the ends of a cell and every STEP between, [301,E] on the CPU, of the log_mel [80,T]
         of the cell and CONTEXT seconds on either side."""
-        with layer_outputs(self.model.layers) as outputs:
-            self.model(mel[None].to(self.model.conv1.weight))
         inside = slice(CONTEXT * SAMPLE_RATE // STEP, (CONTEXT + CELL) * SAMPLE_RATE // STEP + 1)
-        return torch.cat(outputs, dim=-1)[0, inside].float().cpu()
+        return self.model(mel[None].to(self.model.conv1.weight))[0, inside].float().cpu()
 
 
 def load_whisper() -> WhisperEncoder:
@@ -114,25 +138,28 @@ def load_whisper() -> WhisperEncoder:
 
 def build_whisper(weights: dict[str, Tensor]) -> WhisperEncoder:
     """The encoder of weights by transformers' names, without positions, and of `mean` and `deviation` [E]."""
-    from transformers import WhisperConfig
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder as Model
-
-    config = WhisperConfig(
-        d_model=WIDTH,
-        encoder_layers=LAYERS,
-        encoder_attention_heads=HEADS,
-        encoder_ffn_dim=4 * WIDTH,
-        num_mel_bins=MELS,
-        max_source_positions=POSITIONS,
-    )
-    config._attn_implementation = "eager"  # the same numbers on every version of transformers
-    model = Model(config)
-    model.layer_norm = nn.Identity()  # belongs after the fourth layer
     weights = {key: value.float() for key, value in weights.items()}
-    weights["embed_positions.weight"] = _sinusoids()
     mean, deviation = weights.pop("mean"), weights.pop("deviation")
-    model.load_state_dict(weights)
+    for i in range(LAYERS):
+        _rename_layer(weights, f"layers.{i}")
+    model = WhisperLayers()
+    model.load_state_dict(weights | {"positions": model.positions})
     return WhisperEncoder(model, mean, deviation)
+
+
+def _rename_layer(weights: dict[str, Tensor], layer: str) -> None:
+    """Give a layer's weights the names that PyTorch has for them."""
+    names = {
+        "self_attn_layer_norm": "norm1", "final_layer_norm": "norm2", "fc1": "linear1", "fc2": "linear2",
+        "self_attn.out_proj": "self_attn.out_proj",
+    }  # fmt: skip
+    for kind in ("weight", "bias"):
+        for old, new in names.items():
+            weights[f"{layer}.{new}.{kind}"] = weights.pop(f"{layer}.{old}.{kind}")
+    weights[f"{layer}.self_attn.k_proj.bias"] = torch.zeros(WIDTH)  # Whisper has none
+    for kind in ("weight", "bias"):
+        parts = [weights.pop(f"{layer}.self_attn.{name}_proj.{kind}") for name in "qkv"]
+        weights[f"{layer}.self_attn.in_proj_{kind}"] = torch.cat(parts)
 
 
 def _sinusoids() -> Tensor:

@@ -1,6 +1,6 @@
 """The model for photographs from nothing, for a given time: speech, ear, autoencoder, teacher, transformer, one file.
 
-Needs torch, numpy, opencv, safetensors, einops, tqdm and transformers alone where speech was prepared beforehand
+Needs torch, numpy, opencv, safetensors, einops and tqdm alone where speech was prepared beforehand
 (data/speech/packed.py). Every part goes on where it was stopped.
 """
 
