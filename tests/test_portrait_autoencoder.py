@@ -14,7 +14,7 @@ from letstalk_core.errors import InputError
 from letstalk_core.files import ASSETS
 from letstalk_core.picture.autoencoder import build_autoencoder, load_autoencoder
 from letstalk_core.picture.picture_file import read_image
-from letstalk_core.picture.portrait_autoencoder import warp
+from letstalk_core.picture.portrait_autoencoder import Join, RMSNorm2d, warp
 from letstalk_core.pipeline import LetsTalkPipeline
 from letstalk_core.render.render import write_video
 from letstalk_core.training import train_autoencoder
@@ -50,6 +50,23 @@ def test_a_flow_of_nothing_changes_nothing_and_one_of_a_pixel_is_one_pixel():
     flow = torch.zeros(2, 2, 16, 16)
     flow[:, 0] = 2 / 16  # a sixteenth of the width, in halves of the picture
     torch.testing.assert_close(warp(values, flow)[..., :-1], values[..., 1:], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_what_is_written_out_is_what_pytorch_has(layout):
+    """The join of two levels is one convolution of both in a row; the norm is PyTorch's, also of zeros."""
+    torch.manual_seed(0)
+    own, seen = (torch.randn(3, 6, 5, 7).contiguous(memory_format=layout) for _ in range(2))
+    join, norm = Join(6), RMSNorm2d(6)
+    both = torch.nn.functional.conv2d(torch.cat([own, seen], 1), join.weight, join.bias)
+    torch.testing.assert_close(join(own, seen), both)
+    own[0, :, 0, 0] = 0
+    torch.nn.init.uniform_(norm.weight)
+    expected = torch.nn.functional.rms_norm(own.movedim(1, -1), (6,), norm.weight, 1e-6).movedim(-1, 1)
+    torch.testing.assert_close(norm(own), expected)
+    own.requires_grad_(True)
+    norm(own).square().sum().backward()
+    assert own.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("height, width", [(64, 64), (32, 96)])

@@ -111,7 +111,7 @@ class Autoencoder(nn.Module):
         if not self.guided:
             return None
         self._check_images(portraits)
-        return self.model.look_at(portraits.to(self._dtype(), memory_format=torch.channels_last))
+        return self.model.look_at(portraits)
 
     def _check_images(self, images: Tensor) -> None:
         height, width = images.shape[-2:]
