@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from letstalk_core.config import OBJECTIVES, SAMPLERS
 from letstalk_core.diffusion.objective import (
@@ -241,19 +242,15 @@ def test_clip_noise():
 def test_guidance():
     calls = []
 
-    def predict(value):
-        def answer(x, t):
-            calls.append(value)
-            return torch.full((1, 2, 6, 2, 2), float(value))
+    def both(x, t):
+        """Answers of 3 under the condition and 1 without, with a learned variance."""
+        calls.append((x.shape[0], t.tolist()))
+        return torch.tensor([3.0, 1.0]).reshape(2, 1, 1, 1, 1).expand(2, 2, 6, 2, 2)
 
-        return answer
-
-    mixed = guided(predict(3), predict(1), 2.5)(POINT, torch.zeros(1))
-    assert (mixed[:, :, :3] == 6).all()
+    mixed = guided(both, 2.5)(POINT, torch.full((1,), 7.0))
+    assert mixed.shape == (1, 2, 6, 2, 2) and (mixed[:, :, :3] == 6).all()
     assert (mixed[:, :, 3:] == 3).all()  # the variance is the conditional's
-    calls.clear()
-    guided(predict(3), predict(1), 1.0)(POINT, torch.zeros(1))
-    assert calls == [3]
+    assert calls == [(2, [7.0, 7.0])]  # as one batch
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -340,3 +337,28 @@ def test_contradictory_objectives():
             Diffusion(objective, learn_variance=True)
     with pytest.raises(ValueError, match="'score'"):
         Diffusion("score", learn_variance=False)
+
+
+class Copies(TorchDispatchMode):
+    """Counts what is copied from one device to another."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        tensors = [value for value in (*args, result) if isinstance(value, torch.Tensor)]
+        self.count += len({tensor.device.type for tensor in tensors}) > 1
+        return result
+
+
+@pytest.mark.parametrize(
+    ("objective", "sampler"), [("noise", "ddim"), ("v", "dpm++"), ("flow", "euler"), ("x0", "euler")]
+)
+def test_denoising_copies_nothing_to_the_device(objective, sampler):
+    """A copy waits for all that the device has to do before it; "meta" stands for one here."""
+    noise = torch.zeros(1, 2, 3, 4, 4, device="meta")
+    with Copies() as copies:
+        torch.zeros(1).to("meta")
+        assert copies.count == 1  # it would be seen
+        sample(lambda x, t: x * t.float(), noise, Diffusion(objective, False), 4, sampler)
+    assert copies.count == 1

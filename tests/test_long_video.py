@@ -100,6 +100,16 @@ def test_memory_noise_and_guidance_change_the_result_repeatably(model, inputs):
         assert torch.equal(changed, latents_of(model, inputs, settings))
 
 
+@pytest.mark.parametrize("memory_frames", [0, 2])
+def test_guidance_as_one_batch_gives_what_one_by_one_gives(inputs, memory_frames):
+    """With one step the guided answer lies on the line through the unguided one (alone) and that without sound."""
+    model = make_model(relative_latents=True, relative_scale=2.0, memory_frames=memory_frames)
+    found = {scale: latents_of(model, inputs, SamplingSettings(seed=7, steps=1, guidance_scale=scale), frames=4)
+             for scale in (0.0, 1.0, 3.0)}  # fmt: skip
+    assert not torch.allclose(found[0.0], found[1.0], atol=1e-2)
+    torch.testing.assert_close(found[3.0], found[0.0] + 3 * (found[1.0] - found[0.0]), atol=1e-4, rtol=1e-4)
+
+
 def test_the_model_may_choose_its_guidance_scale_and_noise(model, inputs):
     own = make_model(relative_latents=True, relative_scale=2.0, default_guidance_scale=2.0)
     assert torch.equal(latents_of(own, inputs), latents_of(model, inputs, SamplingSettings(seed=7, guidance_scale=2.0)))

@@ -2,7 +2,8 @@
 
 The sources: DDPM arXiv 2006.11239, learned variance 2102.09672, v-prediction 2202.00512, rectified flow 2209.03003.
 Every x here is [B,...]; latents are [B,F,C,h,w] and CHANNELS is the axis that a learned variance doubles.
-Times t are [B]: integers 0..999 for "noise" and "v", floats in [0,1] for "flow" and "x0" (1 is pure noise).
+Times t are [B]: integers 0..999 for "noise" and "v", floats in [0,1] for "flow" and "x0" (1 is pure noise). One number
+serves for the whole batch: then nothing has to be copied to a GPU, which would wait for it.
 """
 
 from __future__ import annotations
@@ -49,18 +50,20 @@ class Schedule:
         """The schedule of these steps alone, ascending [n]."""
         return Schedule(self.alphas_cumprod[timesteps], timesteps)
 
-    def posterior_mean(self, x0: Tensor, xt: Tensor, index: Tensor) -> Tensor:
+    def posterior_mean(self, x0: Tensor, xt: Tensor, index: Tensor | int) -> Tensor:
         """Mean of q(x_{t-1} | x_t, x_0) at schedule indices [B]."""
         return pick(self.posterior_of_x0, index, xt) * x0 + pick(self.posterior_of_xt, index, xt) * xt
 
-    def learned_log_variance(self, fraction: Tensor, index: Tensor) -> Tensor:
+    def learned_log_variance(self, fraction: Tensor, index: Tensor | int) -> Tensor:
         """From -1, the posterior's log-variance, linearly to 1, log beta (arXiv 2102.09672, eq. 15)."""
         low, high = pick(self.posterior_log_variance, index, fraction), pick(self.betas.log(), index, fraction)
         return low + (fraction + 1) / 2 * (high - low)
 
 
-def pick(values: Tensor, index: Tensor, like: Tensor) -> Tensor:
+def pick(values: Tensor, index: Tensor | int, like: Tensor) -> Tensor | float:
     """values[index] for each element of the batch, shaped and typed to multiply `like` [B,...]; at least float32."""
+    if isinstance(index, int):
+        return float(values[index])
     dtype = like.dtype if like.dtype == torch.float64 else torch.float32
     picked = values[index.to(values.device)].to(device=like.device, dtype=dtype)
     return picked.reshape(-1, *[1] * (like.ndim - 1))
@@ -99,7 +102,7 @@ class Diffusion:
         """Times in [0,1] moved towards 1; 0 and 1 stay."""
         return self.time_shift * t / (1 + (self.time_shift - 1) * t)
 
-    def model_input(self, xt: Tensor, t: Tensor) -> Tensor:
+    def model_input(self, xt: Tensor, t: Tensor | float) -> Tensor:
         """What the model is given for x_t: itself, but for "x0" the linear estimate of x0 from it.
 
         With data of variance 1 that is a x_t / (a^2 + b^2). At t = 1, where x_t says nothing, it is zero: the first
@@ -110,14 +113,15 @@ class Diffusion:
         a, b = self.alpha_sigma(t, xt)
         return xt * (a / (a**2 + b**2))
 
-    def model_timesteps(self, t: Tensor) -> Tensor:
+    def model_timesteps(self, t: Tensor | float) -> Tensor | float:
         """What the model is given for time t: t itself, or 1000 t on the straight path."""
         return t * TIMESTEPS if self.objective in FLOW_OBJECTIVES else t
 
-    def alpha_sigma(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    def alpha_sigma(self, t: Tensor | float, like: Tensor) -> tuple[Tensor, Tensor] | tuple[float, float]:
         """(alpha, sigma) of x_t = alpha x_0 + sigma noise, shaped to multiply `like` [B,...]."""
         if self.objective in FLOW_OBJECTIVES:
-            t = t.to(device=like.device, dtype=torch.float32).reshape(-1, *[1] * (like.ndim - 1))
+            if isinstance(t, Tensor):
+                t = t.to(device=like.device, dtype=torch.float32).reshape(-1, *[1] * (like.ndim - 1))
             return 1 - t, t
         alphas_cumprod = self.schedule.alphas_cumprod
         return pick(alphas_cumprod.sqrt(), t, like), pick((1 - alphas_cumprod).sqrt(), t, like)
@@ -138,10 +142,10 @@ class Diffusion:
         a, b = self.alpha_sigma(t, x0)
         return a * noise - b * x0
 
-    def predictions(self, output: Tensor, xt: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def predictions(self, output: Tensor, xt: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         """(x0, noise) that the model's output at x_t implies, each the shape of xt, float32 at least."""
         answer, a, b = self.split_variance(output)[0], *self.alpha_sigma(t, xt)
-        answer = answer.to(a.dtype)
+        answer = answer.to(torch.promote_types(torch.float32, xt.dtype))
         if self.objective == "noise":
             return (xt - b * answer) / a, answer
         if self.objective == "flow":

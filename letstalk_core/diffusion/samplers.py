@@ -31,17 +31,15 @@ def clip_noise(seed: int, clip_index: int, shape: tuple[int, ...]) -> Tensor:
     return torch.randn(shape, generator=clip_generator(seed, clip_index))
 
 
-def guided(predict_conditional: Predict, predict_unconditional: Predict, scale: float) -> Predict:
-    """Classifier-free guidance: unconditional + scale * (conditional - unconditional).
+def guided(predict_both: Predict, scale: float) -> Predict:
+    """Classifier-free guidance: unconditional + scale * (conditional - unconditional), asked for as one batch.
 
-    A learned variance (channels beyond x's own) is the conditional's. scale 1 is predict_conditional itself, which
-    then costs one evaluation a step instead of two.
+    predict_both: gives the conditional answers to the first half of a batch [2B,...] and the unconditional ones to the
+    second. A learned variance (channels beyond x's own) is the conditional's.
     """
-    if scale == 1:
-        return predict_conditional
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
-        conditional, unconditional = predict_conditional(x, t), predict_unconditional(x, t)
+        conditional, unconditional = predict_both(torch.cat([x, x]), torch.cat([t, t])).chunk(2)
         channels = x.shape[CHANNELS]
         own, rest = conditional.split((channels, conditional.shape[CHANNELS] - channels), dim=CHANNELS)
         base = unconditional.narrow(CHANNELS, 0, channels)
@@ -111,15 +109,14 @@ def _denoise_ddpm(predict, x, diffusion, steps, generator, report) -> Tensor:
     """Ancestral sampling on the respaced schedule, with the learned variance if there is one (the paper: 250 steps)."""
     schedule = diffusion.schedule.respaced(spaced_timesteps(steps))
     for index in reversed(range(steps)):
-        output, x0, _ = _evaluate(predict, x, diffusion, schedule.timesteps[index])
+        output, x0, _ = _evaluate(predict, x, diffusion, int(schedule.timesteps[index]))
         report(steps - index, steps, x0)
-        at = torch.full((x.shape[0],), index)
-        x = schedule.posterior_mean(x0, x, at)
+        x = schedule.posterior_mean(x0, x, index)
         if index > 0:
             fraction = diffusion.split_variance(output)[1]
             if fraction is None:
                 fraction = -torch.ones_like(x)
-            log_variance = schedule.learned_log_variance(fraction, at)
+            log_variance = schedule.learned_log_variance(fraction, index)
             x = x + (0.5 * log_variance).exp() * torch.randn(x.shape, generator=generator).to(x.device)
     return x
 
@@ -128,7 +125,7 @@ def _denoise_ddim(predict, x, diffusion, steps, generator, report) -> Tensor:
     """DDIM without noise of its own (arXiv 2010.02502, eq. 12 with sigma 0)."""
     schedule = diffusion.schedule.respaced(spaced_timesteps(steps))
     for index in reversed(range(steps)):
-        _, x0, noise = _evaluate(predict, x, diffusion, schedule.timesteps[index])
+        _, x0, noise = _evaluate(predict, x, diffusion, int(schedule.timesteps[index]))
         report(steps - index, steps, x0)
         alpha_prev = float(schedule.alphas_cumprod_prev[index])
         x = alpha_prev**0.5 * x0 + (1 - alpha_prev) ** 0.5 * noise
@@ -140,7 +137,7 @@ def _denoise_dpm(predict, x, diffusion, steps, generator, report) -> Tensor:
     schedule = diffusion.schedule.respaced(spaced_by_snr(diffusion.schedule, steps))
     before_last: tuple[Tensor, float] | None = None  # the x0 of the step before and the log-SNR step that led here
     for index in reversed(range(steps)):
-        _, x0, _ = _evaluate(predict, x, diffusion, schedule.timesteps[index])
+        _, x0, _ = _evaluate(predict, x, diffusion, int(schedule.timesteps[index]))
         report(steps - index, steps, x0)
         if index == 0:
             return x0  # no noise is left: the step to infinite log-SNR is x0 itself
@@ -157,21 +154,20 @@ def _denoise_dpm(predict, x, diffusion, steps, generator, report) -> Tensor:
 
 def _denoise_euler(predict, x, diffusion, steps, generator, report) -> Tensor:
     """Euler's method from t = 1 to 0, in equal steps but for the time shift: exact where the flow is straight."""
-    times = diffusion.shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64))
+    times = diffusion.shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64)).tolist()
     for step in range(steps):
         _, x0, noise = _evaluate(predict, x, diffusion, times[step])
         report(step + 1, steps, x0)
-        x = x + float(times[step + 1] - times[step]) * (noise - x0)
+        x = x + (times[step + 1] - times[step]) * (noise - x0)
     return x
 
 
-def _evaluate(predict: Predict, x: Tensor, diffusion: Diffusion, time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One evaluation at a scalar time: (output, x0, noise), float32."""
-    t = time.expand(x.shape[0])
-    timesteps = diffusion.model_timesteps(t)
-    timesteps = timesteps.to(x.device, torch.float32 if timesteps.is_floating_point() else torch.int64)
-    output = predict(diffusion.model_input(x, t), timesteps)
-    return output.float(), *diffusion.predictions(output.float(), x, t)
+def _evaluate(predict: Predict, x: Tensor, diffusion: Diffusion, time: float) -> tuple[Tensor, Tensor, Tensor]:
+    """One evaluation at the time of the whole batch: (output, x0, noise), float32."""
+    kind = torch.float32 if isinstance(time, float) else torch.int64
+    timesteps = torch.full(x.shape[:1], diffusion.model_timesteps(time), device=x.device, dtype=kind)
+    output = predict(diffusion.model_input(x, time), timesteps).float()
+    return output, *diffusion.predictions(output, x, time)
 
 
 # By the names of config.SAMPLERS, which says the objectives that each goes with.

@@ -189,9 +189,10 @@ class ClipSampler:
         """Latents [1,F,C,h,w] of clip `index` in the transformer's space."""
         config, seed, device = self.config, self.settings.seed, self.portrait.device
         tokens = self._audio_tokens(memory.frames)  # [1,F,K,A]
-        predict = self._predict(tokens, memory, index)
-        if self.scale != 1:
-            predict = guided(predict, self._predict(torch.zeros_like(tokens), memory, index), self.scale)
+        if self.scale == 1:
+            predict = self._predict(tokens, memory, index)
+        else:
+            predict = guided(self._predict(torch.cat([tokens, torch.zeros_like(tokens)]), memory, index), self.scale)
         shape = (1, config.transformer.clip_frames, *self.portrait.shape[1:])
         noise = config.departures.noise_scale * clip_noise(seed, index, shape).to(device)
         latents = sample(
@@ -201,12 +202,13 @@ class ClipSampler:
         return smooth_border(latents, memory.latents[:, -1:].to(latents), config.departures.border_smoothing)
 
     def _predict(self, tokens: Tensor, memory: MemoryBank, index: int) -> Predict:
-        """The model's answers under audio tokens [1,F,K,A], with everything prepared that is the same at every step."""
-        config, transformer = self.config, self.model.transformer
-        conditions, seen = transformer.prepare(self.portrait, tokens), None
+        """The model's answers under audio tokens [B,F,K,A], with everything prepared that is the same at every step."""
+        config, transformer, count = self.config, self.model.transformer, len(tokens)
+        conditions, seen = transformer.prepare(self.portrait.expand(count, -1, -1, -1), tokens), None
         if config.transformer.memory_frames:
             noise = self.settings.memory_noise
             seen = memory.seen(config.departures.memory_scale, noise, self.settings.seed, index).to(tokens.device)
+            seen = seen.expand(count, -1, -1, -1, -1)
         return lambda x, t: transformer(x, t, conditions=conditions, memory=seen)
 
     def _audio_tokens(self, start: int) -> Tensor:
