@@ -22,7 +22,7 @@ from ..pipeline import LetsTalkPipeline
 from ..pixels import images_to_pixels, pictures_to_pixels
 from ..video.clips import ClipSampler, SamplingSettings
 
-JOB_FORMAT = 1  # raised when the same inputs begin to give other frames, so that old segments are not gone on with
+JOB_FORMAT = 2  # raised when the same inputs begin to give other frames, so that old segments are not gone on with
 SEGMENT_SECONDS = 8.0  # about so much is lost by a crash at most; each begins with a key frame, which can be seen
 
 

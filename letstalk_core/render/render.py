@@ -15,6 +15,7 @@ from ..picture.picture_file import read_image
 from ..pipeline import LetsTalkPipeline
 from ..video.clips import SamplingSettings
 from ..video.writer import FORMATS, VideoWriter
+from .behind import Behind
 from .estimate import PeakMemory, RenderEstimate, check_disk, estimate_rendering
 from .job import VideoJob
 from .segments import WorkFolder, work_folder_of
@@ -119,14 +120,14 @@ def _render_segments(job: VideoJob, portrait: Tensor, folder: WorkFolder, observ
         sound.skip(job.recording.sample_of(first, job.fps) - sound.position)
         samples = sound.read(job.recording.sample_of(last, job.fps) - sound.position)
         audio = (samples, sound.rate) if samples.shape[1] else None  # a frame's sound may round to nothing
-        memory = folder.memory
-        with VideoWriter(folder.next_segment, *job.size, job.fps, audio) as writer:
+        memory, made = folder.memory, first
+        with VideoWriter(folder.next_segment, *job.size, job.fps, audio) as writer, Behind(writer.write) as write:
             for chunk in sampler.chunks(job.decode, first, last, memory):
-                memory = chunk.memory
+                memory, made = chunk.memory, made + len(chunk.frames)
                 for frame in chunk.frames.split(1):  # a large picture sixteen times would fill the memory
                     pixels = job.pixels(frame)
-                    writer.write(pixels)
-                observer.advance(first + writer.frames, pixels[0])
+                    write(pixels)
+                observer.advance(made, pixels[0])
         folder.add(memory, portrait, last)
 
 
