@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -57,9 +58,11 @@ class LetsTalkPipeline:
 
         loras: (path, strength) of each LoRA to add to its weights (see lora.apply_loras).
 
-        device: "auto", "cpu", "cuda", "cuda:1", "mps". dtype: "auto", "fp32", "bf16", "fp16"; auto is bf16 on CUDA,
-        else fp32, but for an autoencoder that looks at the portrait, on a CPU with bf16 (0.6 of the time, measured).
-        Raises InputError (CheckpointError for the file itself) with what is missing and how to give it.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps". dtype: "auto", "fp32", "bf16", "fp16"; auto is bf16 on CUDA that
+        has units for it, else fp32, but for an autoencoder that looks at the portrait, on a CPU with such units (0.6 of
+        the time, measured). Units decide and no timing, so that a video that is resumed has the same frames. A warning
+        says where the hardware only emulates bf16. Raises InputError (CheckpointError for the file itself) with what is
+        missing and how to give it.
         """
         if Path(path) == BUNDLED_MODEL and not BUNDLED_MODEL.exists():
             raise InputError(
@@ -76,8 +79,11 @@ class LetsTalkPipeline:
             _find_autoencoder(model.config, path, autoencoder),
             _find_audio_encoder(model.config, path, audio_encoder),
         )
-        precision = DTYPES.get(dtype) or (torch.bfloat16 if chosen.type == "cuda" else torch.float32)
-        halved = dtype == "auto" and chosen.type == "cpu" and pipeline.autoencoder.guided and computes_bf16("cpu")
+        has_bf16 = chosen.type in ("cpu", "cuda") and computes_bf16(chosen.type)
+        if dtype == "bf16" and not has_bf16:
+            warnings.warn("This hardware emulates bf16, many times slower than fp32; choose fp32.", stacklevel=2)
+        precision = DTYPES.get(dtype) or (torch.bfloat16 if chosen.type == "cuda" and has_bf16 else torch.float32)
+        halved = dtype == "auto" and pipeline.autoencoder.guided and has_bf16
         pipeline.model.to(chosen, precision)
         layout = torch.channels_last if pipeline.autoencoder.guided else torch.preserve_format  # two thirds of the time
         pipeline.autoencoder.to(chosen, torch.bfloat16 if halved else precision, memory_format=layout)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,8 @@ def test_by_default_it_computes_in_bfloat16_where_the_cpu_does(tmp_path, monkeyp
     exact = LetsTalkPipeline.load(made[0], "cpu", "fp32")
     assert next(exact.autoencoder.parameters()).dtype is torch.float32
     assert (exact.digest == guided.digest) is not has_bf16
+    with nullcontext() if has_bf16 else pytest.warns(UserWarning, match="emulates bf16, many times slower"):
+        LetsTalkPipeline.load(made[0], "cpu", "bf16")
 
 
 def test_a_model_that_bundles_one_makes_a_video(tmp_path):
