@@ -90,6 +90,7 @@ class TrainingRun:
         self, folder: Path, module: nn.Module, config: LoopConfig, batch_size: int = 1, accelerator=None,
         given: dict | None = None,
     ):  # fmt: skip
+        from accelerate.utils import DistributedType
         from diffusers.optimization import get_scheduler
         from diffusers.training_utils import EMAModel
 
@@ -105,13 +106,15 @@ class TrainingRun:
         optimizer = torch.optim.AdamW(
             [parameter for parameter in module.parameters() if parameter.requires_grad],
             lr=config.learning_rate, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),
         )  # fmt: skip
         self.module, self.optimizer = self.accelerator.prepare(module, optimizer)
         # Not prepared: accelerate would step it once per process.
         self.scheduler = get_scheduler(
             config.schedule, optimizer, num_warmup_steps=config.warmup_steps, num_training_steps=config.steps
         )
-        self.ema = EMAModel(list(self.module.parameters()), decay=config.ema_decay)
+        whole = self.accelerator.distributed_type is not DistributedType.FSDP  # shards are averaged one by one
+        self.ema = EMAModel(list(self.module.parameters()), decay=config.ema_decay, foreach=whole)
         self.accelerator.register_for_checkpointing(self.scheduler)
         self.step = 0
         if state is not None:

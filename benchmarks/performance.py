@@ -1,0 +1,302 @@
+"""What the engine takes, part by part: the model of the paper on random weights, and the bundled one.
+
+    python benchmarks/performance.py [PART ...] [--device auto|cpu|cuda] [--tiny] [--json FILE]
+
+Parts (default: those that fit the device):
+    forward    linear-B at 512 px (latents 16x16x32, 16 + 2 frames), batch 1 and 4: eager, compiled, as a CUDA graph;
+               share of the rate at which this device multiplies matrices, and error of bf16 against fp32
+    sampling   8 steps of the same model, frames a second with guidance 1 and 2
+    training   clips a second and peak memory, batch 4 and 8, and 64 clips of a small model
+    optimiser  a step of AdamW and of the average: plain, foreach, fused
+    tokens     a forward of linear-B at 256 to 1024 px, and the exponent of time over tokens
+    cpu        one forward of linear-S and linear-B on one thread, in CPU seconds
+    bundled    a second of video of the bundled model, by what it is spent on
+Nothing else should run beside it. --tiny: a small model, to try the script. Prints a table; --json writes the numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from letstalk_core.config import PAPER, PRESETS, LetsTalkConfig
+from letstalk_core.model.checkpoint import LetsTalkModel
+from letstalk_core.precision import choose_device
+from letstalk_core.training.training_config import TransformerTraining
+from letstalk_core.training.transformer_loss import Denoiser, TransformerLoss
+from letstalk_core.video.clips import ClipSampler, SamplingSettings
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SECONDS = 1.5  # that a measurement is repeated for, after WARM runs
+WARM = 3
+
+
+class Bench:
+    """The parts, on one device; each returns numbers by their names."""
+
+    def __init__(self, device: torch.device, tiny: bool):
+        self.device, self.tiny = device, tiny
+        self.config = PRESETS["tiny"] if tiny else PAPER["linear-B"]
+        self.side = 4 if tiny else 16  # of the latents
+        self.half = torch.bfloat16
+
+    def timed(self, run: Callable[[], object]) -> float:
+        """Seconds of one run, the median of many."""
+        for _ in range(WARM):
+            run()
+        self.wait()
+        took, end = [], time.perf_counter() + SECONDS
+        while not took or time.perf_counter() < end:
+            began = time.perf_counter()
+            run()
+            self.wait()
+            took.append(time.perf_counter() - began)
+        return float(np.median(took))
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def model(self, config: LetsTalkConfig | None = None) -> LetsTalkModel:
+        """Random weights whose gates are open."""
+        torch.manual_seed(0)
+        model = LetsTalkModel(config or self.config)
+        for parameter in model.parameters():
+            if parameter.abs().sum() == 0:
+                nn.init.normal_(parameter, std=0.02)
+        return model.to(self.device).eval().requires_grad_(False)
+
+    def inputs(self, batch: int, side: int | None = None, config: LetsTalkConfig | None = None) -> dict[str, Tensor]:
+        transformer, audio = (config or self.config).transformer, (config or self.config).audio
+        place, side = (transformer.latent_channels, side or self.side, side or self.side), side or self.side
+        shapes = {
+            "latents": (batch, transformer.clip_frames, *place), "portrait": (batch, *place),
+            "memory": (batch, transformer.memory_frames, *place),
+            "audio_tokens": (batch, transformer.clip_frames, audio.tokens, audio.width),
+        }  # fmt: skip
+        generator = torch.Generator().manual_seed(1)
+        given = {name: torch.randn(shape, generator=generator).to(self.device) for name, shape in shapes.items()}
+        return given | {"timesteps": torch.full((batch,), 500, device=self.device)}
+
+    @torch.inference_mode()
+    def matmul_rate(self) -> float:
+        """Operations a second of a large bf16 product."""
+        size = 512 if self.device.type == "cpu" else 8192
+        a = torch.randn(size, size, device=self.device, dtype=self.half)
+        return 2 * size**3 / self.timed(lambda: a @ a)
+
+    @torch.inference_mode()
+    def forward(self) -> dict[str, float]:
+        from torch.utils.flop_counter import FlopCounterMode
+
+        exact, rate, found = self.model().transformer, self.matmul_rate(), {}
+        for batch in (1, 4):
+            given = self.inputs(batch)
+            with FlopCounterMode(display=False) as counter:
+                expected = exact(**given)
+            half = self.model().transformer.to(self.half)
+            ways = {"eager": half}
+            if self.device.type == "cuda":
+                ways["graph"] = captured(half, given)
+                ways["compiled"] = compiled(self.model().transformer.to(self.half))
+            for name, run in ways.items():
+                seconds = self.timed(lambda run=run, given=given: run(**given))
+                found[f"batch {batch}, {name}, ms"] = 1000 * seconds
+                found[f"batch {batch}, {name}, share of the matmul rate"] = counter.get_total_flops() / seconds / rate
+            error = (half(**given).float() - expected).norm() / expected.norm()
+            found[f"batch {batch}, error of bf16"] = float(error)
+        return found
+
+    @torch.inference_mode()
+    def sampling(self) -> dict[str, float]:
+        model, config, found = self.model().to(self.half), self.config, {}
+        audio, channels = config.audio, config.transformer.latent_channels
+        features = torch.randn(config.transformer.clip_frames, audio.blocks, audio.channels)
+        portrait = torch.randn(1, channels, self.side, self.side, device=self.device)
+        for scale in (1.0, 2.0):
+            settings = SamplingSettings(steps=8, sampler="dpm++", guidance_scale=scale)
+            sampler = ClipSampler(model, portrait, features, settings)
+            seconds = self.timed(lambda sampler=sampler: list(sampler.clips()))
+            found[f"guidance {scale:g}, frames/s"] = config.transformer.clip_frames / seconds
+        return found
+
+    def training(self) -> dict[str, float]:
+        found = {}
+        small = PRESETS["bundled"].with_changes(depth=8, width=256, heads=8, audio_width=256)
+        jobs = [("batch 4", self.config, 4, self.side), ("batch 8", self.config, 8, self.side)]
+        jobs += [] if self.tiny else [("small, 64 clips", small, 64, 8)]
+        for name, config, batch, side in jobs:
+            for way in ("eager", "compiled") if self.device.type == "cuda" else ("eager",):
+                if self.device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
+                seconds = self.timed(self.training_step(config, batch, side, way == "compiled"))
+                found[f"{name}, {way}, clips/s"] = batch / seconds
+                if self.device.type == "cuda":
+                    found[f"{name}, {way}, GB"] = torch.cuda.max_memory_allocated() / 1e9
+        return found
+
+    def training_step(self, config: LetsTalkConfig, batch: int, side: int, compile_blocks: bool) -> Callable[[], None]:
+        model = self.model(config).train().requires_grad_(True)
+        if compile_blocks:
+            for block in model.transformer.blocks:
+                block.compile()
+        settings = TransformerTraining(
+            run="none", preset="tiny", data="avatar", data_path="none", memory_pixel_noise=False
+        )
+        loss, denoiser = TransformerLoss(settings, config, None, self.device), Denoiser(model)
+        optimizer = torch.optim.AdamW(model.parameters(), fused=self.device.type == "cuda")
+        given, audio = self.inputs(batch, side, config), config.audio
+        window = (batch, config.transformer.clip_frames, audio.window)
+        example = {
+            "clip": given["latents"], "portrait": given["portrait"], "memory": given["memory"],
+            "features": torch.randn(*window, audio.blocks, audio.channels, device=self.device),
+            "controls": torch.zeros(*window, len(config.departures.controls), device=self.device),
+            "seed": list(range(batch)), "name": ["random"] * batch,
+        }  # fmt: skip
+
+        def step() -> None:
+            with torch.autocast(self.device.type, self.half):
+                found = loss(denoiser, example)
+            optimizer.zero_grad(set_to_none=True)
+            found.per_example.mean().backward()
+            optimizer.step()
+
+        return step
+
+    def optimiser(self) -> dict[str, float]:
+        from diffusers.training_utils import EMAModel
+
+        model, found = self.model().requires_grad_(True), {}
+        parameters = list(model.parameters())
+        for parameter in parameters:
+            parameter.grad = torch.randn_like(parameter)
+        for name in ("plain", "foreach", "fused"):
+            chosen = {"foreach": name == "foreach", "fused": name == "fused"}
+            found[f"AdamW {name}, ms"] = 1000 * self.timed(torch.optim.AdamW(parameters, **chosen).step)
+        for name in ("plain", "foreach"):
+            average = EMAModel(parameters, foreach=name == "foreach")
+            found[f"average {name}, ms"] = 1000 * self.timed(lambda average=average: average.step(parameters))
+        return found
+
+    @torch.inference_mode()
+    def tokens(self) -> dict[str, float]:
+        model, sides = self.model().transformer.to(self.half), (4, 8, 16) if self.tiny else (8, 16, 24, 32)
+        given = [self.inputs(1, side) for side in sides]
+        took = [self.timed(lambda one=one: model(**one)) for one in given]
+        exponent = np.polyfit(np.log([side**2 for side in sides]), np.log(took), 1)[0]
+        found = {f"{32 * side} px, ms": 1000 * seconds for side, seconds in zip(sides, took, strict=True)}
+        return found | {"exponent": float(exponent)}
+
+    @torch.inference_mode()
+    def cpu(self) -> dict[str, float]:
+        threads, found = torch.get_num_threads(), {}
+        torch.set_num_threads(1)
+        jobs = [("S", 4), ("S", 8), ("B", 8), ("B", 16)]
+        for name, side in jobs[: 1 if self.tiny else None]:
+            config = PAPER[f"linear-{name}"]
+            model, given = self.model(config).transformer, self.inputs(1, side, config)
+            model(**given)
+            began = time.process_time()
+            model(**given)
+            found[f"{name} {32 * side}, CPU s"] = time.process_time() - began
+        torch.set_num_threads(threads)
+        return found
+
+    def bundled(self) -> dict[str, float]:
+        return bundled(self.device, self.timed)
+
+
+def captured(transformer: nn.Module, given: dict[str, Tensor]) -> Callable[..., Tensor]:
+    """The transformer as a CUDA graph of these very inputs."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(WARM):
+            transformer(**given)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = transformer(**given)
+
+    def run(**_given: Tensor) -> Tensor:
+        graph.replay()
+        return output
+
+    return run
+
+
+def compiled(transformer: nn.Module) -> nn.Module:
+    for block in transformer.blocks:
+        block.compile()
+    return transformer
+
+
+@torch.inference_mode()
+def bundled(device: torch.device, timed: Callable[[Callable[[], object]], float]) -> dict[str, float]:
+    """Milliseconds of each stage for a second of video."""
+    from letstalk_core.audio.recording import Recording
+    from letstalk_core.picture.picture_file import read_image
+    from letstalk_core.pipeline import LetsTalkPipeline
+    from letstalk_core.pixels import images_to_pixels
+    from letstalk_core.video.writer import VideoWriter
+
+    assets = REPOSITORY / "assets"
+    pipeline = LetsTalkPipeline.load(device=str(device))
+    config, frames = pipeline.config, pipeline.config.transformer.clip_frames
+    portrait = pipeline.crop(read_image(assets / "portrait.jpg"))
+    stream = pipeline.stream_audio(Recording(assets / "speech.wav"))
+    features = stream[0 : 4 * frames]
+    sampler = ClipSampler(pipeline.model, pipeline.encode_portrait(portrait), features, SamplingSettings())
+    clips, decode = list(sampler.clips()), pipeline.decoder(portrait)
+    latents = torch.cat([clip.latents for clip in clips])
+    images = torch.cat([decode(part) for part in latents.split(frames)])
+    pixels, target = images_to_pixels(images), Path("performance-benchmark.mp4")
+
+    def write() -> None:
+        with VideoWriter(target, config.image_size, config.image_size, config.fps) as writer:
+            writer.write(pixels)
+        target.unlink()
+
+    made = len(latents) / config.fps  # seconds of video
+    stages = {
+        "hearing": (lambda: pipeline.encode_audio(torch.zeros(1, 16000 * 6), 16000), 6.0),
+        "sampling": (lambda: list(sampler.clips()), made),
+        "decoding": (lambda: decode(latents[:frames]), frames / config.fps),
+        "to bytes": (lambda: images_to_pixels(images), made),
+        "H.264": (write, made),
+    }
+    return {f"{name}, ms": 1000 * timed(run) / length for name, (run, length) in stages.items()}
+
+
+def main() -> None:
+    everywhere, on_gpu = ("forward", "sampling", "training", "optimiser", "tokens"), ("bundled",)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", choices=[*everywhere, "cpu", "bundled", []])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    device = choose_device(arguments.device)
+    parts = arguments.parts or (("cpu", "bundled") if device.type == "cpu" else everywhere + on_gpu)
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    report = {"machine": machine, "torch": torch.__version__}
+    print(f"{machine}, torch {torch.__version__}\n\n| part | | |\n|---|---|---|")
+    for part in parts:
+        report[part] = getattr(Bench(device, arguments.tiny), part)()
+        for name, value in report[part].items():
+            print(f"| {part} | {name} | {value:.4g} |", flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
