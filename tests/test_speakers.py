@@ -36,6 +36,7 @@ def test_the_lag_is_found_and_anothers_sound_is_told_apart():
     rows = report["speakers"]
     assert [rows[name]["lag"] for name in "abc"] == [2, -1, 0]
     assert all(row["r"] > 0.99 for row in rows.values())
+    assert rows["a"]["deviation"] == pytest.approx(3 * truths[0].std() * 21 / 64)  # in eye distances
     assert rows["a"]["r_at_lag_0"] < 0.9 and rows["c"]["r_at_lag_0"] > 0.99
     assert all(abs(row["r_of_anothers_sound"]) < 0.5 for row in rows.values())
     assert report["median"]["r"] == sorted(row["r"] for row in rows.values())[1]
@@ -127,4 +128,5 @@ def test_a_report_of_people(tmp_path, capsys, monkeypatch):
     for kind in ("tokens", "frames"):
         assert set(report["people"][kind]["speakers"]) == {"one", "two"}
         assert -1 <= report["people"][kind]["median"]["r"] <= 1
-    assert (output / "speakers.png").stat().st_size > 1000
+        assert report["people"][kind]["median"]["deviation"] >= 0
+    assert (output / "speakers.png").stat().st_size > 1000 and (output / "people.png").stat().st_size > 1000

@@ -14,18 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..data.drawn.motion import COLUMN
-from ..data.drawn.stills import POSES, held_out_pictures, training_pictures
-from ..data.people.geometry import SIZE as WHOLE
-from ..data.people.pictures import PuppetPictures
-from ..pixels import normalise, pixels_to_images, pixels_to_planes
-from ..training.bundled.train_portrait_autoencoder import HELD_OUT_PEOPLE, PUPPETS
+from ..data.people.pictures import POSES, PeoplePictures, PuppetPictures
+from ..data.people.puppet import COLUMN
+from ..data.people.talking import SpeakingPictures
+from ..pixels import normalise, pixels_to_images
+from ..training.bundled.train_portrait_autoencoder import HELD_OUT_PEOPLE, PUPPETS, SPEAKING
 from ..training.loop import Loss, TrainingRun, small_config
 from ..weights import read_network, write_network
 
 READINGS = ("open", "width", "round", "blink", "smile", "yaw")
 SIZE = 128  # pixels
-DRAWN_PEOPLE, DRAWN_SHARE = 600, 0.25  # of a batch
 _COLUMNS = [COLUMN[name] for name in READINGS]
 _MIRRORED = torch.tensor([-1.0 if name == "yaw" else 1.0 for name in READINGS])
 
@@ -80,56 +78,50 @@ def disturb(images: Tensor, rng: np.random.Generator) -> Tensor:
     return images
 
 
-def train_meter(work: Path, steps: int = 6000, batch: int = 32) -> FaceMeter:
-    """Train the network in work/meter (resumed if begun), on the pictures of the portrait-guided autoencoder."""
-    pictures, controls, puppets = _training_pictures(work)
-    drawn = round(DRAWN_SHARE * batch)
+def train_meter(
+    work: Path, puppets: int = PUPPETS, speaking: int = SPEAKING, start: Path | None = None, steps: int = 6000,
+    batch: int = 64,
+) -> FaceMeter:  # fmt: skip
+    """Train the network in work/meter (resumed if begun), on the pictures of the portrait-guided autoencoder: half of a
+    batch are puppets in all poses, half people and drawings who speak. start: weights to go on from."""
+    sources = (PuppetPictures(work / "puppets", puppets), SpeakingPictures(work / "speaking", speaking))
+    sources = [source.make(os.cpu_count() or 1) for source in sources]
+    unit = torch.from_numpy(sources[0].controls[:][..., _COLUMNS].std((0, 1)))
     torch.manual_seed(0)
-    net = FaceMeter().to(memory_format=torch.channels_last)
-    run = TrainingRun(work / "meter", net, small_config(steps, 1.5e-3))
+    net = FaceMeter() if start is None else load_meter(start).requires_grad_(True).train()
+    run = TrainingRun(work / "meter", net.to(memory_format=torch.channels_last), small_config(steps, 1.5e-3))
 
     def loss_of(step: int) -> Loss:
         rng = np.random.default_rng((3, step))
-        of_puppets = rng.integers(puppets, size=batch - drawn)
-        chosen = np.concatenate([of_puppets, rng.integers(puppets, len(pictures), size=drawn)])
-        images, targets = disturb(normalise(pictures[chosen]), rng), controls[chosen]
+        pictures, readings = zip(*(_some(source, batch // len(sources), rng) for source in sources), strict=True)
+        images = reduced(normalise(torch.cat(pictures))).contiguous(memory_format=torch.channels_last)
+        images, targets = disturb(images, rng), torch.cat(readings)
         if rng.random() < 0.5:
             images, targets = images.flip(3), targets * _MIRRORED
         shift = rng.integers(-4, 5, 2)
         images = images.roll(tuple(int(s) for s in shift), (2, 3))
-        return Loss(F.mse_loss(run.module(images), targets))
+        return Loss(F.mse_loss(run.module(images) / unit, targets / unit))
 
     run.fit(loss_of)
     return run.averaged()
 
 
-def _training_pictures(work: Path) -> tuple[Tensor, Tensor, int]:
-    """Pictures uint8 [n,3,128,128] and their controls [n,6] as READINGS has them, and how many are puppets, the first
-    ones; 1.4 GB."""
-    puppets = PuppetPictures(work / "puppets", PUPPETS).make(os.cpu_count() or 1)
-    drawings, _, drawn_controls = training_pictures(work / "drawn", DRAWN_PEOPLE, WHOLE)
-    parts = [_reduced_planes(torch.from_numpy(puppets.pictures[i])) for i in range(len(puppets))]
-    count = len(puppets) * puppets.pictures.shape[1]
-    parts += [_reduced_planes(pixels_to_planes(drawings[i : i + POSES])) for i in range(0, len(drawings), POSES)]
-    controls = np.concatenate([puppets.controls[:].reshape(count, -1)[:, _COLUMNS], drawn_controls[:, _COLUMNS]])
-    return torch.cat(parts), torch.from_numpy(controls), count
-
-
-def _reduced_planes(planes: Tensor) -> Tensor:
-    return F.interpolate(planes.float(), (SIZE, SIZE), mode="area").round().byte()
+def _some(source: PeoplePictures, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Random pictures uint8 [count,3,256,256] and what is to be read from them, [count,6]."""
+    people, poses = rng.integers(len(source), size=count), rng.integers(POSES + 1, size=count)
+    readings = source.controls[people, poses][:, _COLUMNS]
+    return torch.from_numpy(source.pictures[people, poses]), torch.from_numpy(readings)
 
 
 def meter_accuracy(meter: FaceMeter, work: Path) -> dict[str, dict[str, float]]:
-    """Correlation of each reading with the truth on held-out people and drawings."""
-    held = PuppetPictures(work / "puppets-heldout", HELD_OUT_PEOPLE, held_out=True).make(os.cpu_count() or 1)
-    drawings, _, drawn_controls = held_out_pictures(work / "drawn", WHOLE)
-    pictures = held.pictures[:].transpose(0, 1, 3, 4, 2).reshape(-1, WHOLE, WHOLE, 3)
+    """Correlation of each reading with the truth on held-out people in all poses, on people and drawings who speak."""
     report = {}
-    for kind, frames, truth in (
-        ("people", pictures, held.controls[:].reshape(len(pictures), -1)), ("drawings", drawings, drawn_controls)
-    ):  # fmt: skip
-        readings = meter.read(frames)
-        report[kind] = {
+    for kind, folder in ((PuppetPictures, "puppets-heldout"), (SpeakingPictures, "speaking-heldout")):
+        held = kind(work / folder, HELD_OUT_PEOPLE, held_out=True).make(os.cpu_count() or 1)
+        frames = held.pictures[:].transpose(0, 1, 3, 4, 2)
+        readings = meter.read(frames.reshape(-1, *frames.shape[2:]))
+        truth = held.controls[:].reshape(len(readings), -1)
+        report[held.kind] = {
             name: float(np.corrcoef(readings[:, i], truth[:, column])[0, 1])
             for i, (name, column) in enumerate(zip(READINGS, _COLUMNS, strict=True))
         }
@@ -141,10 +133,10 @@ def load_meter(path: Path) -> FaceMeter:
     return read_network(path, FaceMeter())
 
 
-if __name__ == "__main__":  # python -m letstalk_core.evaluation.meter WORK_FOLDER makes the file beside this one
+if __name__ == "__main__":  # python -m letstalk_core.evaluation.meter WORK [PUPPETS SPEAKING [START]] makes the file
     import sys
 
     work = Path(sys.argv[1])
-    trained = train_meter(work)
+    trained = train_meter(work, *map(int, sys.argv[2:4]), *map(Path, sys.argv[4:5]))
     print("correlation with the truth on held-out people:", meter_accuracy(trained, work))
     write_network(Path(__file__).resolve().parent / "face_meter.safetensors", trained)

@@ -25,6 +25,8 @@ from .speakers import TRACKS, Speaker, draw_speakers, fit_read_out, follow, load
 
 METER = Path(__file__).resolve().parent / "face_meter.safetensors"
 OPEN, BLINK = READINGS.index("open"), READINGS.index("blink")
+SHEET_FRAMES = 48  # of each recording on a contact sheet
+JUDGED_EVERY = 5  # frames: one that SSIM and the autoencoder are judged on, which take longest
 STILL = 0.02  # deviation of a control over a clip, below which there is nothing to follow
 
 
@@ -62,9 +64,9 @@ def score_pair(pair: Pair, frames: np.ndarray, true_frames: np.ndarray, meter: F
     best, lag = measures.lagged_correlation(read[:, OPEN], truth["open"])
     mouth, portrait = pair.mouth(), pair.portrait
     everywhere = np.ones_like(mouth)
-    made, real = pixels_to_images(frames), pixels_to_images(true_frames)
-    still = portrait.expand_as(real).contiguous()
-    still_frames = images_to_pixels(still).numpy()
+    still_frames = images_to_pixels(portrait).numpy()[None].repeat(len(frames), 0)
+    some = slice(None, None, JUDGED_EVERY)
+    made, real, still = (pixels_to_images(video[some]) for video in (frames, true_frames, still_frames))
     decode = pipeline.decoder(_whole(portrait))
     reconstructed = images_to_pixels(decode(pipeline.autoencoder.encode(real))).numpy()
     outside = measures.masked_psnr(frames, true_frames, ~mouth)
@@ -86,8 +88,8 @@ def score_pair(pair: Pair, frames: np.ndarray, true_frames: np.ndarray, meter: F
         "psnr_still_portrait": measures.masked_psnr(still_frames, true_frames, everywhere),
         "ssim": float(ssim(made, real, data_range=2.0)),
         "ssim_still_portrait": float(ssim(still, real, data_range=2.0)),
-        "autoencoder_psnr": measures.masked_psnr(reconstructed, true_frames, everywhere),
-        "autoencoder_psnr_mouth": measures.masked_psnr(reconstructed, true_frames, mouth),
+        "autoencoder_psnr": measures.masked_psnr(reconstructed, true_frames[some], everywhere),
+        "autoencoder_psnr_mouth": measures.masked_psnr(reconstructed, true_frames[some], mouth),
         "_closed": pair.closed,
         "_rest": read_true[pair.closed, OPEN].mean() if pair.closed.any() else read_true[:, OPEN].min(),
         "_true_frames_open": read_true[:, OPEN],
@@ -155,7 +157,7 @@ def evaluate_speech(
         frames = generate_frames(pipeline, portrait, mono, rate, settings)
         openings.append(meter.read(frames)[:, OPEN])
         envelopes.append(measures.envelope(mono, rate, len(frames), pipeline.config.fps))
-        sheets.append(frames[: min(len(frames), 48)])
+        sheets.append(frames[:SHEET_FRAMES])
     contact_sheet(output / "recordings.png", sheets)
     result = {}
     for i, path in enumerate(paths):
@@ -173,18 +175,21 @@ def evaluate_speakers(
 ) -> dict:
     """How the mouth follows real people's own, by what it is read from ("tokens", "frames"): see speakers.follow.
 
-    Each of them is spoken by somebody else who was held out. Writes the plot speakers.png and, to stderr, a table.
+    Each of them is spoken by somebody else who was held out. Writes the plot speakers.png, the contact sheet
+    people.png and, to stderr, a table.
     """
-    read_out, ours = fit_read_out(pipeline), {"tokens": [], "frames": []}
+    read_out, sheets, ours = fit_read_out(pipeline), [], {"tokens": [], "frames": []}
     for i, speaker in enumerate(tqdm(speakers, desc="speakers", disable=None)):
         stream = pipeline.stream_audio(speaker.recording)
         features = stream[0 : len(stream)]
-        portrait = held_out_portrait(i, pipeline.config.image_size, drawings)
+        frames = frames_of(pipeline, held_out_portrait(i, pipeline.config.image_size, drawings), features, settings)
         ours["tokens"].append(read_out(features))
-        ours["frames"].append(meter.read(frames_of(pipeline, portrait, features, settings))[:, OPEN])
+        ours["frames"].append(meter.read(frames)[:, OPEN])
+        sheets.append(frames[:SHEET_FRAMES])
     report = {kind: follow(openings, speakers) for kind, openings in ours.items()}
     output.mkdir(parents=True, exist_ok=True)
     draw_speakers(speakers, ours, report, pipeline.config.fps, output / "speakers.png")
+    contact_sheet(output / "people.png", sheets)
     tqdm.write(speakers_table(report), file=sys.stderr)
     return report
 

@@ -19,15 +19,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..audio.recording import Recording
+from ..data.people.expressions import GAP
 from ..data.speech.spoken_clips import speech_clip
 from ..errors import InputError
 from ..files import check_file
 from ..model.audio_projection import window_features
+from ..picture.face import ALIGNED
 from ..pipeline import LetsTalkPipeline
 from ..video.reader import probe
 from .measures import correlation, lagged_correlation
 
 TRACKS = "tracks.npz"
+WIDE_OPEN = float(GAP / (ALIGNED[1, 0] - ALIGNED[0, 0]))  # eye distances between the lips at an opening of 1
 LAGS = 3  # frames that a clip's sound may lie off its picture, either way; one lag a clip
 SPEAKING = 0.05  # standard deviation of the opening, in eye distances, below which nobody speaks
 READ_OUT_CLIPS, READ_OUT_SECONDS = 60, 4.0  # spoken clips that the linear map is fitted to, and their length
@@ -123,8 +126,9 @@ def ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def follow(openings: Sequence[np.ndarray], speakers: Sequence[Speaker]) -> dict:
     """How openings [F], one a speaker, follow the speakers' own mouths.
 
-    For each: r at the best lag of -LAGS..LAGS frames, that lag (positive: ours comes later), r at lag 0, and the median
-    of r, at each one's best lag, where the sound is another speaker's. And the medians over the speakers.
+    For each: r at the best lag of -LAGS..LAGS frames, that lag (positive: ours comes later), r at lag 0, the median of
+    r, at each one's best lag, where the sound is another speaker's, and how far ours deviates, in eye distances. And
+    the medians over the speakers.
     """
     rows = {}
     for own, speaker in zip(openings, speakers, strict=True):
@@ -136,8 +140,9 @@ def follow(openings: Sequence[np.ndarray], speakers: Sequence[Speaker]) -> dict:
             "lag": lag,
             "r_at_lag_0": correlation(own[:length], speaker.opening[:length]),
             "r_of_anothers_sound": float(np.median(others)),
+            "deviation": WIDE_OPEN * float(own.std()),
         }
-    names = ("r", "r_at_lag_0", "r_of_anothers_sound")
+    names = ("r", "r_at_lag_0", "r_of_anothers_sound", "deviation")
     return {"speakers": rows, "median": {n: float(np.median([row[n] for row in rows.values()])) for n in names}}
 
 

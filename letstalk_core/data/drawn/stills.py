@@ -17,7 +17,6 @@ from .motion import COLUMN, control_track
 
 HELD_OUT = 1_000_000  # people from here on are never trained on
 POSES = 12  # training pictures of each person
-HELD_OUT_PEOPLE, HELD_OUT_POSES = 48, 4
 
 
 def random_controls(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -38,23 +37,21 @@ def random_controls(rng: np.random.Generator, count: int) -> np.ndarray:
     return controls.astype(np.float32)
 
 
-def render_pictures(
-    folder: Path, people: int, poses: int, size: int, first_person: int = 0, name: str = "pictures"
-) -> tuple[np.ndarray, np.ndarray]:
+def render_pictures(folder: Path, people: int, poses: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Pictures uint8 [people * poses, size, size, 3] and their loss regions uint8 [people, size, size].
 
     A region is 1 in the mouth, 2 in the eyes, 0 elsewhere. Rendered on the first call, mapped from the file later.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pictures_path, regions_path = folder / f"{name}.npy", folder / f"{name}-regions.npy"
+    pictures_path, regions_path = folder / "pictures.npy", folder / "pictures-regions.npy"
     if not (pictures_path.exists() and regions_path.exists()):
-        aside = folder / f"{name}.part.npy"
+        aside = folder / "pictures.part.npy"
         shape = (people * poses, size, size, 3)
         pictures = np.lib.format.open_memmap(aside, mode="w+", dtype=np.uint8, shape=shape)
         regions = np.zeros((people, size, size), np.uint8)
         for i in range(people):
-            avatar = Avatar((first_person + i, 0), size)
-            rng = np.random.default_rng((first_person + i, 1))
+            avatar = Avatar((i, 0), size)
+            rng = np.random.default_rng((i, 1))
             pictures[i * poses : (i + 1) * poses] = draw_frames(avatar, random_controls(rng, poses))
             regions[i] = avatar.regions()
         pictures.flush()
@@ -65,22 +62,6 @@ def render_pictures(
     if pictures.shape != expected:
         raise InputError(f"{pictures_path} holds {pictures.shape}, not {expected}; delete it or choose another folder.")
     return pictures, regions
-
-
-def training_pictures(folder: Path, people: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pictures and regions as render_pictures gives them, and the controls float32 [people * POSES, 15]."""
-    controls = [random_controls(np.random.default_rng((i, 1)), POSES) for i in range(people)]
-    return *render_pictures(folder, people, POSES, size), np.concatenate(controls)
-
-
-def held_out_pictures(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pictures uint8 [n, size, size, 3] of people who are never trained on, the regions of each [n, size, size], and
-    the controls float32 [n, 15]; n = HELD_OUT_PEOPLE * HELD_OUT_POSES."""
-    people = range(HELD_OUT, HELD_OUT + HELD_OUT_PEOPLE)
-    controls = [random_controls(np.random.default_rng((i, 1)), HELD_OUT_POSES) for i in people]
-    name = "pictures-heldout"
-    pictures, regions = render_pictures(folder, HELD_OUT_PEOPLE, HELD_OUT_POSES, size, HELD_OUT, name)
-    return pictures, regions.repeat(HELD_OUT_POSES, 0), np.concatenate(controls)
 
 
 class DrawnPictures:
