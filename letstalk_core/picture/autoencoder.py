@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -88,6 +89,7 @@ class Autoencoder(nn.Module):
         if not self.latent_scale > 0:
             raise InputError(f"The latent scale is {self.latent_scale}; it must be greater than 0.")
         self.guided = isinstance(model, PortraitAutoencoder)
+        self.fitting: int | None = None  # images that the memory holds at a time, once it did not hold more
         channels = config.get("encoder_block_out_channels") or config["block_out_channels"]
         # pixels per latent position along each side
         self.downscale = model.downscale if self.guided else 2 ** (len(channels) - 1)
@@ -101,7 +103,7 @@ class Autoencoder(nn.Module):
         for another shape, and where H or W is not a multiple of `downscale`.
         """
         self._check_images(images)
-        return _in_chunks(lambda part, _: self._encode(part) * self.latent_scale, images, chunk, self._dtype())
+        return self._in_chunks(lambda part, _: self._encode(part) * self.latent_scale, images, chunk)
 
     def look_at(self, portraits: Tensor) -> Seen | None:
         """What decode needs of portraits [1 or n, 3, H, W] in -1..1; None where the autoencoder is not guided.
@@ -136,9 +138,7 @@ class Autoencoder(nn.Module):
             )
         if self.guided and seen is None:
             raise InputError("This autoencoder decodes beside a portrait; give it what look_at makes of one.")
-        return _in_chunks(
-            lambda part, at: self.decoded(part, seen and seen.part(at)).clamp(-1, 1), latents, chunk, self._dtype()
-        )
+        return self._in_chunks(lambda part, at: self.decoded(part, seen and seen.part(at)).clamp(-1, 1), latents, chunk)
 
     def decoded(self, latents: Tensor, seen: Seen | None) -> Tensor:
         """`decode` of one batch as it is, for training: nothing is clamped, checked or converted."""
@@ -162,23 +162,30 @@ class Autoencoder(nn.Module):
     def _dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
 
+    def _in_chunks(self, function: Callable[[Tensor, slice], Tensor], inputs: Tensor, chunk: int) -> Tensor:
+        """The function of all inputs, `chunk` at a time, computed in the weights' dtype; from the time on that a
+        graphics card's memory does not hold them fewer, which a warning says.
 
-def _in_chunks(function: Callable[[Tensor, slice], Tensor], inputs: Tensor, chunk: int, dtype: torch.dtype) -> Tensor:
-    """The function of all inputs, `chunk` at a time, computed in `dtype`; fewer where the memory does not hold them.
-
-    function: is given a part of the inputs and where it lies in them.
-    """
-    if chunk < 1:
-        raise InputError(f"The chunk size is {chunk}; it must be at least 1.")
-    if len(inputs) == 0:
-        raise InputError("There are no frames to encode or decode; give at least one.")
-    try:
-        parts = [slice(start, start + chunk) for start in range(0, len(inputs), chunk)]
-        return torch.cat([function(inputs[part].to(dtype), part).to(inputs.dtype) for part in parts])
-    except torch.cuda.OutOfMemoryError:
-        if chunk == 1:
-            raise
-    return _in_chunks(function, inputs, chunk // 2, dtype)  # outside of except, which keeps what failed alive
+        function: is given a part of the inputs and where it lies in them.
+        """
+        if chunk < 1:
+            raise InputError(f"The chunk size is {chunk}; it must be at least 1.")
+        if len(inputs) == 0:
+            raise InputError("There are no frames to encode or decode; give at least one.")
+        chunk, dtype = min(chunk, self.fitting or chunk), self._dtype()
+        try:
+            parts = [slice(start, start + chunk) for start in range(0, len(inputs), chunk)]
+            return torch.cat([function(inputs[part].to(dtype), part).to(inputs.dtype) for part in parts])
+        except torch.cuda.OutOfMemoryError:
+            if chunk == 1:
+                raise
+        self.fitting = chunk // 2  # outside of except, which keeps what failed alive
+        warnings.warn(
+            f"The graphics card's memory does not hold {chunk} frames at a time; going on with {self.fitting}, which "
+            "may be slower.",
+            stacklevel=3,
+        )
+        return self._in_chunks(function, inputs, self.fitting)
 
 
 def build_autoencoder(config: dict, latent_scale: float | None = None) -> Autoencoder:
