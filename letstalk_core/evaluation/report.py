@@ -94,6 +94,7 @@ def score_pair(pair: Pair, frames: np.ndarray, true_frames: np.ndarray, meter: F
         "_rest": read_true[pair.closed, OPEN].mean() if pair.closed.any() else read_true[:, OPEN].min(),
         "_true_frames_open": read_true[:, OPEN],
         "_blink": read[:, BLINK],
+        "_true_frames_blink": read_true[:, BLINK],
         "_open": read[:, OPEN],
         "_true_open": truth["open"],
     }
@@ -123,7 +124,8 @@ def summarise_pairs(rows: list[dict], fps: float) -> dict:
         closed, every = np.sum(found, axis=0)
         result[name] = float(closed / max(1, every))
     result["mbp_frames"] = int(sum(row["_closed"].sum() for row in rows))
-    result["blinks_per_minute"] = measures.blinks_per_minute(np.concatenate([row["_blink"] for row in rows]), fps)
+    for name, reading in (("blinks_per_minute", "_blink"), ("blinks_per_minute_true", "_true_frames_blink")):
+        result[name] = measures.blinks_per_minute(np.concatenate([row[reading] for row in rows]), fps)
     return result
 
 
