@@ -259,7 +259,7 @@ def bundled(device: torch.device, timed: Callable[[Callable[[], object]], float]
     clips, decode = list(sampler.clips()), pipeline.decoder(portrait)
     latents = torch.cat([clip.latents for clip in clips])
     images = torch.cat([decode(part) for part in latents.split(frames)])
-    pixels, target = images_to_pixels(images), Path("performance-benchmark.mp4")
+    pixels, target = images_to_pixels(images).cpu(), Path("performance-benchmark.mp4")
 
     def write() -> None:
         with VideoWriter(target, config.image_size, config.image_size, config.fps) as writer:
@@ -271,7 +271,7 @@ def bundled(device: torch.device, timed: Callable[[Callable[[], object]], float]
         "hearing": (lambda: pipeline.encode_audio(torch.zeros(1, 16000 * 6), 16000), 6.0),
         "sampling": (lambda: list(sampler.clips()), made),
         "decoding": (lambda: decode(latents[:frames]), frames / config.fps),
-        "to bytes": (lambda: images_to_pixels(images), made),
+        "to bytes": (lambda: images_to_pixels(images).cpu(), made),
         "H.264": (write, made),
     }
     return {f"{name}, ms": 1000 * timed(run) / length for name, (run, length) in stages.items()}

@@ -114,13 +114,14 @@ class LetsTalkPipeline:
 
     @torch.inference_mode()
     def decoder(self, portrait: Portrait) -> Callable[[Tensor], Tensor]:
-        """What makes frames float32 [n,3,H,W] in -1..1 on the CPU of latents [n,C,h,w], in a video of this portrait."""
+        """What makes frames float32 [n,3,H,W] in -1..1, on the pipeline's device, of latents [n,C,h,w], in a video of
+        this portrait."""
         seen = self.autoencoder.look_at(portrait.image[None].to(self.device))
         return functools.partial(self._decode, seen=seen)
 
     @torch.inference_mode()
     def _decode(self, latents: Tensor, seen: Seen | None) -> Tensor:
-        return self.autoencoder.decode(latents.float(), seen).cpu()
+        return self.autoencoder.decode(latents.float(), seen)
 
     @functools.cached_property
     def digest(self) -> str:

@@ -191,7 +191,7 @@ class EncodePortrait(io.ComfyNode):
             )
         with on_device(letstalk_model) as pipeline:
             latents = pipeline.encode_portrait(portrait)
-            reconstruction = pipeline.decoder(portrait)(latents)[0]
+            reconstruction = pipeline.decoder(portrait)(latents)[0].cpu()
         encoded = EncodedPortrait(latents.cpu(), portrait, picture, reconstruction, letstalk_model.name)
         crop = images_to_pictures(portrait.image[None])
         return io.NodeOutput(encoded, crop, portrait_mask(portrait)[None])

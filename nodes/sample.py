@@ -172,7 +172,7 @@ class LetsTalkSampler(io.ComfyNode):
             sampler = ClipSampler(pipeline.model, latents.to(pipeline.device), features, settings, progress.step)
             decode = pipeline.decoder(letstalk_portrait.portrait)
             for chunk in sampler.chunks(decode, first, last, letstalk_memory and letstalk_memory.bank):
-                made.append(images_to_pictures(chunk.frames).contiguous())
+                made.append(images_to_pictures(chunk.frames).cpu().contiguous())
                 before += len(chunk.frames)
                 progress.advance(before, pictures_to_pixels(made[-1][-1]))
         return io.NodeOutput(torch.cat(made), Memory(chunk.memory, last, letstalk_model.name))

@@ -87,7 +87,7 @@ class VideoJob:
 
     @functools.cached_property
     def decode(self) -> Callable[[Tensor], Tensor]:
-        """Latents [n,C,h,w] -> frames [n,3,H,W] in -1..1."""
+        """Latents [n,C,h,w] -> frames [n,3,H,W] in -1..1, on the pipeline's device."""
         return self.pipeline.decoder(self.portrait)
 
     def sampler(self, portrait: Tensor, callback: Callback, settings: SamplingSettings | None = None) -> ClipSampler:
@@ -95,5 +95,7 @@ class VideoJob:
         return ClipSampler(self.pipeline.model, portrait, self.features, settings or self.settings, callback)
 
     def pixels(self, frames: Tensor) -> Tensor:
-        """Frames [n,3,H,W] in -1..1 -> uint8 [n,H,W,3] as they go into the file."""
-        return pictures_to_pixels(self.paste_back(frames)) if self.paste_back else images_to_pixels(frames)
+        """Frames [n,3,H,W] in -1..1 -> uint8 [n,H,W,3] on the CPU as they go into the file."""
+        if self.paste_back:
+            return pictures_to_pixels(self.paste_back(frames.cpu()))
+        return images_to_pixels(frames).cpu()  # a quarter of the bytes travel

@@ -75,7 +75,8 @@ class Clip:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Frames float32 [n,3,H,W] in -1..1 on the CPU, and the memory to go on from: that of the last border of clips."""
+    """Frames float32 [n,3,H,W] in -1..1, where they were decoded, and the memory to go on from: that of the last border
+    of clips."""
 
     frames: Tensor
     memory: MemoryBank
