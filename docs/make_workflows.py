@@ -22,8 +22,8 @@ COLUMN, LEFT, TOP = 360, 40, 60
 
 # name: (class, column, y, size, inputs); an input ("name", slot) is a link.
 COMMON = {
-    "model": ("LoadLetsTalkModel", 0, 0, (320, 130), {}),
-    "example": ("LetsTalkExample", 0, 190, (320, 90), {}),
+    "model": ("LoadLetsTalkModel", 0, 0, (320, 190), {}),
+    "example": ("LetsTalkExample", 0, 250, (320, 90), {}),
     "portrait": (
         "EncodePortrait", 1, 0, (320, 210), {"letstalk_model": ("model", 0), "image": ("example", 0)},
     ),
@@ -63,7 +63,7 @@ GRAPHS = {
     },
     "full picture": {
         **COMMON,
-        "example": ("LetsTalkExample", 0, 190, (320, 90), {"picture": "scene"}),
+        "example": ("LetsTalkExample", 0, 250, (320, 90), {"picture": "scene"}),
         "sampler": ("LetsTalkSampler", 2, 0, (320, 290), SAMPLING),
         "paste": (
             "LetsTalkPasteBack", 3, 0, (280, 60), {"images": ("sampler", 0), "letstalk_portrait": ("portrait", 0)},
