@@ -79,7 +79,8 @@ class Bench:
 
     def inputs(self, batch: int, side: int | None = None, config: LetsTalkConfig | None = None) -> dict[str, Tensor]:
         transformer, audio = (config or self.config).transformer, (config or self.config).audio
-        place, side = (transformer.latent_channels, side or self.side, side or self.side), side or self.side
+        side = side or self.side
+        place = (transformer.latent_channels, side, side)
         shapes = {
             "latents": (batch, transformer.clip_frames, *place), "portrait": (batch, *place),
             "memory": (batch, transformer.memory_frames, *place),
@@ -149,8 +150,7 @@ class Bench:
     def training_step(self, config: LetsTalkConfig, batch: int, side: int, compile_blocks: bool) -> Callable[[], None]:
         model = self.model(config).train().requires_grad_(True)
         if compile_blocks:
-            for block in model.transformer.blocks:
-                block.compile()
+            compiled(model.transformer)
         settings = TransformerTraining(
             run="none", preset="tiny", data="avatar", data_path="none", memory_pixel_noise=False
         )
@@ -299,15 +299,15 @@ def first_frame(pipeline, assets: Path) -> float:
 
 
 def main() -> None:
-    everywhere, on_gpu = ("forward", "sampling", "training", "optimiser", "tokens"), ("bundled",)
+    of_gpus = ("forward", "sampling", "training", "optimiser", "tokens")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", choices=[*everywhere, "cpu", "bundled", []])
+    parser.add_argument("parts", nargs="*", metavar="PART", choices=[*of_gpus, "cpu", "bundled", []])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
-    parts = arguments.parts or (("cpu", "bundled") if device.type == "cpu" else everywhere + on_gpu)
+    parts = arguments.parts or (("cpu", "bundled") if device.type == "cpu" else (*of_gpus, "bundled"))
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     report = {"machine": machine, "torch": torch.__version__}
     print(f"{machine}, torch {torch.__version__}\n\n| part | | |\n|---|---|---|")

@@ -63,7 +63,7 @@ class WhisperLayers(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv1d(MELS, WIDTH, 3, padding=1)
         self.conv2 = nn.Conv1d(WIDTH, WIDTH, 3, stride=2, padding=1)
-        self.register_buffer("positions", _sinusoids())
+        self.register_buffer("positions", _sinusoids(), persistent=False)
         layer = functools.partial(
             nn.TransformerEncoderLayer, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
@@ -143,21 +143,17 @@ def build_whisper(weights: dict[str, Tensor]) -> WhisperEncoder:
     for i in range(LAYERS):
         _rename_layer(weights, f"layers.{i}")
     model = WhisperLayers()
-    model.load_state_dict(weights | {"positions": model.positions})
+    model.load_state_dict(weights)
     return WhisperEncoder(model, mean, deviation)
 
 
 def _rename_layer(weights: dict[str, Tensor], layer: str) -> None:
     """Give a layer's weights the names that PyTorch has for them."""
-    names = {
-        "self_attn_layer_norm": "norm1", "final_layer_norm": "norm2", "fc1": "linear1", "fc2": "linear2",
-        "self_attn.out_proj": "self_attn.out_proj",
-    }  # fmt: skip
+    names = {"self_attn_layer_norm": "norm1", "final_layer_norm": "norm2", "fc1": "linear1", "fc2": "linear2"}
+    weights[f"{layer}.self_attn.k_proj.bias"] = torch.zeros(WIDTH)  # Whisper has none
     for kind in ("weight", "bias"):
         for old, new in names.items():
             weights[f"{layer}.{new}.{kind}"] = weights.pop(f"{layer}.{old}.{kind}")
-    weights[f"{layer}.self_attn.k_proj.bias"] = torch.zeros(WIDTH)  # Whisper has none
-    for kind in ("weight", "bias"):
         parts = [weights.pop(f"{layer}.self_attn.{name}_proj.{kind}") for name in "qkv"]
         weights[f"{layer}.self_attn.in_proj_{kind}"] = torch.cat(parts)
 
