@@ -79,7 +79,7 @@ def test_segments_can_be_looked_at_and_join_to_the_whole(job, whole, tmp_path):
 def test_a_stretch_of_a_long_video_equals_the_same_frames_alone(job, whole, tmp_path):
     latents = job.pipeline.encode_portrait(job.portrait)
     chunks = list(job.sampler(latents, None).chunks(job.decode, 0, 38))
-    pixels = torch.cat([job.pixels(chunk.frames) for chunk in chunks])
+    pixels = torch.cat([pixels for chunk in chunks for pixels in job.pixels(chunk.frames)])
     work = tmp_path / "work"
     render_video(job, tmp_path / "a.mp4", work=work, keep_work=True)
     with safe_open(work / "00001.safetensors", "pt") as file:

@@ -89,8 +89,8 @@ def estimate_rendering(
         heard = time.monotonic() - began
         sampler = job.sampler(portrait, stepped, few)
         for chunk in sampler.chunks(job.decode, folder.frames, last, folder.memory):
-            for frame in chunk.frames.split(1):
-                writer.write(job.pixels(frame))
+            for pixels in job.pixels(chunk.frames):
+                writer.write(pixels)
         drawn = time.monotonic() - at[-1]
     sizes = packet_sizes(trial)
     trial.unlink()

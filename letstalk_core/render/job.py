@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import av
@@ -94,8 +94,10 @@ class VideoJob:
         """What makes the clips, from the portrait's latents [1,C,h,w]; settings: in place of the job's own."""
         return ClipSampler(self.pipeline.model, portrait, self.features, settings or self.settings, callback)
 
-    def pixels(self, frames: Tensor) -> Tensor:
-        """Frames [n,3,H,W] in -1..1 -> uint8 [n,H,W,3] on the CPU as they go into the file."""
-        if self.paste_back:
-            return pictures_to_pixels(self.paste_back(frames.cpu()))
-        return images_to_pixels(frames).cpu()  # a quarter of the bytes travel
+    def pixels(self, frames: Tensor) -> Iterator[Tensor]:
+        """Frames [n,3,H,W] in -1..1 -> uint8 [n,H,W,3] on the CPU as they go into the file, some at a time."""
+        if self.paste_back is None:
+            yield images_to_pixels(frames).cpu()  # a quarter of the bytes travel
+        else:
+            for frame in frames.cpu().split(1):  # a large picture sixteen times would fill the memory
+                yield pictures_to_pixels(self.paste_back(frame))

@@ -124,8 +124,7 @@ def _render_segments(job: VideoJob, portrait: Tensor, folder: WorkFolder, observ
         with VideoWriter(folder.next_segment, *job.size, job.fps, audio) as writer, Behind(writer.write) as write:
             for chunk in sampler.chunks(job.decode, first, last, memory):
                 memory, made = chunk.memory, made + len(chunk.frames)
-                for frames in chunk.frames.split(1 if job.paste_back else len(chunk.frames)):  # pictures can be large
-                    pixels = job.pixels(frames)
+                for pixels in job.pixels(chunk.frames):
                     write(pixels)
                 observer.advance(made, pixels[-1])
         folder.add(memory, portrait, last)
