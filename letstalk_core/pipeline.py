@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .audio.encoder import AudioEncoder, FeatureStream
+from .audio.live import LiveFeatures
 from .audio.load_encoder import BUILT_IN, load_audio_encoder
 from .audio.recording import Recording
 from .config import LetsTalkConfig
@@ -23,10 +25,13 @@ from .model.lora import apply_loras
 from .picture.autoencoder import Autoencoder, load_autoencoder, restore_autoencoder
 from .picture.portrait import Portrait, crop_portrait
 from .picture.portrait_autoencoder import Seen
+from .pixels import images_to_pixels
 from .precision import choose_device, computes_bf16
+from .video.clips import ClipSampler, SamplingSettings
 from .weights import add_to_digest
 
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "weights" / "letstalk-portraits-256.safetensors"
+LOOKAHEAD = 0.12  # seconds of sound after a clip that `stream` waits for; more of it makes no better mouths (measured)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -34,7 +39,7 @@ class LetsTalkPipeline:
     """A model with its autoencoder and audio encoder, on one device.
 
     From files to latents: crop and encode_portrait, encode_audio or stream_audio. From these to frames:
-    video.clips.ClipSampler, with a decoder. render.render.write_video does all of it.
+    video.clips.ClipSampler, with a decoder. render.render.write_video does all of it, and stream for live sound.
     """
 
     def __init__(self, model: LetsTalkModel, autoencoder: Autoencoder, audio_encoder: AudioEncoder):
@@ -122,6 +127,38 @@ class LetsTalkPipeline:
     @torch.inference_mode()
     def _decode(self, latents: Tensor, seen: Seen | None) -> Tensor:
         return self.autoencoder.decode(latents.float(), seen)
+
+    def stream(
+        self,
+        portrait: Portrait,
+        audio: Iterable[Tensor],
+        sample_rate: int,
+        settings: SamplingSettings | None = None,
+        clip_frames: int | None = None,
+        lookahead: float = LOOKAHEAD,
+    ) -> Iterator[Tensor]:
+        """Yield frames uint8 [n,H,W,3] on the CPU while sound comes in; they last as long as it, in all.
+
+        A clip is made as soon as its sound and `lookahead` seconds after it are there: its first frame is late by the
+        clip, the lookahead, and what computing it takes. clip_frames: of a clip; None takes the model's own, fewer come
+        sooner. audio: gives the next samples, [channels, n] or [n] in -1..1, and may wait for them. Raises InputError
+        for samples that are no sound, and for a control's track with a value for each frame: nobody knows how many.
+        """
+        settings = settings or SamplingSettings()
+        if any(isinstance(track, tuple) for track in settings.asked.tracks.values()):
+            raise InputError("A stream has no number of frames yet; give each control one value.")
+        features, ahead = LiveFeatures(self.audio_encoder, self.config.fps, sample_rate), lookahead * self.config.fps
+        sampler = ClipSampler(self.model, self.encode_portrait(portrait), features, settings, clip_frames=clip_frames)
+        decode, made, memory = self.decoder(portrait), 0, None
+        for samples in itertools.chain(audio, (None,)):
+            ended = samples is None
+            features.end() if ended else features.add(samples)
+            while made < len(features) and (ended or made + sampler.clip_frames + ahead <= len(features)):
+                until = min(made + sampler.clip_frames, len(features))
+                for chunk in sampler.chunks(decode, made, until, memory):
+                    memory = chunk.memory
+                    yield images_to_pixels(chunk.frames).cpu()
+                made = until
 
     @functools.cached_property
     def digest(self) -> str:

@@ -33,7 +33,7 @@ ROOMS: dict[str, set[str]] = {
     "audio": {"errors", "config", "files", "weights"},
     "picture": {"errors", "files", "pixels", "weights"},
     "video": GROUND | {"model", "diffusion", "audio.recording", "audio.decoding"},
-    "pipeline": GROUND | {"model", "audio", "picture"},
+    "pipeline": GROUND | {"model", "audio", "picture", "video"},
     "render": GROUND | {"model", "diffusion", "audio", "picture", "video", "pipeline"},
     "data": GROUND | {"model", "audio", "picture", "video"},
 }

@@ -81,7 +81,7 @@ class Recording:
         if duration is not None and not (math.isfinite(duration) and duration > 0):
             raise InputError(f"The duration is {duration} seconds; it must be finite and greater than 0.")
         self.path = check_file(source, "audio") if isinstance(source, str | os.PathLike) else None
-        self._samples = None if self.path else _checked(*source)
+        self._samples = None if self.path else checked_samples(*source)
         self._duration, self._track, self._strict = duration, track, strict
 
     def blocks(self) -> Iterator[tuple[Tensor, int]]:
@@ -116,28 +116,14 @@ class Recording:
         The mean of the channels; of 5.1 and the like the centre, and the loudest where they cancel each other out.
         Resampled by libswresample, whose filter goes on from block to block.
         """
-        import av  # training on prepared speech does without it
-
         resampler, heard = None, self._scan.heard
-        given = made = 0
         for block, rate in self.blocks():
-            mono = block.mean(dim=0) if heard is None else block[heard]
-            given += len(mono)
-            if rate == SAMPLE_RATE:
-                yield mono
-                continue
-            resampler = resampler or av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE)
-            frame = av.AudioFrame.from_ndarray(mono.numpy()[None], format="fltp", layout="mono")
-            frame.sample_rate = rate
-            for out in resampler.resample(frame):
-                made += out.samples
-                yield torch.from_numpy(out.to_ndarray()[0])
-        if resampler is not None:  # what the filter still holds, and exactly as long as the sound
-            length = math.ceil(Fraction(given * SAMPLE_RATE, rate))
-            rest = [torch.from_numpy(out.to_ndarray()[0]) for out in resampler.resample(None)]
-            rest = torch.cat([*rest, torch.zeros(max(0, length - made))])[: max(0, length - made)]
-            if len(rest):
-                yield rest
+            resampler = resampler or Resampler(rate)
+            piece = resampler.push(block.mean(dim=0) if heard is None else block[heard])
+            if len(piece):  # not while the filter fills
+                yield piece
+        if len(piece := resampler.rest()):
+            yield piece
 
     def frames(self, fps: float) -> int:
         """How many frames of video the recording lasts."""
@@ -197,6 +183,42 @@ class Recording:
         return Scan(rate, block.shape[0], samples, digest.hexdigest(), gain, heard)
 
 
+class Resampler:
+    """A mono sound of any rate at 16 kHz, piece by piece: float32 [n], ceil(S / rate * 16000) samples in all."""
+
+    def __init__(self, rate: int):
+        self.rate, self._given, self._made, self._filter = rate, 0, 0, None
+        if rate != SAMPLE_RATE:
+            import av  # training on prepared speech does without it
+
+            self._filter = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE)
+
+    def push(self, samples: Tensor) -> Tensor:
+        """What the next samples [n] add; what the filter still holds comes later."""
+        self._given += len(samples)
+        if self._filter is None:
+            return samples
+        import av
+
+        frame = av.AudioFrame.from_ndarray(samples.numpy()[None], format="fltp", layout="mono")
+        frame.sample_rate = self.rate
+        return self._take(frame)
+
+    def rest(self) -> Tensor:
+        """What the filter holds at the end of the sound, and silence up to exactly its length."""
+        if self._filter is None:
+            return torch.zeros(0)
+        missing = math.ceil(Fraction(self._given * SAMPLE_RATE, self.rate)) - self._made
+        rest = self._take(None)[: max(0, missing)]
+        return torch.cat([rest, torch.zeros(max(0, missing) - len(rest))])
+
+    def _take(self, frame) -> Tensor:
+        pieces = [torch.from_numpy(out.to_ndarray()[0]) for out in self._filter.resample(frame)]
+        made = torch.cat([*pieces, torch.zeros(0)])
+        self._made += len(made)
+        return made
+
+
 def _heard(powers: Tensor, mean_power: float) -> int | None:
     """The channel to hear instead of the mean, from the sums of squares of each [channels] and of the mean."""
     count, loudest = len(powers), int(powers.argmax())
@@ -211,7 +233,8 @@ def _bytes(block: Tensor):
     return block.t().contiguous().numpy()
 
 
-def _checked(waveform: Tensor, rate: int) -> tuple[Tensor, int]:
+def checked_samples(waveform: Tensor, rate: int) -> tuple[Tensor, int]:
+    """(samples [channels, S], rate) of [channels, S] or [S]; InputError for another shape, none, NaN, infinite ones."""
     waveform = waveform.detach()[None] if waveform.ndim == 1 else waveform.detach()
     if waveform.ndim != 2 or waveform.shape[1] == 0 or waveform.shape[0] == 0:
         raise InputError(f"Audio has the shape [channels, samples] or [samples], not {list(waveform.shape)}.")

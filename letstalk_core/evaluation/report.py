@@ -41,7 +41,7 @@ def frames_of(
     pipeline: LetsTalkPipeline, portrait: torch.Tensor, features: torch.Tensor, settings: SamplingSettings
 ) -> np.ndarray:
     """Frames uint8 [F,H,W,3] of a portrait image [3,H,W] in -1..1 that speaks features [F,L,E]."""
-    square = _whole(portrait)
+    square = whole_portrait(portrait)
     sampler, decode = (
         ClipSampler(pipeline.model, pipeline.encode_portrait(square), features, settings),
         pipeline.decoder(square),
@@ -49,7 +49,7 @@ def frames_of(
     return np.concatenate([images_to_pixels(decode(clip.latents)).numpy() for clip in sampler.clips()])
 
 
-def _whole(image: torch.Tensor) -> Portrait:
+def whole_portrait(image: torch.Tensor) -> Portrait:
     """An image [3,S,S] in -1..1 as the crop that it is."""
     size = image.shape[-1]
     return Portrait(image, np.eye(2, 3), (size, size))
@@ -67,7 +67,7 @@ def score_pair(pair: Pair, frames: np.ndarray, true_frames: np.ndarray, meter: F
     still_frames = images_to_pixels(portrait).numpy()[None].repeat(len(frames), 0)
     some = slice(None, None, JUDGED_EVERY)
     made, real, still = (pixels_to_images(video[some]) for video in (frames, true_frames, still_frames))
-    decode = pipeline.decoder(_whole(portrait))
+    decode = pipeline.decoder(whole_portrait(portrait))
     reconstructed = images_to_pixels(decode(pipeline.autoencoder.encode(real))).numpy()
     outside = measures.masked_psnr(frames, true_frames, ~mouth)
     followed = {}

@@ -91,6 +91,7 @@ class ClipSampler:
         features: those of the whole recording; the audio of frame f is features[f].
         settings: how the clips are sampled.
         callback: called as (step, steps, x0) after each denoising step; cancels by raising.
+        clip_frames: of a clip, F; None takes the model's own, which it was trained on.
 
     Raises ValueError for a sampler that does not fit the model's objective, naming those that do, and InputError where
     the settings ask for what the model does not know or for another number of frames.
@@ -103,9 +104,11 @@ class ClipSampler:
         features: Features,
         settings: SamplingSettings,
         callback: Callback | None = None,
+        clip_frames: int | None = None,
     ):
         self.model, self.config, self.portrait, self.features = model, model.config, portrait, features
         self.settings, self.callback = settings, callback
+        self.clip_frames = clip_frames or model.config.transformer.clip_frames
         self.diffusion, defaults = Diffusion.from_config(model.config), model.config.sampling
         self.steps, self.sampler = settings.steps or defaults.steps, settings.sampler or defaults.sampler
         self.scale = defaults.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
@@ -122,7 +125,7 @@ class ClipSampler:
 
         Raises InputError where the memory does not lie on a clip's border or the frames reach beyond the recording.
         """
-        length = self.config.transformer.clip_frames
+        length = self.clip_frames
         memory = memory or MemoryBank.of_portrait(self.portrait, self.config)
         last = len(self.features) if frames is None else memory.frames + frames
         if last > len(self.features):
@@ -160,7 +163,7 @@ class ClipSampler:
                 f"Frames {first} to {last} were asked for, but the recording has {len(self.features)}; choose fewer "
                 "frames or an earlier start."
             )
-        length = self.config.transformer.clip_frames
+        length = self.clip_frames
         border, end = first - first % length, min(last + -last % length, len(self.features))
         memory = memory or MemoryBank.of_portrait(self.portrait, self.config, border)
         if memory.frames != border:
@@ -194,7 +197,7 @@ class ClipSampler:
             predict = self._predict(tokens, memory, index)
         else:
             predict = guided(self._predict(torch.cat([tokens, torch.zeros_like(tokens)]), memory, index), self.scale)
-        shape = (1, config.transformer.clip_frames, *self.portrait.shape[1:])
+        shape = (1, self.clip_frames, *self.portrait.shape[1:])
         noise = config.departures.noise_scale * clip_noise(seed, index, shape).to(device)
         latents = sample(
             predict, noise, self.diffusion, self.steps, self.sampler,
@@ -216,7 +219,7 @@ class ClipSampler:
         """Tokens [1,F,K,A] of the clip that starts at a frame; beyond the recording its last frame is repeated."""
         config, device = self.config, self.portrait.device
         reach = config.audio.window // 2
-        around = torch.arange(start - reach, start + config.transformer.clip_frames + reach)
+        around = torch.arange(start - reach, start + self.clip_frames + reach)
         inside = around.clamp(0, len(self.features) - 1)
         near = self.features[int(inside[0]) : int(inside[-1]) + 1][inside - inside[0]]
         near, controls = whole_windows(near, config.audio.window)[None].to(device), None
