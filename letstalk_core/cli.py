@@ -1,4 +1,5 @@
-"""python -m letstalk_core: generate, demo, leftovers, convert, info, train, train-portraits, puppet, evaluate, drift.
+"""python -m letstalk_core: generate, demo, generate-many, leftovers, convert, info, train, train-portraits, puppet,
+evaluate, drift.
 
 Every command ends with exit status 0, or prints one line on stderr and ends with another. Heavy imports happen inside
 the commands, so that help is instant.
@@ -35,7 +36,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m letstalk_core", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = _Parser(prog="python -m letstalk_core", description=__doc__.split("\n\n")[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser, metavar="COMMAND")
     _add_video_commands(commands)
     _add_model_commands(commands)
@@ -58,6 +59,13 @@ def _add_video_commands(commands) -> None:
     demo.add_argument("--output", default="letstalk-demo.mp4", metavar="FILE.mp4")
     _add_sampling_options(demo)
     demo.set_defaults(run=_generate, portrait=ASSETS / "portrait.jpg", audio=ASSETS / "speech.wav")
+
+    many = commands.add_parser("generate-many", help="make many talking videos with one model, some of them at once")
+    many.add_argument("batch", metavar="FOLDER|FILE.csv", help="of pairs a.png, a.wav; or with columns portrait, audio")
+    many.add_argument("--output", required=True, metavar="FOLDER")
+    many.add_argument("--together", type=int, metavar="N", help="videos at once (8 on a GPU, else 1)")
+    _add_sampling_options(many)
+    many.set_defaults(run=_generate_many)
 
     leftovers = commands.add_parser("leftovers", help="list what unfinished videos have left behind")
     leftovers.add_argument("folder", nargs="?", default=".", metavar="FOLDER", help="with all folders below it")
@@ -182,10 +190,9 @@ def _file_and_strength(text: str) -> tuple[str, float]:
         return text, 1.0
 
 
-def _generate(arguments) -> None:
+def _pipeline_and_options(arguments) -> tuple:
+    """The pipeline, and what render.write_video takes beside it and the files."""
     from .pipeline import BUNDLED_MODEL, LetsTalkPipeline
-    from .render.progress import ProgressBar
-    from .render.render import write_video
     from .video.clips import SamplingSettings
     from .video.controls import AskedFor
 
@@ -201,27 +208,47 @@ def _generate(arguments) -> None:
         arguments.audio_encoder,
         arguments.lora,
     )
+    names = ("face", "max_seconds", "audio_track", "resume", "keep_work")
+    return pipeline, {"settings": settings, **{name: getattr(arguments, name) for name in names}}
+
+
+def _generate(arguments) -> None:
+    from .render.progress import ProgressBar
+    from .render.render import write_video
+
+    pipeline, options = _pipeline_and_options(arguments)
     bar, began = ProgressBar(Path(arguments.output)), time.monotonic()
     try:
-        frames = write_video(
-            pipeline,
-            arguments.portrait,
-            arguments.audio,
-            arguments.output,
-            settings,
-            face=arguments.face,
-            max_seconds=arguments.max_seconds,
-            audio_track=arguments.audio_track,
-            observer=bar,
-            resume=arguments.resume,
-            keep_work=arguments.keep_work,
-        )
+        frames = write_video(pipeline, arguments.portrait, arguments.audio, arguments.output, observer=bar, **options)
     except BaseException as error:
         error.kept = bar.kept()  # main says it
         raise
     finally:
         bar.close()
     print(bar.summary(frames, pipeline.config.fps, time.monotonic() - began))
+
+
+def _generate_many(arguments) -> None:
+    from .render.many import find_pairs, write_videos
+
+    output = Path(arguments.output)
+    pairs, failed = find_pairs(Path(arguments.batch), output), 0
+    if there := [pair for pair in pairs if arguments.resume and pair.output.exists()]:
+        print(f"{len(there)} of {len(pairs)} videos are there already; --no-resume makes them anew")
+        pairs = [pair for pair in pairs if pair not in there]
+    pipeline, options = _pipeline_and_options(arguments)
+    output.mkdir(parents=True, exist_ok=True)
+    together = arguments.together
+    if together is None:  # a CPU is full with one
+        together = 8 if pipeline.device.type == "cuda" else 1
+    for number, (pair, made) in enumerate(write_videos(pipeline, pairs, together, **options), 1):
+        failed += isinstance(made, Exception)
+        said = f"failed: {' '.join(str(made).split())}" if isinstance(made, Exception) else f"{made} frames"
+        print(f"{number} of {len(pairs)}, {pair.output}: {said}", flush=True)
+    if failed:
+        raise InputError(
+            f"{failed} of {len(pairs)} videos failed; mend what they are made of, and give the same command again."
+        )
 
 
 def _leftovers(arguments) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -22,6 +23,7 @@ from .config import LetsTalkConfig
 from .errors import InputError
 from .model.checkpoint import LetsTalkModel, load_bundled_autoencoder, load_checkpoint
 from .model.lora import apply_loras
+from .model.together import Together
 from .picture.autoencoder import Autoencoder, load_autoencoder, restore_autoencoder
 from .picture.portrait import Portrait, crop_portrait
 from .picture.portrait_autoencoder import Seen
@@ -45,6 +47,7 @@ class LetsTalkPipeline:
     def __init__(self, model: LetsTalkModel, autoencoder: Autoencoder, audio_encoder: AudioEncoder):
         self.model, self.autoencoder, self.audio_encoder = model, autoencoder, audio_encoder
         self.config = model.config
+        self.denoiser: Callable[..., Tensor] = model.transformer  # what samplers evaluate
         _check_parts(self.config, autoencoder, audio_encoder)
 
     @classmethod
@@ -128,6 +131,16 @@ class LetsTalkPipeline:
     def _decode(self, latents: Tensor, seen: Seen | None) -> Tensor:
         return self.autoencoder.decode(latents.float(), seen)
 
+    @contextlib.contextmanager
+    def together(self, most: int) -> Iterator[None]:
+        """Inside, what up to `most` threads make at the same time with this pipeline, videos or streams, is denoised as
+        one batch (see model.together)."""
+        self.denoiser = Together(self.model.transformer, most)
+        try:
+            yield
+        finally:
+            self.denoiser = self.model.transformer
+
     def stream(
         self,
         portrait: Portrait,
@@ -148,7 +161,9 @@ class LetsTalkPipeline:
         if any(isinstance(track, tuple) for track in settings.asked.tracks.values()):
             raise InputError("A stream has no number of frames yet; give each control one value.")
         features, ahead = LiveFeatures(self.audio_encoder, self.config.fps, sample_rate), lookahead * self.config.fps
-        sampler = ClipSampler(self.model, self.encode_portrait(portrait), features, settings, clip_frames=clip_frames)
+        sampler = ClipSampler(
+            self.model, self.encode_portrait(portrait), features, settings, None, clip_frames, self.denoiser
+        )
         decode, made, memory = self.decoder(portrait), 0, None
         for samples in itertools.chain(audio, (None,)):
             ended = samples is None

@@ -92,7 +92,8 @@ class VideoJob:
 
     def sampler(self, portrait: Tensor, callback: Callback, settings: SamplingSettings | None = None) -> ClipSampler:
         """What makes the clips, from the portrait's latents [1,C,h,w]; settings: in place of the job's own."""
-        return ClipSampler(self.pipeline.model, portrait, self.features, settings or self.settings, callback)
+        pipeline, settings = self.pipeline, settings or self.settings
+        return ClipSampler(pipeline.model, portrait, self.features, settings, callback, denoiser=pipeline.denoiser)
 
     def pixels(self, frames: Tensor) -> Iterator[Tensor]:
         """Frames [n,3,H,W] in -1..1 -> uint8 [n,H,W,3] on the CPU as they go into the file, some at a time."""

@@ -92,6 +92,7 @@ class ClipSampler:
         settings: how the clips are sampled.
         callback: called as (step, steps, x0) after each denoising step; cancels by raising.
         clip_frames: of a clip, F; None takes the model's own, which it was trained on.
+        denoiser: what is called in place of the model's transformer, with the same answers.
 
     Raises ValueError for a sampler that does not fit the model's objective, naming those that do, and InputError where
     the settings ask for what the model does not know or for another number of frames.
@@ -105,10 +106,12 @@ class ClipSampler:
         settings: SamplingSettings,
         callback: Callback | None = None,
         clip_frames: int | None = None,
+        denoiser: Callable[..., Tensor] | None = None,
     ):
         self.model, self.config, self.portrait, self.features = model, model.config, portrait, features
         self.settings, self.callback = settings, callback
         self.clip_frames = clip_frames or model.config.transformer.clip_frames
+        self.denoiser = denoiser or model.transformer
         self.diffusion, defaults = Diffusion.from_config(model.config), model.config.sampling
         self.steps, self.sampler = settings.steps or defaults.steps, settings.sampler or defaults.sampler
         self.scale = defaults.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
@@ -207,13 +210,13 @@ class ClipSampler:
 
     def _predict(self, tokens: Tensor, memory: MemoryBank, index: int) -> Predict:
         """The model's answers under audio tokens [B,F,K,A], with everything prepared that is the same at every step."""
-        config, transformer, count = self.config, self.model.transformer, len(tokens)
-        conditions, seen = transformer.prepare(self.portrait.expand(count, -1, -1, -1), tokens), None
+        config, count = self.config, len(tokens)
+        conditions, seen = self.model.transformer.prepare(self.portrait.expand(count, -1, -1, -1), tokens), None
         if config.transformer.memory_frames:
             noise = self.settings.memory_noise
             seen = memory.seen(config.departures.memory_scale, noise, self.settings.seed, index).to(tokens.device)
             seen = seen.expand(count, -1, -1, -1, -1)
-        return lambda x, t: transformer(x, t, conditions=conditions, memory=seen)
+        return lambda x, t: self.denoiser(x, t, conditions=conditions, memory=seen)
 
     def _audio_tokens(self, start: int) -> Tensor:
         """Tokens [1,F,K,A] of the clip that starts at a frame; beyond the recording its last frame is repeated."""
