@@ -46,13 +46,21 @@ def time_positions(frames: int, width: int, device: torch.device, dtype: torch.d
 
 
 def modulate(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """What adaLN does to normalised tokens [B,F,N,D]; shift and scale are [B,1,1,D]."""
-    return tokens * (1 + scale) + shift
+    """What adaLN does to normalised tokens [B,F,N,D]; shift and scale are [B,1,1,D], and the answer has their dtype."""
+    return (tokens * (1 + scale.to(tokens.dtype)) + shift).to(shift.dtype)
 
 
-def plain_norm(width: int) -> nn.LayerNorm:
-    """LayerNorm without weights."""
-    return nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+class Norm(nn.LayerNorm):
+    """LayerNorm in the tokens' dtype, whatever its weights are in."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        weight, bias = (None if own is None else own.to(tokens.dtype) for own in (self.weight, self.bias))
+        return functional.layer_norm(tokens, self.normalized_shape, weight, bias, self.eps)
+
+
+def plain_norm(width: int) -> Norm:
+    """Without weights."""
+    return Norm(width, eps=1e-6, elementwise_affine=False)
 
 
 class TemporalAttention(nn.Module):
@@ -61,14 +69,16 @@ class TemporalAttention(nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.heads = config.heads
-        self.norm = nn.LayerNorm(config.width, eps=1e-5)
+        self.norm = Norm(config.width, eps=1e-5)
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
         self.mix = nn.Linear(config.width, config.width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens [B,M+F,N,D] -> [B,M+F,N,D]."""
-        qkv = rearrange(self.qkv(self.norm(tokens)), "b t n (three d) -> three b n t d", three=3)
+        qkv = rearrange(
+            self.qkv(self.norm(tokens).to(self.qkv.weight.dtype)), "b t n (three d) -> three b n t d", three=3
+        )
         attended = softmax_attention(*(split_heads(part, self.heads) for part in qkv))  # [B,N,H,M+F,d]
         return tokens + rearrange(self.mix(self.out(merge_heads(attended))), "b n t d -> b t n d")
 
@@ -159,6 +169,6 @@ class CrossAttention(nn.Module):
     def forward(self, frames: Tensor, condition: Tensor | KeysValues) -> Tensor:
         """frames [B,F,N,D] -> [B,F,N,D]; condition: tokens [B,F,K,A] or their keys and values."""
         keys_values = self.keys_values(condition) if isinstance(condition, Tensor) else condition
-        q = split_heads(self.query(self.norm(frames)), self.heads)  # [B,F,H,N,d]
+        q = split_heads(self.query(self.norm(frames).to(self.query.weight.dtype)), self.heads)  # [B,F,H,N,d]
         k, v = (part.expand(*q.shape[:2], -1, -1, -1) for part in keys_values)  # one set for all frames serves too
         return frames + self.out(merge_heads(softmax_attention(q, k, v)))

@@ -38,7 +38,8 @@ def timestep_features(timesteps: Tensor) -> Tensor:
 class Tokens(NamedTuple):
     """The tokens that travel through the blocks; a tuple, so that sharded training finds the tensors in it.
 
-    A block makes a new one of it: _replace, compiled by torch 2.11, gives an empty tuple.
+    Of float32 at least, whatever the weights are: four additions a block to bfloat16 would double its error. A block
+    makes a new one of it: _replace, compiled by torch 2.11, gives an empty tuple.
     """
 
     frames: Tensor  # [B,F,N,D]
@@ -60,7 +61,7 @@ class Modulation(NamedTuple):
 
     def onto(self, tokens: Tensor, answer: Tensor) -> Tensor:
         """The tokens with the branch's answer added."""
-        return tokens + self.gate * answer
+        return tokens + self.gate.to(tokens.dtype) * answer
 
 
 class Block(nn.Module):
@@ -228,9 +229,10 @@ class LetsTalkTransformer(nn.Module):
         times = time_positions(memory_frames + frames, tokens.shape[-1], device=tokens.device, dtype=tokens.dtype)
         tokens = tokens + self._positions(grid, tokens) + times
         remembered, own = tokens.split((memory_frames, frames), dim=1)
-        return Tokens(
-            own, remembered if memory_frames else None, conditions.frame_tokens(frames), conditions.clip_tokens()
-        )
+        remembered = remembered if memory_frames else None
+        travelling = own, remembered, conditions.frame_tokens(frames), conditions.clip_tokens()
+        wide = torch.promote_types(torch.float32, tokens.dtype)
+        return Tokens(*(None if some is None else some.to(wide) for some in travelling))
 
     def _patches(self, latents: Tensor) -> Tensor:
         """[B,F,C,h,w] -> [B,F,N,D]."""
