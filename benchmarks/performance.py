@@ -7,6 +7,8 @@ Parts (default: those that fit the device):
                share of the rate at which this device multiplies matrices, and error of bf16 against fp32
     sampling   8 steps of the same model, frames a second with guidance 1 and 2
     training   clips a second and peak memory, batch 4 and 8, and 64 clips of a small model
+    activations  memory and work of linear-B and softmax-B at 512 px (batch 8 and 1, bf16 on a GPU; counted) by gradient
+               checkpointing, and the time of two blocks on two frames over that without
     optimiser  a step of AdamW and of the average: plain, foreach, fused
     tokens     a forward of linear-B at 256 to 1024 px, and the exponent of time over tokens
     cpu        one forward of linear-S and linear-B on one thread, in CPU seconds
@@ -32,7 +34,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from letstalk_core.config import PAPER, PRESETS, LetsTalkConfig
 from letstalk_core.model.checkpoint import LetsTalkModel
+from letstalk_core.model.transformer import GRADIENT_CHECKPOINTING
 from letstalk_core.precision import choose_device
+from letstalk_core.training.dry_run.counting import count_step
 from letstalk_core.training.training_config import TransformerTraining
 from letstalk_core.training.transformer_loss import Denoiser, TransformerLoss
 from letstalk_core.video.clips import ClipSampler, SamplingSettings
@@ -174,6 +178,28 @@ class Bench:
 
         return step
 
+    def activations(self) -> dict[str, float]:
+        found, clock = {}, time.process_time if self.device.type == "cpu" else time.perf_counter
+        for name, batch, side in (("linear-B", 8, 16), ("softmax-B", 1, 64)):
+            config = PAPER[name].with_changes(memory_frames=2)
+            model = self.model(config.with_changes(depth=2, clip_frames=2)).train().requires_grad_(True)
+            given, took = self.inputs(1, 16, model.config), {way: [] for way in GRADIENT_CHECKPOINTING}
+            for way in list(took) * 6:  # in turn; the first of each is not counted
+                model.transformer.gradient_checkpointing = way
+                began = clock()
+                with torch.autocast(self.device.type, self.half):
+                    output = model.transformer(**given)
+                output.square().mean().backward()
+                self.wait()
+                took[way].append(clock() - began)
+            for way, seconds in took.items():
+                plan = TransformerTraining(preset=name, data_path="none", batch_size=batch, gradient_checkpointing=way)
+                work = count_step(plan, config, side, "cuda", self.half)
+                found[f"{name}, {way}, GB"] = (work.activations + work.working) / 1e9
+                found[f"{name}, {way}, TFLOP"] = work.flops / 1e12
+                found[f"{name}, {way}, time"] = float(np.median(np.divide(seconds, took["none"])[1:]))
+        return found
+
     def optimiser(self) -> dict[str, float]:
         from diffusers.training_utils import EMAModel
 
@@ -301,7 +327,7 @@ def first_frame(pipeline, assets: Path) -> float:
 def main() -> None:
     of_gpus = ("forward", "sampling", "training", "optimiser", "tokens")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", choices=[*of_gpus, "cpu", "bundled", []])
+    parser.add_argument("parts", nargs="*", metavar="PART", choices=[*of_gpus, "activations", "cpu", "bundled", []])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--json", type=Path)

@@ -57,9 +57,12 @@ def test_several_devices_share_or_copy():
 def test_what_does_not_fit_is_said(monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=2**20, available=2**30))
     text = described(tiny(batch_size=2))
-    assert "More than the 0.0 GiB of this computer: choose gradient_checkpointing=true or a smaller batch_size" in text
-    text = described(tiny(batch_size=1, gradient_checkpointing=True))
-    assert "choose a smaller model, or more devices with FSDP" in text
+    assert "More than the 0.0 GiB of this computer: choose gradient_checkpointing=selective or a smaller" in text
+    text = described(tiny(batch_size=2, gradient_checkpointing="selective"))
+    assert "choose gradient_checkpointing=full or a smaller batch_size" in text
+    assert "what is cheap and large computed twice" in text
+    text = described(tiny(batch_size=1, gradient_checkpointing="full"))
+    assert "choose a smaller model, or more devices with FSDP" in text and "blocks computed twice" in text
 
 
 def test_a_shape_too_slow_for_the_hardware_is_measured_smaller(monkeypatch):

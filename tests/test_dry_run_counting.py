@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from letstalk_core.model import attention
 from letstalk_core.model.checkpoint import LetsTalkModel
+from letstalk_core.model.transformer import GRADIENT_CHECKPOINTING as WAYS
 from letstalk_core.picture.autoencoder import SMALL_DC_AE, build_autoencoder
 from letstalk_core.training.dry_run.counting import (
     Watch,
@@ -49,6 +50,7 @@ def really_kept(config, dtype=torch.float32, device="cpu"):
     torch.manual_seed(0)
     model, every = config.model_config(), weakref.WeakSet()
     denoiser = Denoiser(LetsTalkModel(model).train()).to(device)
+    denoiser.model.transformer.gradient_checkpointing = config.gradient_checkpointing
     inputs = [x if x is None else x.to(device) for x in denoiser_inputs(model, config.batch_size, SIDE)]
     known = {x.untyped_storage().data_ptr() for x in (*denoiser.parameters(), *inputs) if x is not None}
 
@@ -116,10 +118,11 @@ def test_flops_are_those_of_a_formula():
     assert count(config).flops == pytest.approx(by_hand, rel=0.01)
 
 
+@pytest.mark.parametrize("way", ["none", "selective"])  # autograd's hooks do not see the tuples that "full" keeps
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", ["linear", "softmax"])
-def test_activations_are_what_autograd_keeps(kind, dtype):
-    config = tiny({"attention": kind, "depth": 3}, batch_size=2)
+def test_activations_are_what_autograd_keeps(kind, dtype, way):
+    config = tiny({"attention": kind, "depth": 3}, batch_size=2, gradient_checkpointing=way)
     counted, kept = count(config, "cpu", dtype), really_kept(config, dtype)
     if dtype == torch.float32:
         assert counted.activations == kept
@@ -149,14 +152,32 @@ def test_memory_grows_linearly_with_the_batch():
 @pytest.mark.parametrize("kind", ["linear", "softmax"])
 def test_checkpointing_holds_less_and_computes_more(kind):
     model = {"attention": kind, "depth": 6}
-    usual, again = (count(tiny(model, batch_size=2, gradient_checkpointing=on)) for on in (False, True))
+    usual, some, again = (count(tiny(model, batch_size=2, gradient_checkpointing=way)) for way in WAYS)
     assert again.activations < 0.2 * usual.activations
     # One block's activations come back in the backward pass, no more.
     assert again.activations + again.working < 0.4 * (usual.activations + usual.working)
     assert 1.2 * usual.flops < again.flops < 1.4 * usual.flops
+    assert 2 * again.activations < some.activations < 0.8 * usual.activations
+    assert some.activations + some.working < 0.8 * (usual.activations + usual.working)
+    assert usual.flops <= some.flops < 1.05 * usual.flops
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", ["linear", "softmax"])
+def test_no_product_is_computed_again_where_checkpointing_is_selective(kind):
+    """Of a real forward and backward pass; linear attention itself is, which is a small part of the work."""
+    config, flops = tiny({"attention": kind, "depth": 3, "width": 256}), {}
+    given = denoiser_inputs(config.model_config(), 1, SIDE)
+    denoiser = Denoiser(LetsTalkModel(config.model_config()))
+    for way in WAYS:
+        denoiser.model.transformer.gradient_checkpointing = way
+        with Watch() as watch:
+            denoiser(*given).sum().backward()
+        flops[way] = watch.flops
+    assert flops["none"] <= flops["selective"] < 1.01 * flops["none"] < 1.25 * flops["none"] < flops["full"]
+    assert (flops["selective"] == flops["none"]) == (kind == "softmax")
+
+
+@pytest.mark.parametrize("checkpointing", WAYS)
 @pytest.mark.parametrize("portrait", ["direct", "siamese", "symbiotic"])
 @pytest.mark.parametrize("audio", ["direct", "siamese", "symbiotic"])
 def test_deep_models_are_counted_from_two_blocks(portrait, audio, checkpointing):

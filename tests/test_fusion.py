@@ -7,6 +7,7 @@ import torch
 
 from letstalk_core.config import FUSIONS
 from letstalk_core.model.checkpoint import LetsTalkModel, load_checkpoint, save_checkpoint
+from letstalk_core.model.transformer import GRADIENT_CHECKPOINTING
 from letstalk_core.video.clips import ClipSampler, SamplingSettings
 
 from .test_transformer import LINEAR, SOFTMAX, inputs, random_model
@@ -90,14 +91,22 @@ def test_a_twin_runs_once_per_clip_whatever_the_steps(portrait, audio):
 
 @pytest.mark.parametrize("config", COMBINATIONS)
 def test_gradient_checkpointing_changes_no_gradient(config):
-    grads = []
-    for checkpointing in (False, True):
+    grads = {}
+    for way in GRADIENT_CHECKPOINTING:
         model, given = random_model(config), inputs(config)
-        model.gradient_checkpointing = checkpointing
+        model.gradient_checkpointing = way
         model(**given).square().mean().backward()
-        grads.append([parameter.grad for parameter in model.parameters()])
-    for plain, again in zip(*grads, strict=True):
-        torch.testing.assert_close(again, plain)
+        grads[way] = [parameter.grad for parameter in model.parameters()]
+    for way in ("selective", "full"):
+        for again, plain in zip(grads[way], grads["none"], strict=True):
+            torch.testing.assert_close(again, plain)
+
+
+def test_an_unknown_gradient_checkpointing_is_refused():
+    model = random_model(LINEAR)
+    with pytest.raises(ValueError, match="gradient_checkpointing is True, not one of none, selective, full"):
+        model.gradient_checkpointing = True
+    assert model.gradient_checkpointing == "none"
 
 
 @pytest.mark.parametrize("config", COMBINATIONS[:10:3])

@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from letstalk_core.model.transformer import GRADIENT_CHECKPOINTING
+
 from .training_runs import changes, losses, write_latents
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -49,9 +51,12 @@ def one(data, tmp_path_factory):
 OPTIONS = dict(audio_dropout=0.3, schedule="constant_with_warmup", warmup_steps=2, held_out_share=0.2)
 
 
-@pytest.mark.parametrize("module", ["letstalk_core", "tests.sharded_on_cpu"])
-def test_two_processes_equal_one_with_the_doubled_batch(tmp_path, data, one, module):
-    done = start(changes(tmp_path, data, **OPTIONS), 2, module)
+@pytest.mark.parametrize(
+    ("module", "checkpointing"),
+    [("letstalk_core", "none"), *(("tests.sharded_on_cpu", way) for way in GRADIENT_CHECKPOINTING)],
+)
+def test_two_processes_equal_one_with_the_doubled_batch(tmp_path, data, one, module, checkpointing):
+    done = start(changes(tmp_path, data, **OPTIONS, gradient_checkpointing=checkpointing), 2, module)
     assert done.stdout.count("written") == 1
     assert losses(tmp_path) == pytest.approx(losses(one), abs=1e-5)
     assert len(losses(one)) == 6

@@ -97,8 +97,9 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, data):
 def test_speed_options_change_no_loss(tmp_path, data):
     plain = configured(tmp_path / "plain", data)
     train(plain)
-    train(dataclasses.replace(plain, run=str(tmp_path / "checkpointed"), gradient_checkpointing=True))
-    assert losses(tmp_path / "plain") == pytest.approx(losses(tmp_path / "checkpointed"), abs=1e-6)
+    for way in ("selective", "full"):
+        train(dataclasses.replace(plain, run=str(tmp_path / way), gradient_checkpointing=way))
+        assert losses(tmp_path / "plain") == pytest.approx(losses(tmp_path / way), abs=1e-6)
     train(dataclasses.replace(plain, run=str(tmp_path / "half"), precision="bf16"))
     assert losses(tmp_path / "plain") == pytest.approx(losses(tmp_path / "half"), rel=0.05)
     assert losses(tmp_path / "plain") != losses(tmp_path / "half")
@@ -108,8 +109,9 @@ def test_speed_options_change_no_loss(tmp_path, data):
 def test_compiled_blocks_give_the_same_losses(tmp_path, data):
     plain = configured(tmp_path / "plain", data, steps=2)
     train(plain)
-    path = train(dataclasses.replace(plain, run=str(tmp_path / "compiled"), compile=True))
-    assert losses(tmp_path / "plain") == pytest.approx(losses(tmp_path / "compiled"), abs=1e-5)
+    for way in ("none", "selective"):
+        path = train(dataclasses.replace(plain, run=str(tmp_path / way), compile=True, gradient_checkpointing=way))
+        assert losses(tmp_path / "plain") == pytest.approx(losses(tmp_path / way), abs=1e-5)
     assert load_checkpoint(path).state_dict().keys() == initial(plain).state_dict().keys()
 
 

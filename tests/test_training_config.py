@@ -67,6 +67,8 @@ def test_the_configuration_is_a_file_with_changes(tmp_path):
         ("model.objective=flow", "learn_variance goes with objective 'noise', not with 'flow'"),
         ("model.default_sampler=euler", "default_sampler 'euler' does not go with objective 'noise'"),
         ("task=both", "task is 'both', not one of transformer, autoencoder"),
+        ("gradient_checkpointing=some", "gradient_checkpointing is 'some', not one of none, selective, full"),
+        ("gradient_checkpointing=", "gradient_checkpointing is '', not one of none, selective, full"),
     ],
 )
 def test_changes_that_cannot_be_used(change, said):
@@ -75,6 +77,23 @@ def test_changes_that_cannot_be_used(change, said):
 
 def test_a_path_stays_text():
     assert load_config(None, [*TINY, "run=2024", "autoencoder=a#b"]).run == "2024"
+
+
+@pytest.mark.parametrize(
+    ("value", "way"),
+    [("false", "none"), ("true", "full"), ("none", "none"), ("selective", "selective"), ("full", "full")],
+)
+def test_gradient_checkpointing_was_once_true_or_false(tmp_path, value, way):
+    path = write(tmp_path / "c.yaml", f"preset: tiny\ndata_path: x\ngradient_checkpointing: {value}\n")
+    assert load_config(path).gradient_checkpointing == way
+    assert load_config(None, [*TINY, f"gradient_checkpointing={value}"]).gradient_checkpointing == way
+
+
+def test_other_values_are_not_taken_for_former_ones(tmp_path):
+    path = write(tmp_path / "c.yaml", "preset: tiny\ndata_path: x\ngradient_checkpointing: 1\n")
+    refused("gradient_checkpointing is 1, not", path=path)
+    with pytest.raises(InputError, match="gradient_checkpointing is True, not one of none, selective, full"):
+        TransformerTraining(preset="tiny", data_path="x", gradient_checkpointing=True)
 
 
 # The two tasks --------------------------------------------------------------------------------------------------------

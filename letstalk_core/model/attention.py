@@ -50,7 +50,7 @@ def linear_summary(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 def linear_read(q: Tensor, key_value: Tensor, normaliser: Tensor) -> Tensor:
     """Linear attention of queries [..., H, Q, d] to a summary: relu(q) KV / (relu(q) z + eps), float32."""
-    q = functional.relu(q).float()
+    q = functional.relu(q.contiguous().float())  # one copy for both products and for relu's own gradient
     return (q @ key_value) / (q @ normaliser + LINEAR_EPSILON)
 
 

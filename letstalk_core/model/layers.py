@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..config import TransformerConfig
 from .attention import (
@@ -63,6 +66,16 @@ def plain_norm(width: int) -> Norm:
     return Norm(width, eps=1e-6, elementwise_affine=False)
 
 
+def checkpointed(on: bool, function: Callable[..., Any], *inputs) -> Any:
+    """function(*inputs); on: the backward pass is left the inputs alone and computes again what it needs.
+
+    The function's last product is not computed again: its gradient needs what goes into it, not what comes out.
+    """
+    if on and torch.is_grad_enabled():
+        return checkpoint(function, *inputs, use_reentrant=False)
+    return function(*inputs)
+
+
 class TemporalAttention(nn.Module):
     """Residual softmax attention along time, at each position on its own."""
 
@@ -88,7 +101,8 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
-        linear = config.attention == "linear"
+        self.selective = False
+        self.linear = linear = config.attention == "linear"
         self.heads = config.width // config.linear_head_width if linear else config.heads
         self.attend = linear_attention if linear else softmax_attention
         self.attend_shared = linear_attention_shared if linear else softmax_attention_shared
@@ -100,9 +114,11 @@ class SpatialAttention(nn.Module):
 
     def forward(self, tokens: Tensor, shared: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """tokens [B,F,S,D], shared [B,1,T,D] | None -> the same shapes."""
+        again = self.selective and self.linear  # softmax kernels keep little and are dear to compute again
         if shared is None:
-            return self.out(merge_heads(self.attend(*self._split(tokens)))), None
-        attended, attended_shared = self.attend_shared(self._split(tokens), self._split(shared))
+            return self.out(merge_heads(checkpointed(again, self.attend, *self._split(tokens)))), None
+        both = self._split(tokens), self._split(shared)
+        attended, attended_shared = checkpointed(again, self.attend_shared, *both)
         return self.out(merge_heads(attended)), self.out(merge_heads(attended_shared))
 
 
@@ -114,6 +130,7 @@ class GLUMBConv(nn.Module):
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
+        self.selective = False
         hidden = round(config.width * config.mlp_ratio)
         self.expand = nn.Linear(config.width, 2 * hidden)
         self.depthwise = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden)
@@ -121,10 +138,17 @@ class GLUMBConv(nn.Module):
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """tokens [B,F,N,D] with N = rows * columns of grid -> [B,F,N,D]."""
-        hidden = functional.silu(self.expand(tokens))  # [B,F,N,2rD]
+        mixed = checkpointed(self.selective, self._mix, self.expand(tokens), grid)  # [B,F,N,2rD]
+        return checkpointed(self.selective, self._gate, mixed)
+
+    def _mix(self, hidden: Tensor, grid: tuple[int, int]) -> Tensor:
+        """SiLU and depthwise convolution, [B,F,N,2rD] -> [B,F,N,2rD]."""
         # In memory the channels stay last.
-        image = rearrange(hidden, "b f (rows columns) c -> (b f) c rows columns", rows=grid[0])
-        mixed = rearrange(self.depthwise(image), "(b f) c rows columns -> b f (rows columns) c", b=len(tokens))
+        image = rearrange(functional.silu(hidden), "b f (rows columns) c -> (b f) c rows columns", rows=grid[0])
+        return rearrange(self.depthwise(image), "(b f) c rows columns -> b f (rows columns) c", b=len(hidden))
+
+    def _gate(self, mixed: Tensor) -> Tensor:
+        """value * SiLU(gate) and 1x1, [B,F,N,2rD] -> [B,F,N,D]."""
         value, gate = mixed.chunk(2, dim=-1)  # [B,F,N,rD]
         return self.contract(value * functional.silu(gate))
 
@@ -136,13 +160,18 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: TransformerConfig):
         super().__init__()
+        self.selective = False
         hidden = round(config.width * config.mlp_ratio)
         self.expand = nn.Linear(config.width, hidden)
         self.contract = nn.Linear(hidden, config.width)
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """tokens [...,D] -> [...,D]."""
-        return self.contract(functional.gelu(self.expand(tokens), approximate="tanh"))
+        return checkpointed(self.selective, self._contract, self.expand(tokens))
+
+    def _contract(self, hidden: Tensor) -> Tensor:
+        """GELU and the second Linear, [...,rD] -> [...,D]."""
+        return self.contract(functional.gelu(hidden, approximate="tanh"))
 
 
 def feed_forward_of(config: TransformerConfig) -> GLUMBConv | FeedForward:

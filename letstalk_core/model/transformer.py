@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as functional
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..config import LetsTalkConfig
 from .fusion import Conditions, Fusions
@@ -17,6 +16,7 @@ from .layers import (
     KeysValues,
     SpatialAttention,
     TemporalAttention,
+    checkpointed,
     feed_forward_of,
     grid_positions,
     modulate,
@@ -25,6 +25,7 @@ from .layers import (
 )
 
 TIMESTEP_WIDTH = 256
+GRADIENT_CHECKPOINTING = ("none", "selective", "full")
 
 
 def timestep_features(timesteps: Tensor) -> Tensor:
@@ -55,9 +56,9 @@ class Modulation(NamedTuple):
     scale: Tensor
     gate: Tensor
 
-    def into(self, normalised: Tensor) -> Tensor:
-        """The branch's input, from normalised tokens."""
-        return modulate(normalised, self.shift, self.scale)
+    def into(self, tokens: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """The branch's input, from tokens."""
+        return modulate(norm(tokens), self.shift, self.scale)
 
     def onto(self, tokens: Tensor, answer: Tensor) -> Tensor:
         """The tokens with the branch's answer added."""
@@ -78,6 +79,7 @@ class Block(nn.Module):
     def __init__(self, config: LetsTalkConfig, cross: nn.ModuleDict):
         super().__init__()
         transformer = config.transformer
+        self.selective = False
         self.temporal = TemporalAttention(transformer)
         self.cross = cross
         self.norm_attention, self.norm_feed_forward = plain_norm(transformer.width), plain_norm(transformer.width)
@@ -109,8 +111,8 @@ class Block(nn.Module):
         """The tokens of each frame together with those that joined them."""
         frames, of_frame, of_clip = tokens.frames, tokens.of_frame, tokens.of_clip
         together = frames if of_frame is None else torch.cat([frames, of_frame], dim=2)  # [B,F,N+S,D]
-        once = None if of_clip is None else attention.into(self.norm_attention(of_clip))  # [B,1,S,D]
-        answer, answer_once = self.spatial(attention.into(self.norm_attention(together)), once)
+        once = None if of_clip is None else self._scaled(of_clip, attention, self.norm_attention)  # [B,1,S,D]
+        answer, answer_once = self.spatial(self._scaled(together, attention, self.norm_attention), once)
         together = attention.onto(together, answer)
         if of_frame is None:
             frames = together
@@ -120,11 +122,16 @@ class Block(nn.Module):
             of_clip = attention.onto(of_clip, answer_once)
         return Tokens(frames, tokens.memory, of_frame, of_clip)
 
+    def _scaled(self, tokens: Tensor, modulation: Modulation, norm: nn.LayerNorm) -> Tensor:
+        """What a branch sees of tokens, [B,F,S,D]."""
+        return checkpointed(self.selective, modulation.into, tokens, norm)
+
     def _feed_forward(self, tokens: Tokens, modulation: Modulation, grid: tuple[int, int]) -> Tokens:
         def fed(some: Tensor | None) -> Tensor | None:
             if some is None:
                 return None
-            return modulation.onto(some, self.feed_forward(modulation.into(self.norm_feed_forward(some)), grid))
+            answer = self.feed_forward(self._scaled(some, modulation, self.norm_feed_forward), grid)
+            return modulation.onto(some, answer)
 
         of_frame, of_clip = tokens.of_frame, tokens.of_clip
         if self.feed_forward.takes_conditions:
@@ -135,13 +142,13 @@ class Block(nn.Module):
 class LetsTalkTransformer(nn.Module):
     """LetsTalk's denoiser, made from its configuration alone.
 
-    gradient_checkpointing: set to True to compute blocks again in the backward pass instead of keeping what they made.
+    gradient_checkpointing: what the backward pass computes again instead of keeping it. "none"; "selective": what is
+    large but cheap (scaled tokens, the inside of linear attention, the feed-forward's activations); "full": the blocks.
     """
 
     def __init__(self, config: LetsTalkConfig):
         super().__init__()
         self.config = config
-        self.gradient_checkpointing = False
         width, patch = config.transformer.width, config.transformer.patch_size
         self.patch_embedding = nn.Conv2d(config.transformer.latent_channels, width, patch, stride=patch)
         self.time_embedding = nn.Sequential(nn.Linear(TIMESTEP_WIDTH, width), nn.SiLU(), nn.Linear(width, width))
@@ -151,7 +158,21 @@ class LetsTalkTransformer(nn.Module):
         self.norm_out = plain_norm(width)
         self.modulation_out = nn.Linear(width, 2 * width)
         self.linear_out = nn.Linear(width, patch * patch * config.output_channels)
+        self.gradient_checkpointing = "none"
         self.initialise()
+
+    @property
+    def gradient_checkpointing(self) -> str:
+        return self._gradient_checkpointing
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, way: str) -> None:
+        if way not in GRADIENT_CHECKPOINTING:
+            raise ValueError(f"gradient_checkpointing is {way!r}, not one of {', '.join(GRADIENT_CHECKPOINTING)}")
+        self._gradient_checkpointing = way
+        for module in self.modules():
+            if hasattr(module, "selective"):
+                module.selective = way == "selective"
 
     def initialise(self) -> None:
         """Xavier for linears and the patch embedding; zero for adaLN, the last Linear, the added portrait."""
@@ -201,16 +222,12 @@ class LetsTalkTransformer(nn.Module):
 
         timestep = functional.silu(self.time_embedding(timestep_features(timesteps).to(dtype)))  # [B,D]
         tokens = self._embed(latents.to(dtype), memory, conditions, grid)  # frames [B,F,N,D], memory [B,M,N,D]
-        for index, block in enumerate(self.blocks):
-            tokens = self._run(block, tokens, conditions.attended(index), timestep, grid)  # frames [B,F,N,D]
+        whole = self.gradient_checkpointing == "full"
+        for index, block in enumerate(self.blocks):  # frames [B,F,N,D]
+            tokens = checkpointed(whole, block, tokens, conditions.attended(index), timestep, grid)
         shift, scale = rearrange(self.modulation_out(timestep), "b (two d) -> two b 1 1 d", two=2)
         patches = self.linear_out(modulate(self.norm_out(tokens.frames), shift, scale))  # [B,F,N,p*p*output_channels]
         return self._unpatchify(patches, grid).to(latents.dtype)  # [B,F,output_channels,h,w]
-
-    def _run(self, block: Block, *inputs) -> Tokens:
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False)
-        return block(*inputs)
 
     def _grid(self, latents: Tensor) -> tuple[int, int]:
         """Rows and columns of patches."""

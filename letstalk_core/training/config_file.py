@@ -13,6 +13,8 @@ from ..errors import InputError
 from .training_config import TASKS, TrainingConfig, need
 
 BASE = "base"  # the key of another file, beside this one, that this one changes
+# Values that a key had once, as YAML or the command line gives them, and what they are called now.
+FORMER_VALUES = {"gradient_checkpointing": {False: "none", True: "full", "false": "none", "true": "full"}}
 MODEL = "model."  # what the keys of a model's own fields begin with on the command line
 
 
@@ -31,7 +33,7 @@ def load_config(path: str | Path | None, changes: Iterable[str] = ()) -> Trainin
     need(task in TASKS, f"task is {task!r}, not one of {', '.join(TASKS)}")
     kinds = _types_of(TASKS[task])
     _check_keys(values, kinds, task)
-    values = {name: _converted(name, kinds[name], value) for name, value in values.items()}
+    values = {name: _converted(name, kinds[name], _renamed(name, value)) for name, value in values.items()}
     if "model" in values:
         _check_names(values["model"], MODEL_KINDS, MODEL)
         values["model"] = {
@@ -130,6 +132,11 @@ def _check_names(values: Mapping, known: Mapping, prefix: str) -> None:
             near = difflib.get_close_matches(str(key), known, 1)
             hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(known)}"
             raise InputError(f"training configuration: unknown key {prefix}{key}{hint}")
+
+
+def _renamed(name: str, value: typing.Any) -> typing.Any:
+    former = FORMER_VALUES.get(name, {})
+    return former.get(value, value) if isinstance(value, bool | str) else value
 
 
 def _converted(name: str, wanted: type, value: typing.Any) -> typing.Any:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from ..config import PRESETS, LetsTalkConfig
 from ..errors import InputError
+from ..model.transformer import GRADIENT_CHECKPOINTING
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
@@ -162,7 +163,7 @@ class TransformerTraining(TrainingConfig):
     blink_weight: float = 0.0
     control_dropout: float = 0.0  # share of examples whose model is told of some or none of its controls
 
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: str = "none"  # what the backward pass computes again: GRADIENT_CHECKPOINTING
 
     # sample videos
     sample_portrait: str = ""  # default: the example's
@@ -183,6 +184,8 @@ class TransformerTraining(TrainingConfig):
         _need_share(self, "memory_mask", "memory_mask_share")
         _need_share(self, "first_guess_share")
         need(self.memory_noise_steps <= 1000, f"memory_noise_steps is {self.memory_noise_steps}, more than 1000")
+        way, ways = self.gradient_checkpointing, GRADIENT_CHECKPOINTING
+        need(way in ways, f"gradient_checkpointing is {way!r}, not one of {', '.join(ways)}")
         need(self.sample_seconds > 0, f"sample_seconds is {self.sample_seconds}, not above 0")
         need(not self.lora_rank or bool(self.init_from), "lora_rank needs init_from: the model that is adapted")
         need(not (self.lora_rank and self.frozen), "frozen has no meaning with lora_rank: only adapters learn")

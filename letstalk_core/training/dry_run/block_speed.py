@@ -51,7 +51,7 @@ def measure_speed(config: TransformerTraining, model: LetsTalkConfig, step: Work
         if too_much and shape != (1, 1, patch):
             continue
         try:
-            rate = _block_rate(model, shape, side, device, dtype)
+            rate = _block_rate(model, config.gradient_checkpointing, shape, side, device, dtype)
         except torch.cuda.OutOfMemoryError:
             continue
         threads = torch.get_num_threads()
@@ -94,10 +94,16 @@ def _product_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * size**3 / _seconds(lambda: matrix @ matrix, device, 0.3)
 
 
-def _block_rate(model: LetsTalkConfig, shape: tuple[int, int, int], side: int, device: torch.device, dtype) -> float:
-    """FLOP/s of one block, forward and backward, as it is called inside a model of one block."""
+def _block_rate(
+    model: LetsTalkConfig, checkpointing: str, shape: tuple[int, int, int], side: int, device: torch.device, dtype
+) -> float:
+    """FLOP/s of one block, forward and backward, as it is called inside a model of one block.
+
+    checkpointing: "selective" costs time but hardly a FLOP, so it is measured; what "full" adds has a block's own rate.
+    """
     (batch, frames, rows), remembered = shape, model.transformer.memory_frames
     transformer = LetsTalkTransformer(model.with_changes(depth=1)).to(device)
+    transformer.gradient_checkpointing = checkpointing
     inputs = []
     transformer.blocks[0].register_forward_pre_hook(lambda block, given: inputs.append(given))
     latents = torch.randn(batch, frames, model.transformer.latent_channels, rows, side, device=device)

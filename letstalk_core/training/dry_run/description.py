@@ -9,14 +9,16 @@ import torch
 from torch import nn
 
 from ...errors import InputError
+from ...model.transformer import GRADIENT_CHECKPOINTING
 from ...picture.autoencoder import SMALL_DC_AE, build_autoencoder
 from ...picture.portrait_autoencoder import SMALL_PORTRAIT_AE
 from ...render.estimate import duration
 from ..build import find_autoencoder
-from ..training_config import AutoencoderTraining, TrainingConfig
+from ..training_config import AutoencoderTraining, TrainingConfig, TransformerTraining
 from .block_speed import Speed, measure_speed, training_device
 from .requirements import GIB, TrainingEstimate, estimate_training, look_into_shards
 
+COMPUTED_AGAIN = {"selective": "what is cheap and large computed twice", "full": "blocks computed twice"}
 REFERENCE_RATE = 1e14  # FLOP/s, for planning where there is no graphics card
 
 
@@ -70,8 +72,8 @@ def _model_lines(estimate: TrainingEstimate) -> list[tuple[str, str]]:
     if stretches:
         data += f"; {examples / stretches:.3g} epochs of {stretches:,} stretches"
     work = f"{flop(estimate.flops)} per step and device"
-    if config.gradient_checkpointing:
-        work += ", blocks computed twice"
+    if config.gradient_checkpointing != "none":
+        work += f", {COMPUTED_AGAIN[config.gradient_checkpointing]}"
     if estimate.encoded:
         why = (
             "the shards hold no latents"
@@ -106,12 +108,18 @@ def _memory_lines(estimate: TrainingEstimate) -> list[tuple[str, str]]:
         ]
     here, there = _device_memory(estimate.config)
     if estimate.memory() > there:
-        steps = ([] if estimate.config.gradient_checkpointing else ["gradient_checkpointing=true"]) + (
+        steps = [f"gradient_checkpointing={way}" for way in _next_checkpointing(estimate.config)] + (
             ["a smaller batch_size with more accumulation"] if estimate.config.batch_size > 1 else []
         )
         advice = " or ".join(steps) or "a smaller model, or more devices with FSDP"
         lines.append(("", f"More than the {gib(there)} of {here}: choose {advice}."))
     return lines
+
+
+def _next_checkpointing(config: TransformerTraining) -> tuple[str, ...]:
+    """The cheapest gradient checkpointing that keeps less than the configured one does; none: empty."""
+    place = GRADIENT_CHECKPOINTING.index(config.gradient_checkpointing)
+    return GRADIENT_CHECKPOINTING[place + 1 : place + 2]
 
 
 def _parts_text(parts: dict[str, float]) -> str:
