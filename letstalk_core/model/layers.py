@@ -90,7 +90,7 @@ class TemporalAttention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens [B,M+F,N,D] -> [B,M+F,N,D]."""
         qkv = rearrange(
-            self.qkv(self.norm(tokens).to(self.qkv.weight.dtype)), "b t n (three d) -> three b n t d", three=3
+            self.qkv(self.norm(tokens).to(self.norm.weight.dtype)), "b t n (three d) -> three b n t d", three=3
         )
         attended = softmax_attention(*(split_heads(part, self.heads) for part in qkv))  # [B,N,H,M+F,d]
         return tokens + rearrange(self.mix(self.out(merge_heads(attended))), "b n t d -> b t n d")
@@ -198,6 +198,6 @@ class CrossAttention(nn.Module):
     def forward(self, frames: Tensor, condition: Tensor | KeysValues) -> Tensor:
         """frames [B,F,N,D] -> [B,F,N,D]; condition: tokens [B,F,K,A] or their keys and values."""
         keys_values = self.keys_values(condition) if isinstance(condition, Tensor) else condition
-        q = split_heads(self.query(self.norm(frames).to(self.query.weight.dtype)), self.heads)  # [B,F,H,N,d]
+        q = split_heads(self.query(self.norm(frames).to(keys_values[0].dtype)), self.heads)  # [B,F,H,N,d]
         k, v = (part.expand(*q.shape[:2], -1, -1, -1) for part in keys_values)  # one set for all frames serves too
         return frames + self.out(merge_heads(softmax_attention(q, k, v)))
