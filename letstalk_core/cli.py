@@ -20,6 +20,7 @@ from pathlib import Path
 from .config import SAMPLERS
 from .errors import InputError
 from .files import ASSETS
+from .video.h264 import ENCODERS
 
 EXIT_INTERRUPTED = 130
 
@@ -163,6 +164,7 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--audio-track", type=int, metavar="N", help="of several; default: the first that is not silent"
     )
+    parser.add_argument("--encoder", choices=ENCODERS, default="x264", help="of the pictures; all others need hardware")
     parser.add_argument("--strict", action="store_true", help="end where there would be a note, of what is missing say")
     parser.add_argument(
         "--resume",
@@ -212,6 +214,7 @@ def _generate(arguments) -> None:
             face=arguments.face,
             max_seconds=arguments.max_seconds,
             audio_track=arguments.audio_track,
+            encoder=arguments.encoder,
             observer=bar,
             resume=arguments.resume,
             keep_work=arguments.keep_work,
