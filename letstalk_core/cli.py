@@ -21,6 +21,7 @@ from pathlib import Path
 from .config import SAMPLERS
 from .errors import InputError
 from .files import ASSETS
+from .video.h264 import ENCODERS
 
 EXIT_INTERRUPTED = 130
 
@@ -171,6 +172,7 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--audio-track", type=int, metavar="N", help="of several; default: the first that is not silent"
     )
+    parser.add_argument("--encoder", choices=ENCODERS, default="x264", help="of the pictures; all others need hardware")
     parser.add_argument("--strict", action="store_true", help="end where there would be a note, of what is missing say")
     parser.add_argument(
         "--resume",
@@ -208,7 +210,7 @@ def _pipeline_and_options(arguments) -> tuple:
         arguments.audio_encoder,
         arguments.lora,
     )
-    names = ("face", "max_seconds", "audio_track", "resume", "keep_work")
+    names = ("face", "max_seconds", "audio_track", "encoder", "resume", "keep_work")
     return pipeline, {"settings": settings, **{name: getattr(arguments, name) for name in names}}
 
 

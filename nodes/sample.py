@@ -12,6 +12,7 @@ from comfy_api.latest import InputImpl, io
 
 from ..letstalk_core.config import MOST_GUIDANCE, SAMPLERS, TIMESTEPS
 from ..letstalk_core.errors import InputError
+from ..letstalk_core.video.h264 import ENCODERS
 from .load import CATEGORY
 from .runtime import Progress, check_same_model, on_device, show_progress, tell
 from .types import AudioSocket, Memory, MemorySocket, ModelSocket, PortraitSocket
@@ -197,13 +198,23 @@ class MemoryBankLongVideo(io.ComfyNode):
                     tooltip="crop: the square around the face. full picture: the face pasted back into the original.",
                 ),
                 *sampling_inputs(),
+                io.Combo.Input(
+                    "encoder",
+                    options=list(ENCODERS),
+                    default="x264",
+                    optional=True,
+                    advanced=True,
+                    tooltip="x264 works everywhere. The others need a graphics card or chip with an encoder.",
+                ),
             ],
             outputs=[io.Video.Output("video", display_name="video", tooltip="For Save Video. A file, not images.")],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, letstalk_model, letstalk_portrait, letstalk_audio, picture: str, **sampling) -> io.NodeOutput:
+    def execute(
+        cls, letstalk_model, letstalk_portrait, letstalk_audio, picture: str, encoder: str = "x264", **sampling,
+    ) -> io.NodeOutput:  # fmt: skip
         from ..letstalk_core.render.job import VideoJob
         from ..letstalk_core.render.render import render_video
 
@@ -211,7 +222,9 @@ class MemoryBankLongVideo(io.ComfyNode):
         settings = _settings(**sampling)
         paste_back = _paste_back(letstalk_portrait) if picture == "full picture" else None
         with on_device(letstalk_model) as pipeline:
-            job = VideoJob(pipeline, letstalk_portrait.portrait, letstalk_audio.recording, settings, paste_back)
+            job = VideoJob(
+                pipeline, letstalk_portrait.portrait, letstalk_audio.recording, settings, paste_back, encoder
+            )
             progress = Progress(pipeline, job.frames, settings, cls.hidden.unique_id)
             path = _in_folder(folder_paths.get_temp_directory(), f"letstalk_long_video_{secrets.token_hex(6)}.mp4")
             # Not in the temp folder, which is emptied when ComfyUI starts.

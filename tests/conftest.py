@@ -103,6 +103,22 @@ def pipeline(tmp_path_factory):
 
 
 @pytest.fixture
+def stand_in(monkeypatch):
+    """Software in the place of nvenc: takes the same pictures, and no B-frames."""
+    from letstalk_core.video.h264 import HARDWARE
+
+    monkeypatch.setitem(HARDWARE, "nvenc", ("libx264", {**HARDWARE["nvenc"][1], "crf": "16", "threads": "1"}))
+
+
+@pytest.fixture
+def no_hardware(monkeypatch):
+    """In the place of nvenc an encoder that is nowhere."""
+    from letstalk_core.video.h264 import HARDWARE
+
+    monkeypatch.setitem(HARDWARE, "nvenc", ("h264_nowhere", {}))
+
+
+@pytest.fixture
 def job(pipeline):
     """A rendering of 38 frames."""
     from .rendering import make_job

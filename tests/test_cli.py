@@ -62,6 +62,18 @@ def test_the_same_seed_gives_the_same_file_and_another_seed_another(inputs, tmp_
     assert np.array_equal(a, b) and not np.array_equal(a, c)
 
 
+def test_another_encoder(inputs, tmp_path, stand_in):
+    for encoder, settings in {"x264": b"bframes=3", "nvenc": b"bframes=0"}.items():
+        assert main(command(inputs, tmp_path / "a.mp4", encoder=encoder)) == 0
+        assert settings in (tmp_path / "a.mp4").read_bytes()
+
+
+def test_an_encoder_that_is_not_there(inputs, tmp_path, capfd, no_hardware):
+    fails(command(inputs, tmp_path / "a.mp4", encoder="nvenc"), capfd, "nvenc cannot be used here", "x264, the default")
+    fails(command(inputs, tmp_path / "a.mp4", encoder="hevc"), capfd, "--encoder", "videotoolbox", status=2)
+    assert not list(tmp_path.iterdir())
+
+
 def test_max_seconds_shortens_picture_and_sound(inputs, tmp_path):
     assert main(command(inputs, tmp_path / "out.mp4", max_seconds=0.2)) == 0
     found = probe(tmp_path / "out.mp4")

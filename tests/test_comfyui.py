@@ -62,8 +62,8 @@ def test_import_pulls_in_nothing_heavy(comfyui):
     seconds, new = json.loads(done.stdout.splitlines()[-1])
     assert seconds < 0.5
     assert not {name.split(".")[0] for name in new} & {"cv2", "av", "transformers", "diffusers", "torchaudio"}
-    # What the schemas name: sentences, limits and the example's place.
-    light = {"", ".errors", ".config", ".files"}
+    # What the schemas name: sentences, limits, the encoders and the example's place.
+    light = {"", ".errors", ".config", ".files", ".video", ".video.h264"}
     assert {name.rpartition("letstalk_core")[2] for name in new if "letstalk_core" in name} == light
 
 
@@ -156,7 +156,7 @@ def test_several_prompts_in_a_row(comfyui, workflow):
     for seed in (1, 2, 3):
         graph = workflow("long_video")
         only(graph, "MemoryBankLongVideo")["seed"] = seed
-        for name in ("blinks", "head_motion", "expression"):  # as prompts were before these inputs
+        for name in ("blinks", "head_motion", "expression", "encoder"):  # as prompts were before these inputs
             del only(graph, "MemoryBankLongVideo")[name]
         only(graph, "EncodeAudio")["duration"] = 1.0
         prompts.append(comfyui.queue(graph))

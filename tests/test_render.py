@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -101,6 +102,37 @@ def test_another_seed_portrait_or_sound_never_goes_on_with_these_segments(pipeli
     render_video(other, tmp_path / "b.mp4", watcher, work=work)  # forced onto them: they do not count
     assert watcher.estimate.done == 0
     assert np.array_equal(read_video_frames(tmp_path / "a.mp4"), read_video_frames(tmp_path / "b.mp4"))
+
+
+def test_packets_of_two_encoders_are_never_joined(pipeline, job, whole, tmp_path, stand_in):
+    other = make_job(pipeline, encoder="nvenc")
+    assert other.fingerprint != job.fingerprint == make_job(pipeline, encoder="x264").fingerprint
+    first, second, watcher = StopAt(20), StopAt(20), StopAt()
+    for each, stop in ((job, first), (other, second)):
+        with pytest.raises(KeyboardInterrupt):
+            render_video(each, tmp_path / "a.mp4", stop)
+    assert first.estimate.disk != second.estimate.disk  # of its own encoder
+    render_video(other, tmp_path / "a.mp4", watcher)
+    render_video(make_job(pipeline, encoder="nvenc"), tmp_path / "b.mp4")
+    assert watcher.estimate.done == 16
+    frames = read_video_frames(tmp_path / "a.mp4")
+    assert np.array_equal(frames, read_video_frames(tmp_path / "b.mp4"))
+    assert frames.shape == whole.shape and not np.array_equal(frames, whole)
+    with av.open(tmp_path / "a.mp4") as video:
+        packets = [packet for packet in video.demux(video=0) if packet.size]
+    assert [number for number, packet in enumerate(packets) if packet.is_keyframe] == [0, 8, 16, 24, 32]
+    assert all(packet.pts == packet.dts for packet in packets)
+
+
+def test_an_encoder_that_is_not_there_is_said_before_anything_is_made(pipeline, tmp_path, monkeypatch, no_hardware):
+    def made(*_):
+        raise AssertionError("something was made")
+
+    monkeypatch.setattr(LetsTalkPipeline, "encode_portrait", made)
+    for _ in range(2):
+        with pytest.raises(InputError, match="encoder nvenc cannot be used here .PyAV was built without h264_nowhere"):
+            render_video(make_job(pipeline, encoder="nvenc"), tmp_path / "a.mp4")
+        assert not list(tmp_path.iterdir())
 
 
 def test_the_model_and_its_precision_are_in_the_fingerprint(pipeline, job, tmp_path):

@@ -1,6 +1,7 @@
 """The video writer: picture and sound complete, and nothing left behind when it fails."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,9 @@ import torch
 
 from letstalk_core.audio.recording import frame_count, read_audio
 from letstalk_core.errors import InputError
+from letstalk_core.video.h264 import HARDWARE
 from letstalk_core.video.reader import iter_video_frames, probe, read_video_frames
-from letstalk_core.video.writer import VideoWriter
+from letstalk_core.video.writer import VideoWriter, check_encoder
 from tests.media_files import bad_files, tone, write_media
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,6 +90,56 @@ def test_picture(tmp_path):
     assert probe(tmp_path / "float.mp4").audio_samples == 0
 
 
+def test_x264_is_what_it_was(tmp_path):
+    frames = torch.rand(9, 3, 256, 256, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for name, options in {"a.mp4": {}, "b.mp4": {"encoder": "x264"}}.items():
+        with VideoWriter(tmp_path / name, 256, 256, **options) as writer:
+            writer.write(frames)
+    content = (tmp_path / "a.mp4").read_bytes()
+    assert content == (tmp_path / "b.mp4").read_bytes()
+    for setting in (
+        b"crf=16.0",
+        b"mbtree=0",
+        b" threads=4",
+        b"bframes=3",
+        b"subme=7",
+        b"keyint=250",
+    ):  # x264's own note
+        assert setting in content
+
+
+@pytest.mark.parametrize("name", HARDWARE)
+def test_a_hardware_encoder_works_or_is_refused_in_a_sentence(tmp_path, name):
+    frames = torch.zeros(30, 3, 256, 256)
+    sentence = (
+        rf"The video encoder {name} cannot be used here \([^\n]+\); take x264, the default, which works everywhere\."
+    )
+    try:
+        check_encoder(name, 256, 256, 25)
+    except InputError as error:
+        assert re.fullmatch(sentence, str(error))
+        with (
+            pytest.raises(InputError) as caught,
+            VideoWriter(tmp_path / "a.mp4", 256, 256, encoder=name) as writer,
+        ):
+            writer.write(frames)
+        assert re.fullmatch(sentence, str(caught.value)) and not list(tmp_path.iterdir())
+    else:
+        with VideoWriter(tmp_path / "a.mp4", 256, 256, encoder=name) as writer:
+            writer.write(frames)
+        assert abs(read_video_frames(tmp_path / "a.mp4").astype(int) - 128).max() <= 4
+
+
+def test_pictures_as_hardware_takes_them_are_the_same(tmp_path, stand_in):
+    colours = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255], [120, 60, 180]])
+    frames = colours[:, :, None, None].expand(-1, -1, 47, 63) / 127.5 - 1
+    with VideoWriter(tmp_path / "a.mp4", 63, 47, encoder="nvenc") as writer:
+        writer.write(frames)
+    assert b"bframes=0" in (tmp_path / "a.mp4").read_bytes()  # by the options of nvenc
+    pictures = read_video_frames(tmp_path / "a.mp4")
+    assert pictures.shape == (4, 48, 64, 3) and np.abs(pictures[:, 24, 32].astype(int) - colours.numpy()).max() <= 4
+
+
 @pytest.mark.parametrize("size", [(33, 17), (1, 1)])
 def test_odd_sizes_get_one_more(tmp_path, size):
     info = write(tmp_path / "a.mp4", 2, size=size)
@@ -139,6 +191,8 @@ def test_bad_targets_and_frames(tmp_path):
     }.items():
         with pytest.raises(InputError, match=sentence), VideoWriter(tmp_path / "a.mp4", 32, 32) as writer:
             writer.write(wrong)
+    with pytest.raises(InputError, match="no video encoder h264_nvenc; take one of x264, nvenc"):
+        VideoWriter(tmp_path / "a.mp4", 32, 32, encoder="h264_nvenc")
     for size, fps in (((0, 32), 25), ((32, 32), 0), ((32, 32), float("nan"))):
         with pytest.raises(InputError):
             VideoWriter(tmp_path / "a.mp4", *size, fps)

@@ -83,7 +83,7 @@ def estimate_rendering(
     few = dataclasses.replace(job.settings, steps=min(max(steps, 2), MEASURED_STEPS))
     last = min(folder.frames + job.clip_frames, job.frames)
     trial = folder.path / "trial.mp4"
-    with PeakMemory() as peak, VideoWriter(trial, *job.size, job.fps) as writer:
+    with PeakMemory() as peak, VideoWriter(trial, *job.size, job.fps, encoder=job.encoder) as writer:
         began = time.monotonic()
         _ = job.features[folder.frames : last]
         heard = time.monotonic() - began

@@ -31,7 +31,7 @@ class VideoJob:
     """Everything that decides a video: who speaks what, and how it is sampled.
 
     portrait: the crop that speaks. paste_back: puts each frame into the picture that the crop is from; None leaves the
-    square as it is.
+    square as it is. encoder: one of video.h264.ENCODERS.
     """
 
     pipeline: LetsTalkPipeline
@@ -39,6 +39,7 @@ class VideoJob:
     recording: Recording
     settings: SamplingSettings
     paste_back: PasteBack | None = None
+    encoder: str = "x264"
 
     @property
     def frames(self) -> int:
@@ -83,6 +84,8 @@ class VideoJob:
             "settings": dataclasses.asdict(self.settings),
             "picture": self.paste_back and self.paste_back.digest,
         }
+        if self.encoder != "x264":  # videos that were begun before there was a choice go on
+            decides["encoder"] = self.encoder
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     @functools.cached_property

@@ -14,7 +14,7 @@ from ..files import cannot_write, create_part, move_into_place
 from ..picture.picture_file import read_image
 from ..pipeline import LetsTalkPipeline
 from ..video.clips import SamplingSettings
-from ..video.writer import FORMATS, VideoWriter
+from ..video.writer import FORMATS, VideoWriter, check_encoder
 from .behind import Behind
 from .estimate import PeakMemory, RenderEstimate, check_disk, estimate_rendering
 from .job import VideoJob
@@ -47,6 +47,7 @@ def write_video(
     face: str | int = "largest",
     max_seconds: float | None = None,
     audio_track: int | None = None,
+    encoder: str = "x264",
     observer: Observer | None = None,
     resume: bool = True,
     keep_work: bool = False,
@@ -54,8 +55,9 @@ def write_video(
     """Make a talking video of any length from the files of a picture and a recording; returns its number of frames.
 
     face: which one of the picture (portrait.crop_portrait). max_seconds: only the beginning of the recording.
-    audio_track: which of several (Recording). The other arguments are render_video's. Raises InputError for anything
-    wrong with the inputs or the output.
+    audio_track: which of several (Recording). encoder: of the pictures, one of video.h264.ENCODERS. The other arguments
+    are render_video's. Raises InputError for anything wrong with the inputs or the output, and for an encoder that
+    cannot be used here.
     """
     for source in (portrait, audio):
         if os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source):
@@ -63,7 +65,7 @@ def write_video(
     recording = Recording(audio, max_seconds, audio_track)
     with PeakMemory() as reading:
         square = pipeline.crop(read_image(portrait), face)
-    job = VideoJob(pipeline, square, recording, settings or SamplingSettings())
+    job = VideoJob(pipeline, square, recording, settings or SamplingSettings(), encoder=encoder)
     return render_video(job, output, observer, resume=resume, keep_work=keep_work, memory=reading.bytes)
 
 
@@ -82,13 +84,14 @@ def render_video(
     video is whole; rendering the same job again goes on after the last of them and gives the same frames as one run
     would. resume False begins anew. The folder is removed at the end unless keep_work. memory: bytes that preparing the
     job took at its peak, which the estimate counts. InputError where something is wrong with the inputs or the output,
-    or the disk or the memory cannot hold the video; then, as after any exception, finished segments stay, and no file
-    appears.
+    the encoder cannot be used, or the disk or the memory cannot hold the video; then, as after any exception, finished
+    segments stay, and no file appears.
     """
     output, observer = Path(output), observer or Observer()
     config = job.pipeline.config
     check_sampler(job.settings.sampler or config.sampling.sampler, config.diffusion.objective)
     _check_output(output)
+    check_encoder(job.encoder, *job.size, job.fps)
     work = work or work_folder_of(output, job.fingerprint)
     about = {"output": output.name, "frames": job.frames, "fps": job.fps}
     with WorkFolder(work, job.fingerprint, about) as folder:
@@ -121,7 +124,8 @@ def _render_segments(job: VideoJob, portrait: Tensor, folder: WorkFolder, observ
         samples = sound.read(job.recording.sample_of(last, job.fps) - sound.position)
         audio = (samples, sound.rate) if samples.shape[1] else None  # a frame's sound may round to nothing
         memory, made = folder.memory, first
-        with VideoWriter(folder.next_segment, *job.size, job.fps, audio) as writer, Behind(writer.write) as write:
+        segment = VideoWriter(folder.next_segment, *job.size, job.fps, audio, encoder=job.encoder)
+        with segment as writer, Behind(writer.write) as write:
             for chunk in sampler.chunks(job.decode, first, last, memory):
                 memory, made = chunk.memory, made + len(chunk.frames)
                 for pixels in job.pixels(chunk.frames):

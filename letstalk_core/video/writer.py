@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import tempfile
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -16,12 +17,14 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from av.codec.codec import UnknownCodecError
 from torch import Tensor
 
 from ..audio.recording import Recording, SampleReader, exact_fps
 from ..errors import InputError
 from ..files import cannot_write, check_file, create_part, move_into_place
 from ..pixels import images_to_pixels
+from .h264 import ENCODERS, HARDWARE
 from .reader import open_video
 
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
@@ -45,10 +48,11 @@ class VideoWriter:
     where AAC has it, else the nearest that AAC has. Sound is cut where the picture ends; silence follows it where it
     ends more than a frame earlier or lasts less than a frame. Odd widths and heights get one more column or row (a copy
     of the last), which 4:2:0 video needs. copy() takes over the pictures of a finished file without encoding them
-    again; a video is made either of frames or of copies.
+    again; a video is made either of frames or of copies. encoder: one of h264.ENCODERS; crf and preset are for x264.
 
     The file is written under a hidden name beside the target and renamed when it is complete. After an exception, an
-    interrupt included, nothing is left. InputError where the target cannot be written or the disk is full.
+    interrupt included, nothing is left. InputError where the target cannot be written, the disk is full, or the encoder
+    cannot be used.
     """
 
     def __init__(
@@ -60,16 +64,20 @@ class VideoWriter:
         audio: Recording | str | Path | tuple[Tensor, int] | None = None,
         crf: int = 16,
         preset: str = "medium",
+        encoder: str = "x264",
     ):
         self.path = Path(path)
         self.width, self.height, self.fps = width, height, exact_fps(fps)
         self.frames = 0  # written so far
-        self._audio, self._crf, self._preset = audio, crf, preset
+        self._audio, self._crf, self._preset, self._encoder = audio, crf, preset, encoder
+        self._format = "nv12" if encoder in HARDWARE else "yuv420p"
         self._sound: _Sound | None = None
         if width < 1 or height < 1:
             raise InputError(f"The video size is {width}x{height}; both sides must be at least 1.")
         if self.path.suffix.lower() not in FORMATS:
             raise InputError(f"{self.path} does not end in {', '.join(FORMATS)}; name the video file .mp4.")
+        if encoder not in ENCODERS:
+            raise InputError(f"There is no video encoder {encoder}; take one of {', '.join(ENCODERS)}.")
 
     def __enter__(self) -> VideoWriter:
         self._samples = None if self._audio is None else _reader(self._audio)  # first: a bad one must not leave a file
@@ -93,12 +101,12 @@ class VideoWriter:
         """
         for picture in _to_pixels(frames, self.width, self.height, self.frames):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+            frame = frame.reformat(format=self._format, dst_colorspace="ITU709", dst_color_range="MPEG")
             frame.pts, frame.time_base = self.frames, 1 / self.fps
             with self._sentences():
                 if self._stream is None:
                     self._begin(self._add_video())
-                self._container.mux(self._stream.encode(frame))
+                self._container.mux(self._encode(frame))
                 self._advance(1)
 
     def copy(self, path: str | Path) -> None:
@@ -140,7 +148,7 @@ class VideoWriter:
             if self._sound:
                 self._sound.finish(self.frames / self.fps, 1 / self.fps)
             if isinstance(self._stream.codec_context, av.VideoCodecContext) and self._stream.codec_context.is_encoder:
-                self._container.mux(self._stream.encode(None))
+                self._container.mux(self._encode(None))
             self._container.close()
             if not self._part.stat().st_size:
                 raise OSError(0, "nothing was written")
@@ -156,17 +164,36 @@ class VideoWriter:
             self._part.unlink(missing_ok=True)
 
     def _add_video(self):
-        stream = self._container.add_stream(
-            "libx264",
-            rate=self.fps,
-            options={"crf": str(self._crf), "preset": self._preset, "threads": THREADS, "x264-params": X264},
-        )
+        x264 = {"crf": str(self._crf), "preset": self._preset, "threads": THREADS, "x264-params": X264}
+        name, options = HARDWARE.get(self._encoder, ("libx264", x264))
+        with self._encoding():
+            stream = self._container.add_stream(name, rate=self.fps, options=options)
         stream.width, stream.height = self.width + self.width % 2, self.height + self.height % 2
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = self._format
         stream.time_base = 1 / self.fps
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1  # BT.709, limited
         return stream
+
+    def _encode(self, frame: av.VideoFrame | None) -> list[av.Packet]:
+        with self._encoding():
+            return self._stream.encode(frame)
+
+    @contextlib.contextmanager
+    def _encoding(self):
+        """Inside, errors of a hardware encoder become an InputError of one sentence."""
+        try:
+            yield
+        except (av.FFmpegError, UnknownCodecError) as error:
+            if self._encoder not in HARDWARE:
+                raise
+            reason = f"PyAV was built without {error}"
+            if isinstance(error, av.FFmpegError):  # its log says more, where somebody listens
+                reason = " ".join(error.log[2].split()).rstrip(".") if error.log else error.strerror
+            raise InputError(
+                f"The video encoder {self._encoder} cannot be used here ({reason}); take x264, the default, which "
+                "works everywhere."
+            ) from error
 
     @contextlib.contextmanager
     def _sentences(self):
@@ -177,6 +204,26 @@ class VideoWriter:
             raise
         except (av.FFmpegError, OSError) as error:
             raise cannot_write(self.path, error) from error
+
+
+def check_encoder(encoder: str, width: int, height: int, fps: float) -> None:
+    """Raises InputError where a video of that size cannot be encoded so here.
+
+    ffmpeg lists encoders whose hardware or driver is missing: only encoding a picture tells.
+    """
+    if encoder == "x264":
+        return
+    before = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)  # for the driver's own words
+    try:
+        with (
+            av.logging.Capture(),
+            tempfile.TemporaryDirectory() as folder,
+            VideoWriter(Path(folder, "a.mp4"), width, height, fps, encoder=encoder) as writer,
+        ):
+            writer.write(np.zeros((1, height, width, 3), np.uint8))
+    finally:
+        av.logging.set_level(before)
 
 
 class _Sound:
