@@ -59,6 +59,8 @@ def _add_video_commands(commands) -> None:
     demo = commands.add_parser("demo", help="the example portrait speaks the example recording")
     demo.add_argument("--output", default="letstalk-demo.mp4", metavar="FILE.mp4")
     _add_sampling_options(demo)
+    for one in (generate, demo):
+        one.add_argument("--compile", action="store_true", help="the model, first: pays for long videos on a GPU")
     demo.set_defaults(run=_generate, portrait=ASSETS / "portrait.jpg", audio=ASSETS / "speech.wav")
 
     many = commands.add_parser("generate-many", help="make many talking videos with one model, some of them at once")
@@ -167,7 +169,8 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head-motion", type=float, default=1.0, metavar="N", help="0 still to 2 (default: 1)")
     parser.add_argument("--expression", type=float, default=0.0, metavar="N", help="-1 sad to 1 smiling (default: 0)")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
+    parser.add_argument("--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16", "int8"))
+    parser.add_argument("--threads", type=int, metavar="N", help="of a CPU; default: measured once on each machine")
     parser.add_argument("--max-seconds", type=float, help="only the beginning of the recording")
     parser.add_argument(
         "--audio-track", type=int, metavar="N", help="of several; default: the first that is not silent"
@@ -194,7 +197,10 @@ def _file_and_strength(text: str) -> tuple[str, float]:
 
 def _pipeline_and_options(arguments) -> tuple:
     """The pipeline, and what render.write_video takes beside it and the files."""
+    import torch
+
     from .pipeline import BUNDLED_MODEL, LetsTalkPipeline
+    from .threads import MOST_THREADS, choose_threads
     from .video.clips import SamplingSettings
     from .video.controls import AskedFor
 
@@ -202,6 +208,9 @@ def _pipeline_and_options(arguments) -> tuple:
         arguments.seed, arguments.steps, arguments.sampler, arguments.cfg, arguments.memory_noise,
         AskedFor(arguments.blinks, arguments.head_motion, arguments.expression),
     )  # fmt: skip
+    if arguments.threads is not None and not 1 <= arguments.threads <= MOST_THREADS:
+        raise InputError(f"The number of threads is {arguments.threads}; choose one between 1 and {MOST_THREADS}.")
+    torch.set_num_threads(arguments.threads or choose_threads())
     pipeline = LetsTalkPipeline.load(
         arguments.model or BUNDLED_MODEL,
         arguments.device,
@@ -219,6 +228,10 @@ def _generate(arguments) -> None:
     from .render.render import write_video
 
     pipeline, options = _pipeline_and_options(arguments)
+    if arguments.compile:
+        began = time.monotonic()
+        pipeline.compile()
+        print(f"compiling took {time.monotonic() - began:.0f} s")
     bar, began = ProgressBar(Path(arguments.output)), time.monotonic()
     try:
         frames = write_video(pipeline, arguments.portrait, arguments.audio, arguments.output, observer=bar, **options)

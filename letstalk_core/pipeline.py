@@ -21,6 +21,7 @@ from .audio.load_encoder import BUILT_IN, load_audio_encoder
 from .audio.recording import Recording
 from .config import LetsTalkConfig
 from .errors import InputError
+from .model.acceleration import compile_blocks, quantise
 from .model.checkpoint import LetsTalkModel, load_bundled_autoencoder, load_checkpoint
 from .model.lora import apply_loras
 from .model.together import Together
@@ -35,6 +36,7 @@ from .weights import add_to_digest
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "weights" / "letstalk-portraits-256.safetensors"
 LOOKAHEAD = 0.12  # seconds of sound after a clip that `stream` waits for; more of it makes no better mouths (measured)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("auto", *DTYPES, "int8")
 
 
 class LetsTalkPipeline:
@@ -48,6 +50,7 @@ class LetsTalkPipeline:
         self.model, self.autoencoder, self.audio_encoder = model, autoencoder, audio_encoder
         self.config = model.config
         self.denoiser: Callable[..., Tensor] = model.transformer  # what samplers evaluate
+        self.computing = ""  # what decides frames beside the parts' weights and dtypes, as text
         _check_parts(self.config, autoencoder, audio_encoder)
 
     @classmethod
@@ -66,11 +69,11 @@ class LetsTalkPipeline:
 
         loras: (path, strength) of each LoRA to add to its weights (see lora.apply_loras).
 
-        device: "auto", "cpu", "cuda", "cuda:1", "mps". dtype: "auto", "fp32", "bf16", "fp16"; auto is bf16 on CUDA that
-        has units for it, else fp32, but for an autoencoder that looks at the portrait, on a CPU with such units (0.6 of
-        the time, measured). Units decide and no timing, so that a video that is resumed has the same frames. A warning
-        says where the hardware only emulates bf16. Raises InputError (CheckpointError for the file itself) with what is
-        missing and how to give it.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps". dtype: one of PRECISIONS. auto is bf16 on CUDA that has units
+        for it, else fp32, but for an autoencoder that looks at the portrait, on a CPU with such units (0.6 of the time,
+        measured); int8, on a CPU, is the same but for the linear layers of the transformer's blocks. Units decide and
+        no timing, so that a video that is resumed has the same frames. A warning says where the hardware only emulates
+        bf16. Raises InputError (CheckpointError for the file itself) with what is missing and how to give it.
         """
         if Path(path) == BUNDLED_MODEL and not BUNDLED_MODEL.exists():
             raise InputError(
@@ -79,9 +82,11 @@ class LetsTalkPipeline:
             )
         model = load_checkpoint(path)
         apply_loras(model, loras)
-        if dtype not in ("auto", *DTYPES):
-            raise InputError(f"The dtype is {dtype!r}; choose auto, {', '.join(DTYPES)}.")
+        if dtype not in PRECISIONS:
+            raise InputError(f"The dtype is {dtype!r}; choose {', '.join(PRECISIONS)}.")
         chosen = choose_device(device)
+        if dtype == "int8" and chosen.type != "cpu":
+            raise InputError(f"int8 is computed on CPUs only; choose bf16 for {chosen.type}, or --device cpu.")
         pipeline = cls(
             model,
             _find_autoencoder(model.config, path, autoencoder),
@@ -91,12 +96,32 @@ class LetsTalkPipeline:
         if dtype == "bf16" and not has_bf16:
             warnings.warn("This hardware emulates bf16, many times slower than fp32; choose fp32.", stacklevel=2)
         precision = DTYPES.get(dtype) or (torch.bfloat16 if chosen.type == "cuda" and has_bf16 else torch.float32)
-        halved = dtype == "auto" and pipeline.autoencoder.guided and has_bf16
+        halved = dtype in ("auto", "int8") and pipeline.autoencoder.guided and has_bf16
         pipeline.model.to(chosen, precision)
         layout = torch.channels_last if pipeline.autoencoder.guided else torch.preserve_format  # two thirds of the time
         pipeline.autoencoder.to(chosen, torch.bfloat16 if halved else precision, memory_format=layout)
         pipeline.audio_encoder.to(chosen)
+        if dtype == "int8":
+            pipeline._quantise()
         return pipeline
+
+    def _quantise(self) -> None:
+        _ = self._weights_digest  # of weights that are packed from now on
+        quantise(self.model.transformer)
+        self.computing = " int8"
+
+    def compile(self) -> None:
+        """Compile the transformer's blocks, which takes a minute the first time and pays on graphics cards; a warning
+        says where it cannot be done."""
+        transformer, side = self.config.transformer, self.config.image_size // self.autoencoder.downscale
+        place, count = (transformer.latent_channels, side, side), transformer.clip_frames
+        audio = (1, count, self.config.audio.tokens, self.config.audio.width)
+        shapes = {"latents": (1, count, *place), "portrait": (1, *place), "audio_tokens": audio}
+        if transformer.memory_frames:
+            shapes["memory"] = (1, transformer.memory_frames, *place)
+        clip = {name: torch.zeros(shape, device=self.device) for name, shape in shapes.items()}
+        if compile_blocks(self.model.transformer, {**clip, "timesteps": torch.zeros(1, device=self.device)}):
+            self.computing = " compiled"
 
     @property
     def device(self) -> torch.device:
@@ -175,9 +200,13 @@ class LetsTalkPipeline:
                     yield images_to_pixels(chunk.frames).cpu()
                 made = until
 
-    @functools.cached_property
+    @property
     def digest(self) -> str:
         """The digest of all that the models add to a video: configuration, weights, and what they compute in and on."""
+        return self._weights_digest + self.computing
+
+    @functools.cached_property
+    def _weights_digest(self) -> str:
         digest = hashlib.sha256(f"{json.dumps(self.config.flat(), sort_keys=True)} {self.device.type}".encode())
         digest.update(f"{self.autoencoder.config} {self.autoencoder.latent_scale}".encode())
         digest.update(f" {self.audio_encoder.settings}".encode())

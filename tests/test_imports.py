@@ -27,6 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "pixels": set(),
     "precision": {"errors"},
     "files": {"errors"},
+    "threads": {"errors", "files"},
     "weights": {"errors", "files"},
     "model": {"errors", "config", "weights"},  # weights: how a model's file is written and filled in
     "diffusion": {"config"},
@@ -39,7 +40,7 @@ ROOMS: dict[str, set[str]] = {
 }
 ROOMS["training"] = ROOMS["data"] | ROOMS["render"] | {"render", "data"}
 ROOMS["evaluation"] = ROOMS["training"] | {"training"}
-ROOMS["cli"] = ROOMS["evaluation"] | {"evaluation"}
+ROOMS["cli"] = ROOMS["evaluation"] | {"evaluation", "threads"}
 ROOMS["__main__"] = {"cli"}
 ROOMS["__init__"] = set(ROOMS)  # names of the package's face, imported when they are used
 
