@@ -12,7 +12,9 @@ Parts (default: those that fit the device):
     optimiser  a step of AdamW and of the average: plain, foreach, fused
     tokens     a forward of linear-B at 256 to 1024 px, and the exponent of time over tokens
     cpu        one forward of linear-S and linear-B on one thread, in CPU seconds
+    int8       how many times as fast the linear layers in int8 make a forward, on this number of threads
     bundled    a second of video of the bundled model, by what it is spent on
+    streams    frames a second of 1 to 8 videos at once, one batch
 Nothing else should run beside it. --tiny: a small model, to try the script. Prints a table; --json writes the numbers.
 """
 
@@ -21,7 +23,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,9 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.stages import stages, streams
 from letstalk_core.config import PAPER, PRESETS, LetsTalkConfig
+from letstalk_core.model.acceleration import quantise
 from letstalk_core.model.checkpoint import LetsTalkModel
 from letstalk_core.model.transformer import GRADIENT_CHECKPOINTING
 from letstalk_core.precision import choose_device
@@ -41,7 +44,6 @@ from letstalk_core.training.training_config import TransformerTraining
 from letstalk_core.training.transformer_loss import Denoiser, TransformerLoss
 from letstalk_core.video.clips import ClipSampler, SamplingSettings
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 SECONDS = 1.5  # that a measurement is repeated for, after WARM runs
 WARM = 3
 
@@ -142,18 +144,20 @@ class Bench:
         jobs = [("batch 4", self.config, 4, self.side), ("batch 8", self.config, 8, self.side)]
         jobs += [] if self.tiny else [("small, 64 clips", small, 64, 8)]
         for name, config, batch, side in jobs:
-            for way in ("eager", "compiled") if self.device.type == "cuda" else ("eager",):
-                if self.device.type == "cuda":
+            on_gpu = self.device.type == "cuda"
+            for way in ("eager", "compiled", "selective", "compiled selective") if on_gpu else ("eager",):
+                if on_gpu:
                     torch.cuda.reset_peak_memory_stats()
-                seconds = self.timed(self.training_step(config, batch, side, way == "compiled"))
+                seconds = self.timed(self.training_step(config, batch, side, way))
                 found[f"{name}, {way}, clips/s"] = batch / seconds
-                if self.device.type == "cuda":
+                if on_gpu:
                     found[f"{name}, {way}, GB"] = torch.cuda.max_memory_allocated() / 1e9
         return found
 
-    def training_step(self, config: LetsTalkConfig, batch: int, side: int, compile_blocks: bool) -> Callable[[], None]:
+    def training_step(self, config: LetsTalkConfig, batch: int, side: int, way: str) -> Callable[[], None]:
         model = self.model(config).train().requires_grad_(True)
-        if compile_blocks:
+        model.transformer.gradient_checkpointing = "selective" if "selective" in way else "none"
+        if "compiled" in way:
             compiled(model.transformer)
         settings = TransformerTraining(
             run="none", preset="tiny", data="avatar", data_path="none", memory_pixel_noise=False
@@ -240,7 +244,22 @@ class Bench:
         return found
 
     def bundled(self) -> dict[str, float]:
-        return bundled(self.device, self.timed)
+        return stages(self.device, self.timed)
+
+    def streams(self) -> dict[str, float]:
+        return streams(self.device)
+
+    @torch.inference_mode()
+    def int8(self) -> dict[str, float]:
+        found = {}
+        for name, config, side in (("bundled", PRESETS["bundled"], 8), ("S 256", PAPER["linear-S"], 8)):
+            model, given = self.model(config).transformer, self.inputs(1, side, config)
+            if not config.transformer.memory_frames:
+                del given["memory"]
+            plain = self.timed(lambda model=model, given=given: model(**given))
+            quantise(model)
+            found[f"{name}, times as fast"] = plain / self.timed(lambda model=model, given=given: model(**given))
+        return found
 
 
 def captured(transformer: nn.Module, given: dict[str, Tensor]) -> Callable[..., Tensor]:
@@ -267,73 +286,17 @@ def compiled(transformer: nn.Module) -> nn.Module:
     return transformer
 
 
-@torch.inference_mode()
-def bundled(device: torch.device, timed: Callable[[Callable[[], object]], float]) -> dict[str, float]:
-    """Milliseconds of each stage for a second of video."""
-    from letstalk_core.audio.recording import Recording
-    from letstalk_core.picture.picture_file import read_image
-    from letstalk_core.pipeline import LetsTalkPipeline
-    from letstalk_core.pixels import images_to_pixels
-    from letstalk_core.video.writer import VideoWriter
-
-    assets = REPOSITORY / "assets"
-    pipeline = LetsTalkPipeline.load(device=str(device))
-    config, frames = pipeline.config, pipeline.config.transformer.clip_frames
-    portrait = pipeline.crop(read_image(assets / "portrait.jpg"))
-    stream = pipeline.stream_audio(Recording(assets / "speech.wav"))
-    features = stream[0 : 4 * frames]
-    sampler = ClipSampler(pipeline.model, pipeline.encode_portrait(portrait), features, SamplingSettings())
-    clips, decode = list(sampler.clips()), pipeline.decoder(portrait)
-    latents = torch.cat([clip.latents for clip in clips])
-    images = torch.cat([decode(part) for part in latents.split(frames)])
-    pixels, target = images_to_pixels(images).cpu(), Path("performance-benchmark.mp4")
-
-    def write() -> None:
-        with VideoWriter(target, config.image_size, config.image_size, config.fps) as writer:
-            writer.write(pixels)
-        target.unlink()
-
-    made = len(latents) / config.fps  # seconds of video
-    stages = {
-        "hearing": (lambda: pipeline.encode_audio(torch.zeros(1, 16000 * 6), 16000), 6.0),
-        "sampling": (lambda: list(sampler.clips()), made),
-        "decoding": (lambda: decode(latents[:frames]), frames / config.fps),
-        "to bytes": (lambda: images_to_pixels(images).cpu(), made),
-        "H.264": (write, made),
-    }
-    found = {f"{name}, ms": 1000 * timed(run) / length for name, (run, length) in stages.items()}
-    return {**found, "files to first frame, ms": 1000 * first_frame(pipeline, assets)}
-
-
-def first_frame(pipeline, assets: Path) -> float:
-    """Seconds from two files to the first frames of their video, with a model that is loaded."""
-    from letstalk_core.render.render import Observer, write_video
-
-    class First(Observer):
-        def advance(self, frames: int, picture: Tensor) -> None:
-            raise InterruptedError
-
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        try:
-            write_video(
-                pipeline, assets / "portrait.jpg", assets / "speech.wav", Path(folder) / "out.mp4", observer=First()
-            )
-        except InterruptedError:
-            return time.perf_counter() - began
-    raise SystemExit("no frame was made")
-
-
 def main() -> None:
-    of_gpus = ("forward", "sampling", "training", "optimiser", "tokens")
+    of_gpus = ("forward", "sampling", "training", "optimiser", "tokens", "bundled", "streams")
+    of_cpus = ("cpu", "int8", "bundled", "streams")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", choices=[*of_gpus, "activations", "cpu", "bundled", []])
+    parser.add_argument("parts", nargs="*", metavar="PART", choices=[*of_gpus, *of_cpus, "activations", []])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
-    parts = arguments.parts or (("cpu", "bundled") if device.type == "cpu" else (*of_gpus, "bundled"))
+    parts = arguments.parts or (of_cpus if device.type == "cpu" else of_gpus)
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     report = {"machine": machine, "torch": torch.__version__}
     print(f"{machine}, torch {torch.__version__}\n\n| part | | |\n|---|---|---|")

@@ -109,7 +109,8 @@ def count_step(
     if depth <= 2 or config.frozen:
         return count(depth)
     one, two = dataclasses.asdict(count(1)), dataclasses.asdict(count(2))
-    return Work(**{name: one[name] + (depth - 1) * (two[name] - one[name]) for name in one})
+    whole = {name: one[name] + (depth - 1) * (two[name] - one[name]) for name in one}
+    return Work(**whole | {"working": max(whole["working"], two["working"])})  # what one block alone needs, two do not
 
 
 def _count_batch(config: TransformerTraining, model_config: LetsTalkConfig, side: int, kind: str, dtype) -> Work:
