@@ -158,6 +158,8 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--autoencoder", metavar="PATH", help="for a model that does not bundle one")
     parser.add_argument("--audio-encoder", metavar="PATH", help="wav2vec2, for a model that needs it")
     parser.add_argument("--face", default="largest", metavar="largest|none|N", help="which face of the picture")
+    parser.add_argument("--full-picture", action="store_true", help="not the face alone: it speaks in its picture")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="of the square video; default: the model's own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="denoising steps; default: the model's own")
     parser.add_argument("--sampler", choices=tuple(SAMPLERS), help="default: the model's own")
@@ -219,7 +221,7 @@ def _pipeline_and_options(arguments) -> tuple:
         arguments.audio_encoder,
         arguments.lora,
     )
-    names = ("face", "max_seconds", "audio_track", "encoder", "resume", "keep_work")
+    names = ("face", "max_seconds", "audio_track", "encoder", "size", "full_picture", "resume", "keep_work")
     return pipeline, {"settings": settings, **{name: getattr(arguments, name) for name in names}}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as functional
 from torch import Tensor
 
 from .audio.encoder import AudioEncoder, FeatureStream
@@ -146,15 +147,24 @@ class LetsTalkPipeline:
         return self.autoencoder.encode(portrait.image[None].to(self.device)).float()
 
     @torch.inference_mode()
-    def decoder(self, portrait: Portrait) -> Callable[[Tensor], Tensor]:
-        """What makes frames float32 [n,3,H,W] in -1..1, on the pipeline's device, of latents [n,C,h,w], in a video of
-        this portrait."""
+    def decoder(self, portrait: Portrait, side: int | None = None) -> Callable[[Tensor], Tensor]:
+        """What makes frames float32 [n,3,side,side] in -1..1, on the pipeline's device, of latents [n,C,h,w], in a
+        video of this portrait.
+
+        side: None is the model's own size. With a guided autoencoder larger frames are as sharp as the picture that the
+        portrait is from, since that is what moves, up to portrait.MOST_DETAIL; with another one they are resized.
+        """
         seen = self.autoencoder.look_at(portrait.image[None].to(self.device))
-        return functools.partial(self._decode, seen=seen)
+        if seen is not None and side is not None:
+            seen = seen._replace(picture=portrait.at(side)[None].to(self.device))
+        return functools.partial(self._decode, seen=seen, side=side)
 
     @torch.inference_mode()
-    def _decode(self, latents: Tensor, seen: Seen | None) -> Tensor:
-        return self.autoencoder.decode(latents.float(), seen)
+    def _decode(self, latents: Tensor, seen: Seen | None, side: int | None) -> Tensor:
+        frames = self.autoencoder.decode(latents.float(), seen)
+        if side in (None, frames.shape[-1]):
+            return frames
+        return functional.interpolate(frames, (side, side), mode="bicubic", antialias=True).clamp(-1, 1)
 
     @contextlib.contextmanager
     def together(self, most: int) -> Iterator[None]:
@@ -174,13 +184,15 @@ class LetsTalkPipeline:
         settings: SamplingSettings | None = None,
         clip_frames: int | None = None,
         lookahead: float = LOOKAHEAD,
+        side: int | None = None,
     ) -> Iterator[Tensor]:
         """Yield frames uint8 [n,H,W,3] on the CPU while sound comes in; they last as long as it, in all.
 
         A clip is made as soon as its sound and `lookahead` seconds after it are there: its first frame is late by the
         clip, the lookahead, and what computing it takes. clip_frames: of a clip; None takes the model's own, fewer come
-        sooner. audio: gives the next samples, [channels, n] or [n] in -1..1, and may wait for them. Raises InputError
-        for samples that are no sound, and for a control's track with a value for each frame: nobody knows how many.
+        sooner. audio: gives the next samples, [channels, n] or [n] in -1..1, and may wait for them. side: see decoder.
+        Raises InputError for samples that are no sound, and for a control's track with a value for each frame: nobody
+        knows how many.
         """
         settings = settings or SamplingSettings()
         if any(isinstance(track, tuple) for track in settings.asked.tracks.values()):
@@ -189,7 +201,7 @@ class LetsTalkPipeline:
         sampler = ClipSampler(
             self.model, self.encode_portrait(portrait), features, settings, None, clip_frames, self.denoiser
         )
-        decode, made, memory = self.decoder(portrait), 0, None
+        decode, made, memory = self.decoder(portrait, side), 0, None
         for samples in itertools.chain(audio, (None,)):
             ended = samples is None
             features.end() if ended else features.add(samples)

@@ -21,6 +21,7 @@ DEFAULT_SAMPLER = "as the model says"
 SAMPLER_NAMES = [DEFAULT_SAMPLER, *SAMPLERS]
 PICTURES = ("crop", "full picture")
 MEMORY_NOISE = 0.0  # the core's default
+MOST_SIZE = 1024  # render.MOST_SIZE
 
 
 def encoded_inputs() -> list[io.Input]:
@@ -110,6 +111,21 @@ def sampling_inputs() -> list[io.Input]:
     ]
 
 
+def size_input() -> io.Input:
+    """Of the square frames; last, so that widgets that were saved before keep their places."""
+    return io.Int.Input(
+        "size",
+        default=0,
+        min=0,
+        max=MOST_SIZE,
+        step=8,
+        optional=True,
+        advanced=True,
+        tooltip="Side of the square frames in pixels; 0 is the model's own (256). Larger frames are as sharp as the "
+        "picture. A full picture has its own size.",
+    )
+
+
 def _settings(seed: int, steps: int, sampler: str, cfg: float, memory_noise: float, **asked: float):
     from ..letstalk_core.video.clips import SamplingSettings
     from ..letstalk_core.video.controls import AskedFor
@@ -147,6 +163,7 @@ class LetsTalkSampler(io.ComfyNode):
                 MemorySocket.Input(
                     "letstalk_memory", optional=True, tooltip="Of an earlier sampler: goes on where that one ended."
                 ),
+                size_input(),
             ],
             outputs=[
                 io.Image.Output("images", display_name="images", tooltip="The frames, 25 a second."),
@@ -157,7 +174,7 @@ class LetsTalkSampler(io.ComfyNode):
     @classmethod
     def execute(
         cls, letstalk_model, letstalk_portrait, letstalk_audio, start_frame: int, frames: int,
-        letstalk_memory: Memory | None = None, **sampling,
+        letstalk_memory: Memory | None = None, size: int = 0, **sampling,
     ) -> io.NodeOutput:  # fmt: skip
         from ..letstalk_core.pixels import images_to_pictures, pictures_to_pixels
         from ..letstalk_core.video.clips import ClipSampler
@@ -171,8 +188,9 @@ class LetsTalkSampler(io.ComfyNode):
             before = first % pipeline.config.transformer.clip_frames  # made again, but not handed out
             progress = Progress(pipeline, before + last - first, settings)
             sampler = ClipSampler(pipeline.model, latents.to(pipeline.device), features, settings, progress.step)
-            decode = pipeline.decoder(letstalk_portrait.portrait)
-            for chunk in sampler.chunks(decode, first, last, letstalk_memory and letstalk_memory.bank):
+            decode = pipeline.decoder(letstalk_portrait.portrait, size or None)
+            bank = letstalk_memory and letstalk_memory.bank
+            for chunk in sampler.chunks(decode, first, last, bank, size or None):
                 made.append(images_to_pictures(chunk.frames).cpu().contiguous())
                 before += len(chunk.frames)
                 progress.advance(before, pictures_to_pixels(made[-1][-1]))
@@ -194,8 +212,8 @@ class MemoryBankLongVideo(io.ComfyNode):
                 io.Combo.Input(
                     "picture",
                     options=list(PICTURES),
-                    default="crop",
-                    tooltip="crop: the square around the face. full picture: the face pasted back into the original.",
+                    default="full picture",
+                    tooltip="full picture: the face speaks in its picture. crop: the square around the face.",
                 ),
                 *sampling_inputs(),
                 io.Combo.Input(
@@ -206,6 +224,7 @@ class MemoryBankLongVideo(io.ComfyNode):
                     advanced=True,
                     tooltip="x264 works everywhere. The others need a graphics card or chip with an encoder.",
                 ),
+                size_input(),
             ],
             outputs=[io.Video.Output("video", display_name="video", tooltip="For Save Video. A file, not images.")],
             hidden=[io.Hidden.unique_id],
@@ -213,7 +232,8 @@ class MemoryBankLongVideo(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, letstalk_model, letstalk_portrait, letstalk_audio, picture: str, encoder: str = "x264", **sampling,
+        cls, letstalk_model, letstalk_portrait, letstalk_audio, picture: str, encoder: str = "x264", size: int = 0,
+        **sampling,
     ) -> io.NodeOutput:  # fmt: skip
         from ..letstalk_core.render.job import VideoJob
         from ..letstalk_core.render.render import render_video
@@ -223,7 +243,13 @@ class MemoryBankLongVideo(io.ComfyNode):
         paste_back = _paste_back(letstalk_portrait) if picture == "full picture" else None
         with on_device(letstalk_model) as pipeline:
             job = VideoJob(
-                pipeline, letstalk_portrait.portrait, letstalk_audio.recording, settings, paste_back, encoder
+                pipeline,
+                letstalk_portrait.portrait,
+                letstalk_audio.recording,
+                settings,
+                paste_back,
+                encoder,
+                None if paste_back else size or None,
             )
             progress = Progress(pipeline, job.frames, settings, cls.hidden.unique_id)
             path = _in_folder(folder_paths.get_temp_directory(), f"letstalk_long_video_{secrets.token_hex(6)}.mp4")

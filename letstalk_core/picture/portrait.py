@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch.nn.functional as functional
 from torch import Tensor
 
 from ..errors import InputError
@@ -19,6 +20,7 @@ from .similarity import cut, size_of, square_at
 # changes the latents of two people alike only where both mouths lie at the same place.
 FRAMING = np.array([(0.379, 0.467), (0.621, 0.467), (0.5, 0.706)])
 FACE_MARGIN = 1.42  # side of that square / side of an average face box
+MOST_DETAIL = 1024  # pixels along a side of the finest square that is kept
 MIN_SIDE = 16  # pixels; smaller pictures show no face
 MOST_YAW = 25.0  # degrees that a head may be turned without a warning
 HIDDEN = 0.9  # from here on a mouth counts as hidden
@@ -30,13 +32,23 @@ class Portrait:
 
     image [3, size, size] float32 in -1..1; square float64 [2,3] is the similarity from the picture's pixels to the
     image's (similarity.py), which may reach outside the picture (the missing part is mirrored); original_size
-    (width, height) of the picture; warnings are sentences for the user.
+    (width, height) of the picture; warnings are sentences for the user. detail is the square at the picture's own
+    resolution, at most MOST_DETAIL, where that is finer than `image`.
     """
 
     image: Tensor
     square: np.ndarray
     original_size: tuple[int, int]
     warnings: tuple[str, ...] = ()
+    detail: Tensor | None = None
+
+    def at(self, side: int) -> Tensor:
+        """The square [3,side,side] in -1..1, as sharp as the picture allows."""
+        finest = self.image if self.detail is None else self.detail
+        if side == self.image.shape[-1]:
+            return self.image
+        resized = functional.interpolate(finest[None], (side, side), mode="bicubic", antialias=side < finest.shape[-1])
+        return resized[0].clamp(-1, 1)
 
 
 def crop_portrait(
@@ -75,10 +87,14 @@ def crop_portrait(
         )
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    crop = pictures_to_images(
-        cut(np.asarray(image, np.float32), square, size, cv2.BORDER_REFLECT_101).clip(0, 1)
-    ).contiguous()
-    return Portrait(crop, square, (width, height), tuple(notes))
+    finest = min(side, MOST_DETAIL)
+    detail = _cut_out(image, square * (finest / size), finest) if finest > size else None
+    return Portrait(_cut_out(image, square, size), square, (width, height), tuple(notes), detail)
+
+
+def _cut_out(image: np.ndarray, square: np.ndarray, size: int) -> Tensor:
+    crop = cut(np.asarray(image, np.float32), square, size, cv2.BORDER_REFLECT_101)
+    return pictures_to_images(crop.clip(0, 1)).contiguous()
 
 
 def square_of(

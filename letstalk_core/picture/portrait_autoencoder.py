@@ -3,7 +3,8 @@
 The idea of Reference-Guided Deep-Compression VAE (arXiv 2606.01620). A frame becomes small latents; to decode them, the
 portrait's features are warped by a flow that the decoder predicts, finer and finer, and its own picture is blended with
 the warped portrait: pores, hair and background come from the photograph, what it does not show is painted. Nothing runs
-at more than a quarter of the picture's resolution but that warp and that blend, so that a CPU keeps up.
+at more than a quarter of the picture's resolution but that warp and that blend, so that a CPU keeps up. Both can be of
+a finer picture of the portrait than the one that the features are of: frames are then as large and as sharp as it.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ SMALL_PORTRAIT_AE: dict = {
 
 
 class Seen(NamedTuple):
-    """What a decoder needs of a portrait: the picture [1 or n,3,H,W] and its features, finest first; in float32, as
-    they are warped."""
+    """What a decoder needs of a portrait: the picture [1 or n,3,H,W], of any size, and its features, finest first; in
+    float32, as they are warped."""
 
     picture: Tensor
     features: list[Tensor]
@@ -141,7 +142,7 @@ class Decoder(nn.Module):
             self.paint.bias.view(4, -1)[:3] = 0.0
 
     def forward(self, latents: Tensor, seen: Seen) -> Tensor:
-        """[n,C,h,w] -> images [n,3,H,W]."""
+        """[n,C,h,w] -> images [n,3,H,W], as large as the portrait's picture."""
         h, flow = self.from_latents(latents.contiguous(memory_format=torch.channels_last)), None
         for level in reversed(range(len(self.levels))):
             features = seen.features[level]
@@ -155,7 +156,10 @@ class Decoder(nn.Module):
             if level > 0:
                 h = functional.pixel_shuffle(self.up[level - 1](h), 2)
         painted = functional.pixel_shuffle(self.paint(self.norm(h)).float(), PATCH)
-        warped = warp(seen.picture, _larger(flow, seen.picture.shape[2:]))
+        size = seen.picture.shape[2:]
+        warped = warp(seen.picture, _larger(flow, size))
+        if painted.shape[2:] != size:
+            painted = _larger(painted, size)
         return torch.lerp(painted[:, :3], warped, painted[:, 3:].sigmoid())
 
 
@@ -169,8 +173,8 @@ def warp(values: Tensor, flow: Tensor) -> Tensor:
     return functional.grid_sample(values.float(), places.movedim(1, -1), padding_mode="border", align_corners=False)
 
 
-def _larger(flow: Tensor, size: tuple[int, ...]) -> Tensor:
-    return functional.interpolate(flow, size=tuple(size), mode="bilinear", align_corners=False)
+def _larger(values: Tensor, size: tuple[int, ...]) -> Tensor:
+    return functional.interpolate(values, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 class PortraitAutoencoder(nn.Module):

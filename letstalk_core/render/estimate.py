@@ -88,7 +88,7 @@ def estimate_rendering(
         _ = job.features[folder.frames : last]
         heard = time.monotonic() - began
         sampler = job.sampler(portrait, stepped, few)
-        for chunk in sampler.chunks(job.decode, folder.frames, last, folder.memory):
+        for chunk in sampler.chunks(job.decode, folder.frames, last, folder.memory, job.frame_side):
             for pixels in job.pixels(chunk.frames):
                 writer.write(pixels)
         drawn = time.monotonic() - at[-1]

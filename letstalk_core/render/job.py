@@ -19,7 +19,7 @@ from ..diffusion.samplers import Callback
 from ..picture.paste_back import PasteBack
 from ..picture.portrait import Portrait
 from ..pipeline import LetsTalkPipeline
-from ..pixels import images_to_pixels, pictures_to_pixels
+from ..pixels import images_to_pixels
 from ..video.clips import ClipSampler, SamplingSettings
 
 JOB_FORMAT = 2  # raised when the same inputs begin to give other frames, so that old segments are not gone on with
@@ -31,7 +31,8 @@ class VideoJob:
     """Everything that decides a video: who speaks what, and how it is sampled.
 
     portrait: the crop that speaks. paste_back: puts each frame into the picture that the crop is from; None leaves the
-    square as it is. encoder: one of video.h264.ENCODERS.
+    square as it is. encoder: one of video.h264.ENCODERS. side: of the square frames in pixels; None is as fine as the
+    picture where they are pasted back, else the model's own.
     """
 
     pipeline: LetsTalkPipeline
@@ -40,6 +41,7 @@ class VideoJob:
     settings: SamplingSettings
     paste_back: PasteBack | None = None
     encoder: str = "x264"
+    side: int | None = None
 
     @property
     def frames(self) -> int:
@@ -58,7 +60,14 @@ class VideoJob:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
-        return self.paste_back.portrait.original_size if self.paste_back else (self.pipeline.config.image_size,) * 2
+        return self.paste_back.portrait.original_size if self.paste_back else (self.frame_side,) * 2
+
+    @property
+    def frame_side(self) -> int:
+        """Of the square frames, in pixels."""
+        if self.side is None and self.paste_back and self.portrait.detail is not None:
+            return self.portrait.detail.shape[-1]
+        return self.side or self.pipeline.config.image_size
 
     @property
     def segment_frames(self) -> int:
@@ -86,12 +95,15 @@ class VideoJob:
         }
         if self.encoder != "x264":  # videos that were begun before there was a choice go on
             decides["encoder"] = self.encoder
+        if self.frame_side != self.pipeline.config.image_size:
+            finest = self.portrait.at(self.frame_side).contiguous().numpy()
+            decides["frames"] = [self.frame_side, hashlib.sha256(finest).hexdigest()]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     @functools.cached_property
     def decode(self) -> Callable[[Tensor], Tensor]:
         """Latents [n,C,h,w] -> frames [n,3,H,W] in -1..1, on the pipeline's device."""
-        return self.pipeline.decoder(self.portrait)
+        return self.pipeline.decoder(self.portrait, self.frame_side)
 
     def sampler(self, portrait: Tensor, callback: Callback, settings: SamplingSettings | None = None) -> ClipSampler:
         """What makes the clips, from the portrait's latents [1,C,h,w]; settings: in place of the job's own."""
@@ -104,4 +116,4 @@ class VideoJob:
             yield images_to_pixels(frames).cpu()  # a quarter of the bytes travel
         else:
             for frame in frames.cpu().split(1):  # a large picture sixteen times would fill the memory
-                yield pictures_to_pixels(self.paste_back(frame))
+                yield self.paste_back.pixels(frame)

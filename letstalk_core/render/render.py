@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ..audio.recording import Recording, SampleReader
 from ..diffusion.samplers import check_sampler
 from ..errors import InputError
 from ..files import cannot_write, create_part, move_into_place
+from ..picture.paste_back import PasteBack
 from ..picture.picture_file import read_image
+from ..picture.portrait import MOST_DETAIL, Portrait
 from ..pipeline import LetsTalkPipeline
 from ..video.clips import SamplingSettings
 from ..video.writer import FORMATS, VideoWriter, check_encoder
@@ -19,6 +23,8 @@ from .behind import Behind
 from .estimate import PeakMemory, RenderEstimate, check_disk, estimate_rendering
 from .job import VideoJob
 from .segments import WorkFolder, work_folder_of
+
+LEAST_SIZE, MOST_SIZE = 64, MOST_DETAIL  # pixels along a side of a square video
 
 
 class Observer:
@@ -48,6 +54,8 @@ def write_video(
     max_seconds: float | None = None,
     audio_track: int | None = None,
     encoder: str = "x264",
+    size: int | None = None,
+    full_picture: bool = False,
     observer: Observer | None = None,
     resume: bool = True,
     keep_work: bool = False,
@@ -55,18 +63,31 @@ def write_video(
     """Make a talking video of any length from the files of a picture and a recording; returns its number of frames.
 
     face: which one of the picture (portrait.crop_portrait). max_seconds: only the beginning of the recording.
-    audio_track: which of several (Recording). encoder: of the pictures, one of video.h264.ENCODERS. The other arguments
-    are render_video's. Raises InputError for anything wrong with the inputs or the output, and for an encoder that
-    cannot be used here.
+    audio_track: which of several (Recording). encoder: of the pictures, one of video.h264.ENCODERS. size: of the
+    square video in pixels, LEAST_SIZE to MOST_SIZE; None is the model's own. full_picture: the video has the picture's
+    size and all that is in it, and the face speaks in its place. The other arguments are render_video's. Raises
+    InputError for anything wrong with the inputs or the output, and for an encoder that cannot be used here.
     """
     for source in (portrait, audio):
         if os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source):
             raise InputError(f"The output {output} is one of the inputs; give it another name.")
+    if size is not None and (full_picture or not LEAST_SIZE <= size <= MOST_SIZE):
+        what = "the whole picture has its own" if full_picture else f"choose one between {LEAST_SIZE} and {MOST_SIZE}"
+        raise InputError(f"The size of the video is {size} pixels; {what}.")
     recording = Recording(audio, max_seconds, audio_track)
     with PeakMemory() as reading:
-        square = pipeline.crop(read_image(portrait), face)
-    job = VideoJob(pipeline, square, recording, settings or SamplingSettings(), encoder=encoder)
+        picture = read_image(portrait)
+        square = pipeline.crop(picture, face)
+        paste_back = paste_into(pipeline, picture, square) if full_picture else None
+        del picture
+    job = VideoJob(pipeline, square, recording, settings or SamplingSettings(), paste_back, encoder, size)
     return render_video(job, output, observer, resume=resume, keep_work=keep_work, memory=reading.bytes)
+
+
+def paste_into(pipeline: LetsTalkPipeline, picture: np.ndarray, portrait: Portrait) -> PasteBack:
+    """What puts frames of a portrait into the picture [H,W,3] that it was cropped from."""
+    reconstruction = pipeline.decoder(portrait)(pipeline.encode_portrait(portrait))[0].cpu()
+    return PasteBack(torch.from_numpy(picture), portrait, reconstruction)
 
 
 def render_video(
@@ -126,7 +147,7 @@ def _render_segments(job: VideoJob, portrait: Tensor, folder: WorkFolder, observ
         memory, made = folder.memory, first
         segment = VideoWriter(folder.next_segment, *job.size, job.fps, audio, encoder=job.encoder)
         with segment as writer, Behind(writer.write) as write:
-            for chunk in sampler.chunks(job.decode, first, last, memory):
+            for chunk in sampler.chunks(job.decode, first, last, memory, job.frame_side):
                 memory, made = chunk.memory, made + len(chunk.frames)
                 for pixels in job.pixels(chunk.frames):
                     write(pixels)

@@ -152,12 +152,14 @@ class ClipSampler:
         first: int = 0,
         last: int | None = None,
         memory: MemoryBank | None = None,
+        side: int | None = None,
     ) -> Iterator[Chunk]:
         """Yield frames first .. last - 1 of the video (to its end where last is None), a few at a time.
 
         A stretch that ends inside a clip leaves the memory of the clip's start, and whoever goes on from it makes that
         clip again, so that a video in two stretches equals the same video in one. decode: latents [n,C,h,w] -> frames
-        [n,3,H,W]. memory: from an earlier stretch; None begins at the portrait. InputError where the frames do not lie
+        [n,3,H,W]. memory: from an earlier stretch; None begins at the portrait. side: of the frames that decode makes;
+        None is the model's own. InputError where the frames do not lie
         within the recording, begin before the memory, or come out as NaN.
         """
         last = len(self.features) if last is None else last
@@ -173,7 +175,7 @@ class ClipSampler:
             raise InputError(
                 f"The memory ends at frame {memory.frames}, but frame {first} was asked for; go on where it ends."
             )
-        at_a_time = max(1, DECODED_PIXELS // self.config.image_size**2)
+        at_a_time = max(1, DECODED_PIXELS // (side or self.config.image_size) ** 2)
         for clip in self.clips(memory, end - border):
             stop = clip.memory.frames
             start = stop - len(clip.latents)
