@@ -170,6 +170,9 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--blinks", type=float, default=16.0, metavar="N", help="a minute, 0 to 60 (default: 16)")
     parser.add_argument("--head-motion", type=float, default=1.0, metavar="N", help="0 still to 2 (default: 1)")
     parser.add_argument("--expression", type=float, default=0.0, metavar="N", help="-1 sad to 1 smiling (default: 0)")
+    parser.add_argument(
+        "--motion", metavar="FILE.json", help="of head and face over time; it comes before the three above"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16", "int8"))
     parser.add_argument("--threads", type=int, metavar="N", help="of a CPU; default: measured once on each machine")
@@ -201,10 +204,12 @@ def _pipeline_and_options(arguments) -> tuple:
     """The pipeline, and what render.write_video takes beside it and the files."""
     import torch
 
+    from .files import read_text
     from .pipeline import BUNDLED_MODEL, LetsTalkPipeline
     from .threads import MOST_THREADS, choose_threads
     from .video.clips import SamplingSettings
     from .video.controls import AskedFor
+    from .video.motion_keys import Motion
 
     settings = SamplingSettings(
         arguments.seed, arguments.steps, arguments.sampler, arguments.cfg, arguments.memory_noise,
@@ -221,8 +226,9 @@ def _pipeline_and_options(arguments) -> tuple:
         arguments.audio_encoder,
         arguments.lora,
     )
+    motion = arguments.motion and Motion.parse(read_text(arguments.motion, "motion"))
     names = ("face", "max_seconds", "audio_track", "encoder", "size", "full_picture", "resume", "keep_work")
-    return pipeline, {"settings": settings, **{name: getattr(arguments, name) for name in names}}
+    return pipeline, {"settings": settings, "motion": motion, **{name: getattr(arguments, name) for name in names}}
 
 
 def _generate(arguments) -> None:

@@ -34,6 +34,15 @@ def check_file(path: str | Path, kind: str) -> Path:
     return path
 
 
+def read_text(path: str | Path, kind: str) -> str:
+    """A small text file; InputError as for check_file, and where it is no text."""
+    path = check_file(path, kind)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text in UTF-8; save it as such.") from error
+
+
 def find_files(folder: str | Path, suffixes: Sequence[str], what: str) -> list[Path]:
     """The files with these suffixes in a folder and below, by their names; hidden ones are passed over.
 

@@ -9,11 +9,12 @@ from comfy_api.latest import ComfyExtension, io
 
 from .encode import EncodeAudio, EncodePortrait, LetsTalkAudioFile, LetsTalkExample
 from .load import WEIGHTS, LoadLetsTalkModel
+from .motion import LetsTalkMotion
 from .sample import LetsTalkPasteBack, LetsTalkSampler, MemoryBankLongVideo
 
 NODES = [
     LoadLetsTalkModel, EncodeAudio, EncodePortrait, LetsTalkSampler, MemoryBankLongVideo, LetsTalkPasteBack,
-    LetsTalkAudioFile, LetsTalkExample,
+    LetsTalkAudioFile, LetsTalkExample, LetsTalkMotion,
 ]  # fmt: skip
 
 folder_paths.add_model_folder_path("letstalk", os.path.join(folder_paths.models_dir, "letstalk"))

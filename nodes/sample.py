@@ -15,7 +15,16 @@ from ..letstalk_core.errors import InputError
 from ..letstalk_core.video.h264 import ENCODERS
 from .load import CATEGORY
 from .runtime import Progress, check_same_model, on_device, show_progress, tell
-from .types import AudioSocket, Memory, MemorySocket, ModelSocket, PortraitSocket
+from .types import (
+    AudioSocket,
+    EncodedAudio,
+    LoadedModel,
+    Memory,
+    MemorySocket,
+    ModelSocket,
+    MotionSocket,
+    PortraitSocket,
+)  # fmt: skip
 
 DEFAULT_SAMPLER = "as the model says"
 SAMPLER_NAMES = [DEFAULT_SAMPLER, *SAMPLERS]
@@ -111,27 +120,54 @@ def sampling_inputs() -> list[io.Input]:
     ]
 
 
-def size_input() -> io.Input:
-    """Of the square frames; last, so that widgets that were saved before keep their places."""
-    return io.Int.Input(
-        "size",
-        default=0,
-        min=0,
-        max=MOST_SIZE,
-        step=8,
-        optional=True,
-        advanced=True,
-        tooltip="Side of the square frames in pixels; 0 is the model's own (256). Larger frames are as sharp as the "
-        "picture. A full picture has its own size.",
-    )
+def last_inputs() -> list[io.Input]:
+    """What came later: at the end, so that widgets that were saved before keep their places."""
+    return [
+        io.Int.Input(
+            "size",
+            default=0,
+            min=0,
+            max=MOST_SIZE,
+            step=8,
+            optional=True,
+            advanced=True,
+            tooltip="Side of the square frames in pixels; 0 is the model's own (256). Larger frames are as sharp as "
+            "the picture. A full picture has its own size.",
+        ),
+        MotionSocket.Input(
+            "letstalk_motion",
+            optional=True,
+            tooltip="From LetsTalk Motion; it comes before blinks, head motion and expression.",
+        ),
+    ]
 
 
-def _settings(seed: int, steps: int, sampler: str, cfg: float, memory_noise: float, **asked: float):
+def _settings(
+    frames: int,
+    fps: float,
+    motion,
+    seed: int,
+    steps: int,
+    sampler: str,
+    cfg: float,
+    memory_noise: float,
+    **asked: float,
+):
+    """For a recording of so many frames; motion: from LetsTalk Motion, or None."""
     from ..letstalk_core.video.clips import SamplingSettings
     from ..letstalk_core.video.controls import AskedFor
 
     named = None if sampler == DEFAULT_SAMPLER else sampler
-    return SamplingSettings(seed, steps or None, named, cfg or None, memory_noise, AskedFor(**asked))
+    wanted = AskedFor(**asked)
+    if motion is not None:
+        wanted = motion.added_to(wanted, frames, fps)
+    return SamplingSettings(seed, steps or None, named, cfg or None, memory_noise, wanted)
+
+
+def _length(model: LoadedModel, audio: EncodedAudio) -> tuple[int, float]:
+    """Frames of the whole recording, and how many of them a second has."""
+    fps = model.pipeline.config.fps
+    return audio.recording.frames(fps), fps
 
 
 class LetsTalkSampler(io.ComfyNode):
@@ -163,7 +199,7 @@ class LetsTalkSampler(io.ComfyNode):
                 MemorySocket.Input(
                     "letstalk_memory", optional=True, tooltip="Of an earlier sampler: goes on where that one ended."
                 ),
-                size_input(),
+                *last_inputs(),
             ],
             outputs=[
                 io.Image.Output("images", display_name="images", tooltip="The frames, 25 a second."),
@@ -174,13 +210,13 @@ class LetsTalkSampler(io.ComfyNode):
     @classmethod
     def execute(
         cls, letstalk_model, letstalk_portrait, letstalk_audio, start_frame: int, frames: int,
-        letstalk_memory: Memory | None = None, size: int = 0, **sampling,
+        letstalk_memory: Memory | None = None, size: int = 0, letstalk_motion=None, **sampling,
     ) -> io.NodeOutput:  # fmt: skip
         from ..letstalk_core.pixels import images_to_pictures, pictures_to_pixels
         from ..letstalk_core.video.clips import ClipSampler
 
         check_same_model(letstalk_model, portrait=letstalk_portrait, audio=letstalk_audio, memory=letstalk_memory)
-        settings = _settings(**sampling)
+        settings = _settings(*_length(letstalk_model, letstalk_audio), letstalk_motion, **sampling)
         made, first = [], letstalk_memory.next_frame if letstalk_memory else start_frame
         with on_device(letstalk_model) as pipeline:
             features, latents = pipeline.stream_audio(letstalk_audio.recording), letstalk_portrait.latents
@@ -224,7 +260,7 @@ class MemoryBankLongVideo(io.ComfyNode):
                     advanced=True,
                     tooltip="x264 works everywhere. The others need a graphics card or chip with an encoder.",
                 ),
-                size_input(),
+                *last_inputs(),
             ],
             outputs=[io.Video.Output("video", display_name="video", tooltip="For Save Video. A file, not images.")],
             hidden=[io.Hidden.unique_id],
@@ -233,13 +269,13 @@ class MemoryBankLongVideo(io.ComfyNode):
     @classmethod
     def execute(
         cls, letstalk_model, letstalk_portrait, letstalk_audio, picture: str, encoder: str = "x264", size: int = 0,
-        **sampling,
+        letstalk_motion=None, **sampling,
     ) -> io.NodeOutput:  # fmt: skip
         from ..letstalk_core.render.job import VideoJob
         from ..letstalk_core.render.render import render_video
 
         check_same_model(letstalk_model, portrait=letstalk_portrait, audio=letstalk_audio)
-        settings = _settings(**sampling)
+        settings = _settings(*_length(letstalk_model, letstalk_audio), letstalk_motion, **sampling)
         paste_back = _paste_back(letstalk_portrait) if picture == "full picture" else None
         with on_device(letstalk_model) as pipeline:
             job = VideoJob(

@@ -19,6 +19,7 @@ ModelSocket = io.Custom("LETSTALK_MODEL")
 AudioSocket = io.Custom("LETSTALK_AUDIO")
 PortraitSocket = io.Custom("LETSTALK_PORTRAIT")
 MemorySocket = io.Custom("LETSTALK_MEMORY")
+MotionSocket = io.Custom("LETSTALK_MOTION")  # a letstalk_core.video.motion_keys.Motion
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ..picture.picture_file import read_image
 from ..picture.portrait import MOST_DETAIL, Portrait
 from ..pipeline import LetsTalkPipeline
 from ..video.clips import SamplingSettings
+from ..video.motion_keys import Motion
 from ..video.writer import FORMATS, VideoWriter, check_encoder
 from .behind import Behind
 from .estimate import PeakMemory, RenderEstimate, check_disk, estimate_rendering
@@ -56,6 +58,7 @@ def write_video(
     encoder: str = "x264",
     size: int | None = None,
     full_picture: bool = False,
+    motion: Motion | None = None,
     observer: Observer | None = None,
     resume: bool = True,
     keep_work: bool = False,
@@ -63,10 +66,11 @@ def write_video(
     """Make a talking video of any length from the files of a picture and a recording; returns its number of frames.
 
     face: which one of the picture (portrait.crop_portrait). max_seconds: only the beginning of the recording.
-    audio_track: which of several (Recording). encoder: of the pictures, one of video.h264.ENCODERS. size: of the
-    square video in pixels, LEAST_SIZE to MOST_SIZE; None is the model's own. full_picture: the video has the picture's
-    size and all that is in it, and the face speaks in its place. The other arguments are render_video's. Raises
-    InputError for anything wrong with the inputs or the output, and for an encoder that cannot be used here.
+    audio_track: which of several (Recording). encoder: of the pictures, one of video.h264.ENCODERS. size: of the square
+    video in pixels, LEAST_SIZE to MOST_SIZE; None is the model's own. full_picture: the video has the picture's size
+    and all that is in it, and the face speaks in its place. motion: of head and face over time, before what `settings`
+    asks for. The other arguments are render_video's. Raises InputError for anything wrong with the inputs or the
+    output, and for an encoder that cannot be used here.
     """
     for source in (portrait, audio):
         if os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source):
@@ -80,7 +84,11 @@ def write_video(
         square = pipeline.crop(picture, face)
         paste_back = paste_into(pipeline, picture, square) if full_picture else None
         del picture
-    job = VideoJob(pipeline, square, recording, settings or SamplingSettings(), paste_back, encoder, size)
+    settings, fps = settings or SamplingSettings(), pipeline.config.fps
+    if motion is not None:
+        asked = motion.added_to(settings.asked, recording.frames(fps), fps)
+        settings = dataclasses.replace(settings, asked=asked)
+    job = VideoJob(pipeline, square, recording, settings, paste_back, encoder, size)
     return render_video(job, output, observer, resume=resume, keep_work=keep_work, memory=reading.bytes)
 
 

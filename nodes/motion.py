@@ -1,0 +1,74 @@
+"""The node that says how the head and the face move."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io, ui
+
+from .load import CATEGORY
+from .types import MotionSocket
+
+EXAMPLE = '{"yaw": [[0, 0], [1.5, 12], [3, 0]], "smile": 0.5}'
+
+
+class LetsTalkMotion(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LetsTalkMotion",
+            display_name="LetsTalk Motion",
+            category=CATEGORY,
+            description="How head, lids, brows, smile and gaze move over time: written down, taken from the head of a "
+            "driving video, or both. Shown as curves.",
+            search_aliases=["head motion", "driving video", "expression", "blink", "control track"],
+            inputs=[
+                io.String.Input(
+                    "keys",
+                    default="{}",
+                    multiline=True,
+                    tooltip="JSON: for each control one value, or keys [seconds, value]. Controls: eyelids 0 to 1, yaw "
+                    "-25 to 25, pitch -16 to 16 and roll -17 to 17 degrees, brows, smile, gaze_x and gaze_y -1 to 1. "
+                    f"Example: {EXAMPLE}",
+                ),
+                io.Video.Input(
+                    "driving_video",
+                    optional=True,
+                    tooltip="Yaw, pitch and roll of the largest face in it; what the keys lead comes before them.",
+                ),
+                MotionSocket.Input(
+                    "letstalk_motion", optional=True, tooltip="Another motion, for the controls that this one leaves."
+                ),
+            ],
+            outputs=[
+                MotionSocket.Output("letstalk_motion", tooltip="For the samplers."),
+                io.Image.Output("curves", display_name="curves", tooltip="The motion, drawn over time."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, keys: str, driving_video=None, letstalk_motion=None) -> io.NodeOutput:
+        from ..letstalk_core.pixels import pixels_to_pictures
+        from ..letstalk_core.video.motion_keys import Motion, draw
+
+        motion = Motion.parse(keys)
+        if driving_video is not None:
+            motion = motion.over(_driven(driving_video))
+        motion = motion.over(letstalk_motion)
+        curves = torch.from_numpy(pixels_to_pictures(draw(motion)))[None]
+        return io.NodeOutput(motion, curves, ui=ui.PreviewImage(curves, cls=cls))
+
+
+def _driven(video):
+    from ..letstalk_core.picture.driving import head_motion
+    from ..letstalk_core.video.motion_keys import Motion
+    from .runtime import show_progress
+
+    parts = video.get_components()
+    frames = parts.images[..., :3]
+
+    def watched():
+        for number, frame in enumerate(frames, 1):
+            show_progress(number, len(frames))
+            yield frame.numpy()
+
+    return Motion.of_tracks(head_motion(watched()), float(parts.frame_rate))
