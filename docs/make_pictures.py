@@ -1,10 +1,11 @@
 """Remakes the pictures of README and docs from the bundled model: python docs/make_pictures.py
 
-demo.webp is the demo, frame for frame; people.jpg people and a drawing who were held out
+demo.webp is the demo, frame for frame, two thirds as large; people.jpg people and a drawing who were held out
 and speak, their portraits first; puppets.jpg twelve photographs as they are and at their controls' extremes.
 """
 
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,14 @@ from PIL import Image
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from letstalk_core import LetsTalkPipeline, SamplingSettings  # noqa: E402
+from letstalk_core import LetsTalkPipeline, SamplingSettings, write_video  # noqa: E402
 from letstalk_core.audio.recording import read_audio  # noqa: E402
 from letstalk_core.data.people.portraits import load_person  # noqa: E402
 from letstalk_core.data.people.puppet import COLUMN, CONTROLS, Puppet  # noqa: E402
 from letstalk_core.evaluation.report import generate_frames  # noqa: E402
 from letstalk_core.picture.picture_file import read_image  # noqa: E402
 from letstalk_core.pixels import images_to_pixels, pictures_to_pixels  # noqa: E402
+from letstalk_core.video.reader import read_video_frames  # noqa: E402
 
 ASSETS = HERE.parent / "assets"
 # Smiling, bearded, with glasses, turned, old, dark, in hats and scarves; those ending in 5 are held out.
@@ -70,8 +72,10 @@ if __name__ == "__main__":
     Image.fromarray(rearrange(np.stack(rows), "people frames h w c -> (people h) (frames w) c")).save(
         HERE / "people.jpg", quality=88
     )
-    frames = speak(pipeline, ASSETS / "portrait.jpg")[1:]
-    pictures = [Image.fromarray(frame) for frame in frames]
+    with tempfile.TemporaryDirectory() as folder:
+        demo = Path(folder) / "demo.mp4"
+        write_video(pipeline, ASSETS / "portrait.jpg", ASSETS / "speech.wav", demo, full_picture=True)
+        pictures = [Image.fromarray(frame).resize((512, 512)) for frame in read_video_frames(demo)]
     pictures[0].save(
         HERE / "demo.webp", save_all=True, append_images=pictures[1:], duration=40, loop=0, quality=60, method=4
     )

@@ -61,7 +61,7 @@ def _add_video_commands(commands) -> None:
     _add_sampling_options(demo)
     for one in (generate, demo):
         one.add_argument("--compile", action="store_true", help="the model, first: pays for long videos on a GPU")
-    demo.set_defaults(run=_generate, portrait=ASSETS / "portrait.jpg", audio=ASSETS / "speech.wav")
+    demo.set_defaults(run=_generate, full_picture=True, portrait=ASSETS / "portrait.jpg", audio=ASSETS / "speech.wav")
 
     many = commands.add_parser("generate-many", help="make many talking videos with one model, some of them at once")
     many.add_argument("batch", metavar="FOLDER|FILE.csv", help="of pairs a.png, a.wav; or with columns portrait, audio")
@@ -158,7 +158,9 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--autoencoder", metavar="PATH", help="for a model that does not bundle one")
     parser.add_argument("--audio-encoder", metavar="PATH", help="wav2vec2, for a model that needs it")
     parser.add_argument("--face", default="largest", metavar="largest|none|N", help="which face of the picture")
-    parser.add_argument("--full-picture", action="store_true", help="not the face alone: it speaks in its picture")
+    parser.add_argument(
+        "--full-picture", action=argparse.BooleanOptionalAction, default=False, help="the face speaks in its picture"
+    )
     parser.add_argument("--size", type=int, metavar="PIXELS", help="of the square video; default: the model's own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="denoising steps; default: the model's own")
