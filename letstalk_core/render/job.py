@@ -21,6 +21,7 @@ from ..picture.portrait import Portrait
 from ..pipeline import LetsTalkPipeline
 from ..pixels import images_to_pixels, pictures_to_pixels
 from ..video.clips import ClipSampler, SamplingSettings
+from ..video.marks import COMPOSITE, GENERATED
 
 JOB_FORMAT = 2  # raised when the same inputs begin to give other frames, so that old segments are not gone on with
 SEGMENT_SECONDS = 8.0  # about so much is lost by a crash at most; each begins with a key frame, which can be seen
@@ -59,6 +60,11 @@ class VideoJob:
     def size(self) -> tuple[int, int]:
         """Width and height in pixels."""
         return self.paste_back.portrait.original_size if self.paste_back else (self.pipeline.config.image_size,) * 2
+
+    @property
+    def source_type(self) -> str:
+        """The digital source type that the video is marked with."""
+        return COMPOSITE if self.paste_back else GENERATED
 
     @property
     def segment_frames(self) -> int:

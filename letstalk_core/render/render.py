@@ -124,7 +124,9 @@ def _render_segments(job: VideoJob, portrait: Tensor, folder: WorkFolder, observ
         samples = sound.read(job.recording.sample_of(last, job.fps) - sound.position)
         audio = (samples, sound.rate) if samples.shape[1] else None  # a frame's sound may round to nothing
         memory, made = folder.memory, first
-        segment = VideoWriter(folder.next_segment, *job.size, job.fps, audio, encoder=job.encoder)
+        segment = VideoWriter(
+            folder.next_segment, *job.size, job.fps, audio, encoder=job.encoder, source_type=job.source_type
+        )
         with segment as writer, Behind(writer.write) as write:
             for chunk in sampler.chunks(job.decode, first, last, memory):
                 memory, made = chunk.memory, made + len(chunk.frames)
@@ -139,7 +141,7 @@ def _join(job: VideoJob, folder: WorkFolder, output: Path, observer: Observer) -
     size = sum(segment.stat().st_size for segment in folder.segments)
     check_disk(folder, size, output, size)
     joined = folder.path / f"joined{output.suffix}"
-    with VideoWriter(joined, *job.size, job.fps, job.recording) as writer:
+    with VideoWriter(joined, *job.size, job.fps, job.recording, source_type=job.source_type) as writer:
         for segment in folder.segments:
             observer.check()
             writer.copy(segment)
