@@ -178,6 +178,7 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
         "--audio-track", type=int, metavar="N", help="of several; default: the first that is not silent"
     )
     parser.add_argument("--encoder", choices=ENCODERS, default="x264", help="of the pictures; all others need hardware")
+    parser.add_argument("--label", default="", metavar="TEXT", help="drawn into the lower left corner of every frame")
     parser.add_argument("--sign-key", metavar="KEY.pem", help="sign the video, as a C2PA manifest, with this key")
     parser.add_argument("--sign-cert", metavar="CERT.pem", help="the certificate of that key, with its chain")
     parser.add_argument("--strict", action="store_true", help="end where there would be a note, of what is missing say")
@@ -217,7 +218,7 @@ def _pipeline_and_options(arguments) -> tuple:
         arguments.audio_encoder,
         arguments.lora,
     )
-    names = ("face", "max_seconds", "audio_track", "encoder", "resume", "keep_work")
+    names = ("face", "max_seconds", "audio_track", "encoder", "label", "resume", "keep_work")
     keys = (arguments.sign_key, arguments.sign_cert)
     sign = keys if any(keys) else None
     return pipeline, {"settings": settings, "sign": sign, **{name: getattr(arguments, name) for name in names}}

@@ -21,6 +21,7 @@ from ..picture.portrait import Portrait
 from ..pipeline import LetsTalkPipeline
 from ..pixels import images_to_pixels, pictures_to_pixels
 from ..video.clips import ClipSampler, SamplingSettings
+from ..video.label import Label
 from ..video.marks import COMPOSITE, GENERATED
 
 JOB_FORMAT = 2  # raised when the same inputs begin to give other frames, so that old segments are not gone on with
@@ -32,7 +33,7 @@ class VideoJob:
     """Everything that decides a video: who speaks what, and how it is sampled.
 
     portrait: the crop that speaks. paste_back: puts each frame into the picture that the crop is from; None leaves the
-    square as it is. encoder: one of video.h264.ENCODERS.
+    square as it is. encoder: one of video.h264.ENCODERS. label: a text that is drawn into every frame.
     """
 
     pipeline: LetsTalkPipeline
@@ -41,6 +42,7 @@ class VideoJob:
     settings: SamplingSettings
     paste_back: PasteBack | None = None
     encoder: str = "x264"
+    label: str = ""
 
     @property
     def frames(self) -> int:
@@ -92,7 +94,14 @@ class VideoJob:
         }
         if self.encoder != "x264":  # videos that were begun before there was a choice go on
             decides["encoder"] = self.encoder
+        if self.drawn_label:
+            decides["label"] = self.drawn_label.digest
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+    @functools.cached_property
+    def drawn_label(self) -> Label | None:
+        """What draws the label, if there is one; InputError where it does not fit."""
+        return Label(self.label, *self.size) if self.label else None
 
     @functools.cached_property
     def decode(self) -> Callable[[Tensor], Tensor]:
@@ -107,7 +116,8 @@ class VideoJob:
     def pixels(self, frames: Tensor) -> Iterator[Tensor]:
         """Frames [n,3,H,W] in -1..1 -> uint8 [n,H,W,3] on the CPU as they go into the file, some at a time."""
         if self.paste_back is None:
-            yield images_to_pixels(frames).cpu()  # a quarter of the bytes travel
-        else:
-            for frame in frames.cpu().split(1):  # a large picture sixteen times would fill the memory
-                yield pictures_to_pixels(self.paste_back(frame))
+            made = iter((images_to_pixels(frames).cpu(),))  # a quarter of the bytes travel
+        else:  # a large picture sixteen times would fill the memory
+            made = (pictures_to_pixels(self.paste_back(frame)) for frame in frames.cpu().split(1))
+        for pixels in made:
+            yield self.drawn_label.draw(pixels) if self.drawn_label else pixels

@@ -49,6 +49,7 @@ def write_video(
     max_seconds: float | None = None,
     audio_track: int | None = None,
     encoder: str = "x264",
+    label: str = "",
     sign: tuple[str | Path, str | Path] | None = None,
     observer: Observer | None = None,
     resume: bool = True,
@@ -57,10 +58,10 @@ def write_video(
     """Make a talking video of any length from the files of a picture and a recording; returns its number of frames.
 
     face: which one of the picture (portrait.crop_portrait). max_seconds: only the beginning of the recording.
-    audio_track: which of several (Recording). encoder: of the pictures, one of video.h264.ENCODERS. sign: the files of
-    a private key and its certificate, for a C2PA manifest whose ingredient is the portrait. The other arguments are
-    render_video's. Raises InputError for anything wrong with the inputs or the output, and for an encoder or a
-    signature that cannot be used here.
+    audio_track: which of several (Recording). encoder: of the pictures, one of video.h264.ENCODERS. label: a text in
+    the lower left corner of every frame. sign: the files of a private key and its certificate, for a C2PA manifest
+    whose ingredient is the portrait. The other arguments are render_video's. Raises InputError for anything wrong with
+    the inputs or the output, and for an encoder, a label or a signature that cannot be used here.
     """
     for source in (portrait, audio):
         if os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source):
@@ -68,7 +69,7 @@ def write_video(
     recording = Recording(audio, max_seconds, audio_track)
     with PeakMemory() as reading:
         square = pipeline.crop(read_image(portrait), face)
-    job = VideoJob(pipeline, square, recording, settings or SamplingSettings(), encoder=encoder)
+    job = VideoJob(pipeline, square, recording, settings or SamplingSettings(), encoder=encoder, label=label)
     signature = Signature(*sign, portrait) if sign else None
     return render_video(job, output, observer, None, resume, keep_work, reading.bytes, signature)
 
