@@ -10,10 +10,11 @@ from comfy_api.latest import ComfyExtension, io
 from .encode import EncodeAudio, EncodePortrait, LetsTalkAudioFile, LetsTalkExample
 from .load import WEIGHTS, LoadLetsTalkModel
 from .sample import LetsTalkPasteBack, LetsTalkSampler, MemoryBankLongVideo
+from .save import LetsTalkSaveVideo
 
 NODES = [
     LoadLetsTalkModel, EncodeAudio, EncodePortrait, LetsTalkSampler, MemoryBankLongVideo, LetsTalkPasteBack,
-    LetsTalkAudioFile, LetsTalkExample,
+    LetsTalkAudioFile, LetsTalkExample, LetsTalkSaveVideo,
 ]  # fmt: skip
 
 folder_paths.add_model_folder_path("letstalk", os.path.join(folder_paths.models_dir, "letstalk"))

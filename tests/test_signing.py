@@ -201,7 +201,7 @@ def bad_signatures(folder) -> dict[str, tuple[tuple, str]]:
         "missing": ((folder / "nowhere.pem", anna[1]), "There is no file"),
         "no certificate": ((anna[0], folder / "text.pem"), "is no certificate in PEM"),
         "swapped": ((anna[1], anna[0]), "is no private key"),
-        "only a key": ((anna[0], None), "give --sign-key and --sign-cert"),
+        "only a key": ((anna[0], None), "one is missing; give both"),
         "for websites": (web, r"cannot sign a video \(.+\); take a certificate that C2PA allows"),
         "an odd curve": (odd, "is of a kind that C2PA does not know"),
     }

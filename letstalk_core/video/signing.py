@@ -35,8 +35,8 @@ class Signature:
     """What a video is signed with: the files of a private key and of its certificate (with the chain that it comes
     from), both PEM, and the picture's file that becomes the manifest's ingredient, if there is one."""
 
-    key: str | Path
-    certificate: str | Path
+    key: str | Path | None
+    certificate: str | Path | None
     portrait: str | Path | None = None
 
 
@@ -49,7 +49,9 @@ def check_signing(signature: Signature, output: Path) -> None:
     if output.suffix.lower() not in MIME:
         raise InputError(f"{output} cannot be signed: C2PA has no place in that format; name it .mp4.")
     if signature.key is None or signature.certificate is None:
-        raise InputError("A signature needs both a key and its certificate; give --sign-key and --sign-cert.")
+        raise InputError(
+            "A signature needs a key and its certificate, and one is missing; give both (--sign-key, --sign-cert)."
+        )
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder, f"a{output.suffix}")
         with VideoWriter(trial, 16, 16) as writer:

@@ -21,6 +21,36 @@ def verify_marks(path: str | Path) -> tuple[list[str], bool]:
     cannot be read as a video, or is cut off and has no mark in what is left of it.
     """
     path = check_file(path, "video")
+    lines, named, has_manifest, whole = _read(path)
+    valid = True
+    if has_manifest:
+        from .signing import read_manifest
+
+        line, valid, sources = read_manifest(path)
+        lines.append(f"C2PA manifest: {line}")
+        named += sources if valid else []
+    marked = bool(_synthetic(named))
+    if not whole:
+        if not marked:
+            raise InputError(f"{path} is cut off, and what is left has no mark; copy or download it again.")
+        lines.append("The file is cut off: marks at its end are missing.")
+    if not marked:
+        lines.append("no mark of synthetic video")
+    return lines, marked and valid is not False
+
+
+def synthetic_type(path: str | Path) -> str | None:
+    """The digital source type of synthetic media that a video's XMP, tag or comment names, if any does."""
+    return next(iter(_synthetic(_read(check_file(path, "video"))[1])), None)
+
+
+def _synthetic(named: list[str]) -> list[str]:
+    """The digital source types of synthetic media in texts that name some by their addresses."""
+    return [match[1] for text in named for match in _SOURCE.finditer(text) if match[1] in SYNTHETIC]
+
+
+def _read(path: Path) -> tuple[list[str], list[str], bool, bool]:
+    """(lines for people, texts that may name a digital source type, is there a C2PA manifest?, is the file whole?)"""
     with open_video(path) as container:
         metadata = {key.lower(): value for key, value in container.metadata.items()}
         is_iso = "mp4" in container.format.name
@@ -36,22 +66,7 @@ def verify_marks(path: str | Path) -> tuple[list[str], bool]:
     if metadata.get("comment"):
         lines.append(f"comment: {' '.join(metadata['comment'].split())}")
         named.append(metadata["comment"])
-    valid = True
-    if has_manifest:
-        from .signing import read_manifest
-
-        line, valid, sources = read_manifest(path)
-        lines.append(f"C2PA manifest: {line}")
-        named += sources if valid else []
-    types = [match[1] for text in named for match in _SOURCE.finditer(text)]
-    marked = any(found in SYNTHETIC for found in types)
-    if not whole:
-        if not marked:
-            raise InputError(f"{path} is cut off, and what is left has no mark; copy or download it again.")
-        lines.append("The file is cut off: marks at its end are missing.")
-    if not marked:
-        lines.append("no mark of synthetic video")
-    return lines, marked and valid is not False
+    return lines, named, has_manifest, whole
 
 
 def _short(source_type: str) -> str:
