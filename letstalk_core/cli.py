@@ -1,5 +1,5 @@
-"""python -m letstalk_core: generate, demo, generate-many, leftovers, convert, info, train, train-portraits, puppet,
-evaluate, drift.
+"""python -m letstalk_core: generate, demo, generate-many, leftovers, verify, convert, info, train, train-portraits,
+puppet, evaluate, drift.
 
 Every command ends with exit status 0, or prints one line on stderr and ends with another. Heavy imports happen inside
 the commands, so that help is instant.
@@ -24,6 +24,7 @@ from .files import ASSETS
 from .video.h264 import ENCODERS
 
 EXIT_INTERRUPTED = 130
+EXIT_NOT_MARKED = 3
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,6 +75,10 @@ def _add_video_commands(commands) -> None:
     leftovers.add_argument("folder", nargs="?", default=".", metavar="FOLDER", help="with all folders below it")
     leftovers.add_argument("--clean", action="store_true", help="remove them, but for those in use")
     leftovers.set_defaults(run=_leftovers)
+
+    verify = commands.add_parser("verify", help="say what marks of synthetic video a file has; status 3 if none")
+    verify.add_argument("video", metavar="FILE")
+    verify.set_defaults(run=_verify)
 
 
 def _add_model_commands(commands) -> None:
@@ -183,6 +188,9 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
         "--audio-track", type=int, metavar="N", help="of several; default: the first that is not silent"
     )
     parser.add_argument("--encoder", choices=ENCODERS, default="x264", help="of the pictures; all others need hardware")
+    parser.add_argument("--label", default="", metavar="TEXT", help="drawn into the lower left corner of every frame")
+    parser.add_argument("--sign-key", metavar="KEY.pem", help="sign the video, as a C2PA manifest, with this key")
+    parser.add_argument("--sign-cert", metavar="CERT.pem", help="the certificate of that key, with its chain")
     parser.add_argument("--strict", action="store_true", help="end where there would be a note, of what is missing say")
     parser.add_argument(
         "--resume",
@@ -229,8 +237,10 @@ def _pipeline_and_options(arguments) -> tuple:
         arguments.lora,
     )
     motion = arguments.motion and Motion.parse(read_text(arguments.motion, "motion"))
-    names = ("face", "max_seconds", "audio_track", "encoder", "size", "full_picture", "resume", "keep_work")
-    return pipeline, {"settings": settings, "motion": motion, **{name: getattr(arguments, name) for name in names}}
+    keys = (arguments.sign_key, arguments.sign_cert)
+    options = {"settings": settings, "motion": motion, "sign": keys if any(keys) else None}
+    names = ("face", "max_seconds", "audio_track", "encoder", "size", "full_picture", "label", "resume", "keep_work")
+    return pipeline, options | {name: getattr(arguments, name) for name in names}
 
 
 def _generate(arguments) -> None:
@@ -289,6 +299,14 @@ def _leftovers(arguments) -> None:
         print(f"{leftover}, {state}")
     if not found:
         print(f"no unfinished videos in {arguments.folder}")
+
+
+def _verify(arguments) -> int:
+    from .video.verify import verify_marks
+
+    lines, marked = verify_marks(arguments.video)
+    print(*lines, sep="\n")
+    return 0 if marked else EXIT_NOT_MARKED
 
 
 def _convert(arguments) -> None:
@@ -403,7 +421,7 @@ def main(argv: list[str] | None = None) -> int:
             warnings.showwarning = _show_warning
             if getattr(arguments, "strict", False):
                 warnings.filterwarnings("error", category=UserWarning, module=r"letstalk_core\b")
-            arguments.run(arguments)
+            status = arguments.run(arguments)
             sys.stdout.flush()  # a full disk is said here
     except KeyboardInterrupt as stop:
         print(f"letstalk: interrupted. {getattr(stop, 'kept', '')}".rstrip(". "), file=sys.stderr)
@@ -419,4 +437,4 @@ def main(argv: list[str] | None = None) -> int:
             text = f"{type(error).__name__}: {text} (--debug shows where)"
         print(f"letstalk: {text} {getattr(error, 'kept', '')}".rstrip(), file=sys.stderr)
         return 1
-    return 0
+    return status or 0

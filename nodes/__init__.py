@@ -11,10 +11,11 @@ from .encode import EncodeAudio, EncodePortrait, LetsTalkAudioFile, LetsTalkExam
 from .load import WEIGHTS, LoadLetsTalkModel
 from .motion import LetsTalkMotion
 from .sample import LetsTalkPasteBack, LetsTalkSampler, MemoryBankLongVideo
+from .save import LetsTalkSaveVideo
 
 NODES = [
     LoadLetsTalkModel, EncodeAudio, EncodePortrait, LetsTalkSampler, MemoryBankLongVideo, LetsTalkPasteBack,
-    LetsTalkAudioFile, LetsTalkExample, LetsTalkMotion,
+    LetsTalkAudioFile, LetsTalkExample, LetsTalkMotion, LetsTalkSaveVideo,
 ]  # fmt: skip
 
 folder_paths.add_model_folder_path("letstalk", os.path.join(folder_paths.models_dir, "letstalk"))

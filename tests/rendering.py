@@ -19,10 +19,10 @@ SECONDS = 1.5  # 38 frames: five segments of 8 and what is left
 RATE = 11025
 
 
-def make_job(pipeline, seed=3, value=0.1, pitch=1.0, seconds=SECONDS, paste_back=None, encoder="x264") -> VideoJob:
+def make_job(pipeline, seed=3, value=0.1, pitch=1.0, seconds=SECONDS, paste_back=None, **options) -> VideoJob:
     sound = torch.from_numpy(tone(round(RATE * pitch), int(RATE * seconds), 2))
     portrait = Portrait(torch.full((3, 64, 64), value), np.eye(2, 3), (64, 64))
-    return VideoJob(pipeline, portrait, Recording((sound, RATE)), SamplingSettings(seed=seed), paste_back, encoder)
+    return VideoJob(pipeline, portrait, Recording((sound, RATE)), SamplingSettings(seed=seed), paste_back, **options)
 
 
 class StopAt(Observer):

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.comfyui
 
 NODES = (
     *("LoadLetsTalkModel", "EncodeAudio", "EncodePortrait", "LetsTalkSampler", "MemoryBankLongVideo"),
-    *("LetsTalkPasteBack", "LetsTalkAudioFile", "LetsTalkExample"),
+    *("LetsTalkPasteBack", "LetsTalkAudioFile", "LetsTalkExample", "LetsTalkSaveVideo"),
 )
 WORKFLOWS = ("short_talking_portrait", "long_video", "continued_take", "full_picture")
 
@@ -62,8 +62,8 @@ def test_import_pulls_in_nothing_heavy(comfyui):
     seconds, new = json.loads(done.stdout.splitlines()[-1])
     assert seconds < 0.5
     assert not {name.split(".")[0] for name in new} & {"cv2", "av", "transformers", "diffusers", "torchaudio"}
-    # What the schemas name: sentences, limits, the encoders and the example's place.
-    light = {"", ".errors", ".config", ".files", ".video", ".video.h264"}
+    # What the schemas name: sentences, limits, the encoders, the marks and the example's place.
+    light = {"", ".errors", ".config", ".files", ".video", ".video.h264", ".video.marks"}
     assert {name.rpartition("letstalk_core")[2] for name in new if "letstalk_core" in name} == light
 
 

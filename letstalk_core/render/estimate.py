@@ -65,13 +65,19 @@ def duration(seconds: float) -> str:
 
 
 def estimate_rendering(
-    job: VideoJob, portrait: Tensor, folder: WorkFolder, output: Path, check: Callable[[], None], memory: int = 0
+    job: VideoJob,
+    portrait: Tensor,
+    folder: WorkFolder,
+    output: Path,
+    check: Callable[[], None],
+    memory: int = 0,
+    copies: int = 1,
 ) -> RenderEstimate:
     """Estimate what a rendering will take, from sampling one clip in few steps, decoding and encoding it.
 
     portrait: latents [1,C,h,w]. check is called after every step and cancels by raising. memory: bytes that the
-    process held at its peak before, as while a huge picture was read. InputError where the disk or the memory cannot
-    hold the video.
+    process held at its peak before, as while a huge picture was read. copies: of the whole video that the disk holds at
+    its end; 2 while one is signed. InputError where the disk or the memory cannot hold the video.
     """
     steps, at = job.settings.steps or job.pipeline.config.sampling.steps, []
 
@@ -110,7 +116,7 @@ def estimate_rendering(
         clip_frames=job.clip_frames,
         fps=job.fps,
         seconds=per_clip * math.ceil(left / job.clip_frames) + heard * windows,
-        disk=joined + int((picture + sound) * left),
+        disk=joined * copies + int((picture + sound) * left),
         memory=max(memory, ahead),
         work=folder.path,
     )

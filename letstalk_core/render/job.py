@@ -21,6 +21,8 @@ from ..picture.portrait import Portrait
 from ..pipeline import LetsTalkPipeline
 from ..pixels import images_to_pixels
 from ..video.clips import ClipSampler, SamplingSettings
+from ..video.label import Label
+from ..video.marks import COMPOSITE, GENERATED
 
 JOB_FORMAT = 2  # raised when the same inputs begin to give other frames, so that old segments are not gone on with
 SEGMENT_SECONDS = 8.0  # about so much is lost by a crash at most; each begins with a key frame, which can be seen
@@ -32,7 +34,7 @@ class VideoJob:
 
     portrait: the crop that speaks. paste_back: puts each frame into the picture that the crop is from; None leaves the
     square as it is. encoder: one of video.h264.ENCODERS. side: of the square frames in pixels; None is as fine as the
-    picture where they are pasted back, else the model's own.
+    picture where they are pasted back, else the model's own. label: a text that is drawn into every frame.
     """
 
     pipeline: LetsTalkPipeline
@@ -42,6 +44,7 @@ class VideoJob:
     paste_back: PasteBack | None = None
     encoder: str = "x264"
     side: int | None = None
+    label: str = ""
 
     @property
     def frames(self) -> int:
@@ -68,6 +71,11 @@ class VideoJob:
         if self.side is None and self.paste_back and self.portrait.detail is not None:
             return self.portrait.detail.shape[-1]
         return self.side or self.pipeline.config.image_size
+
+    @property
+    def source_type(self) -> str:
+        """The digital source type that the video is marked with."""
+        return COMPOSITE if self.paste_back else GENERATED
 
     @property
     def segment_frames(self) -> int:
@@ -98,7 +106,14 @@ class VideoJob:
         if self.frame_side != self.pipeline.config.image_size:
             finest = self.portrait.at(self.frame_side).contiguous().numpy()
             decides["frames"] = [self.frame_side, hashlib.sha256(finest).hexdigest()]
+        if self.drawn_label:
+            decides["label"] = self.drawn_label.digest
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+    @functools.cached_property
+    def drawn_label(self) -> Label | None:
+        """What draws the label, if there is one; InputError where it does not fit."""
+        return Label(self.label, *self.size) if self.label else None
 
     @functools.cached_property
     def decode(self) -> Callable[[Tensor], Tensor]:
@@ -113,7 +128,8 @@ class VideoJob:
     def pixels(self, frames: Tensor) -> Iterator[Tensor]:
         """Frames [n,3,H,W] in -1..1 -> uint8 [n,H,W,3] on the CPU as they go into the file, some at a time."""
         if self.paste_back is None:
-            yield images_to_pixels(frames).cpu()  # a quarter of the bytes travel
-        else:
-            for frame in frames.cpu().split(1):  # a large picture sixteen times would fill the memory
-                yield self.paste_back.pixels(frame)
+            made = iter((images_to_pixels(frames).cpu(),))  # a quarter of the bytes travel
+        else:  # a large picture sixteen times would fill the memory
+            made = (self.paste_back.pixels(frame) for frame in frames.cpu().split(1))
+        for pixels in made:
+            yield self.drawn_label.draw(pixels) if self.drawn_label else pixels

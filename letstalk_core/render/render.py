@@ -20,6 +20,7 @@ from ..picture.portrait import MOST_DETAIL, Portrait
 from ..pipeline import LetsTalkPipeline
 from ..video.clips import SamplingSettings
 from ..video.motion_keys import Motion
+from ..video.signing import Signature, check_signing, sign_video
 from ..video.writer import FORMATS, VideoWriter, check_encoder
 from .behind import Behind
 from .estimate import PeakMemory, RenderEstimate, check_disk, estimate_rendering
@@ -59,6 +60,8 @@ def write_video(
     size: int | None = None,
     full_picture: bool = False,
     motion: Motion | None = None,
+    label: str = "",
+    sign: tuple[str | Path, str | Path] | None = None,
     observer: Observer | None = None,
     resume: bool = True,
     keep_work: bool = False,
@@ -69,8 +72,10 @@ def write_video(
     audio_track: which of several (Recording). encoder: of the pictures, one of video.h264.ENCODERS. size: of the square
     video in pixels, LEAST_SIZE to MOST_SIZE; None is the model's own. full_picture: the video has the picture's size
     and all that is in it, and the face speaks in its place. motion: of head and face over time, before what `settings`
-    asks for. The other arguments are render_video's. Raises InputError for anything wrong with the inputs or the
-    output, and for an encoder that cannot be used here.
+    asks for. label: a text in the lower left corner of every frame. sign: the files of a private key and its
+    certificate, for a C2PA manifest whose ingredient is the portrait. The other arguments are render_video's. Raises
+    InputError for anything wrong with the inputs or the output, and for an encoder, a label or a signature that cannot
+    be used here.
     """
     for source in (portrait, audio):
         if os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source):
@@ -88,8 +93,9 @@ def write_video(
     if motion is not None:
         asked = motion.added_to(settings.asked, recording.frames(fps), fps)
         settings = dataclasses.replace(settings, asked=asked)
-    job = VideoJob(pipeline, square, recording, settings, paste_back, encoder, size)
-    return render_video(job, output, observer, resume=resume, keep_work=keep_work, memory=reading.bytes)
+    job = VideoJob(pipeline, square, recording, settings, paste_back, encoder, size, label)
+    signature = Signature(*sign, portrait) if sign else None
+    return render_video(job, output, observer, None, resume, keep_work, reading.bytes, signature)
 
 
 def paste_into(pipeline: LetsTalkPipeline, picture: np.ndarray, portrait: Portrait) -> PasteBack:
@@ -106,21 +112,25 @@ def render_video(
     resume: bool = True,
     keep_work: bool = False,
     memory: int = 0,
+    signature: Signature | None = None,
 ) -> int:
     """Render a job into the file `output`; returns its number of frames.
 
     Segments are kept in the folder `work` (default: beside the output, with the fingerprint in its name) until the
     video is whole; rendering the same job again goes on after the last of them and gives the same frames as one run
     would. resume False begins anew. The folder is removed at the end unless keep_work. memory: bytes that preparing the
-    job took at its peak, which the estimate counts. InputError where something is wrong with the inputs or the output,
-    the encoder cannot be used, or the disk or the memory cannot hold the video; then, as after any exception, finished
-    segments stay, and no file appears.
+    job took at its peak, which the estimate counts. signature: what the whole video is signed with, at the very end; it
+    is tried out before the first frame. InputError where something is wrong with the inputs or the output, the encoder
+    or the signature cannot be used, or the disk or the memory cannot hold the video; then, as after any exception,
+    finished segments stay, and no file appears.
     """
     output, observer = Path(output), observer or Observer()
     config = job.pipeline.config
     check_sampler(job.settings.sampler or config.sampling.sampler, config.diffusion.objective)
     _check_output(output)
     check_encoder(job.encoder, *job.size, job.fps)
+    if signature:
+        check_signing(signature, output)
     work = work or work_folder_of(output, job.fingerprint)
     about = {"output": output.name, "frames": job.frames, "fps": job.fps}
     with WorkFolder(work, job.fingerprint, about) as folder:
@@ -130,9 +140,10 @@ def render_video(
             # The latents of the first run, too: a graphics card may round them differently the next time.
             portrait = job.pipeline.encode_portrait(job.portrait) if folder.portrait is None else folder.portrait
             portrait = portrait.to(job.pipeline.device)
-            observer.begin(estimate_rendering(job, portrait, folder, output, observer.check, memory))
+            copies = 2 if signature else 1
+            observer.begin(estimate_rendering(job, portrait, folder, output, observer.check, memory, copies))
             _render_segments(job, portrait, folder, observer)
-        _join(job, folder, output, observer)
+        _join(job, folder, output, observer, signature)
         folder.finished = not keep_work
     return job.frames
 
@@ -153,7 +164,9 @@ def _render_segments(job: VideoJob, portrait: Tensor, folder: WorkFolder, observ
         samples = sound.read(job.recording.sample_of(last, job.fps) - sound.position)
         audio = (samples, sound.rate) if samples.shape[1] else None  # a frame's sound may round to nothing
         memory, made = folder.memory, first
-        segment = VideoWriter(folder.next_segment, *job.size, job.fps, audio, encoder=job.encoder)
+        segment = VideoWriter(
+            folder.next_segment, *job.size, job.fps, audio, encoder=job.encoder, source_type=job.source_type
+        )
         with segment as writer, Behind(writer.write) as write:
             for chunk in sampler.chunks(job.decode, first, last, memory, job.frame_side):
                 memory, made = chunk.memory, made + len(chunk.frames)
@@ -163,15 +176,17 @@ def _render_segments(job: VideoJob, portrait: Tensor, folder: WorkFolder, observ
         folder.add(memory, portrait, last)
 
 
-def _join(job: VideoJob, folder: WorkFolder, output: Path, observer: Observer) -> None:
-    """Put all segments together as one file with the whole sound, and move it to `output`."""
+def _join(job: VideoJob, folder: WorkFolder, output: Path, observer: Observer, signature: Signature | None) -> None:
+    """Put all segments together as one file with the whole sound, sign it if asked for, and move it to `output`."""
     size = sum(segment.stat().st_size for segment in folder.segments)
-    check_disk(folder, size, output, size)
+    check_disk(folder, size * (2 if signature else 1), output, size)
     joined = folder.path / f"joined{output.suffix}"
-    with VideoWriter(joined, *job.size, job.fps, job.recording) as writer:
+    with VideoWriter(joined, *job.size, job.fps, job.recording, source_type=job.source_type) as writer:
         for segment in folder.segments:
             observer.check()
             writer.copy(segment)
+    if signature:
+        sign_video(joined, signature, job.source_type, output.name)
     try:
         move_into_place(joined, output)
     except OSError as error:

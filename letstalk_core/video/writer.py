@@ -25,6 +25,7 @@ from ..errors import InputError
 from ..files import cannot_write, check_file, create_part, move_into_place
 from ..pixels import images_to_pixels
 from .h264 import ENCODERS, HARDWARE
+from .marks import GENERATED, append_xmp, tags
 from .reader import open_video
 
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
@@ -49,6 +50,7 @@ class VideoWriter:
     ends more than a frame earlier or lasts less than a frame. Odd widths and heights get one more column or row (a copy
     of the last), which 4:2:0 video needs. copy() takes over the pictures of a finished file without encoding them
     again; a video is made either of frames or of copies. encoder: one of h264.ENCODERS; crf and preset are for x264.
+    source_type: the digital source type that the file is marked with (marks.py).
 
     The file is written under a hidden name beside the target and renamed when it is complete. After an exception, an
     interrupt included, nothing is left. InputError where the target cannot be written, the disk is full, or the encoder
@@ -65,11 +67,13 @@ class VideoWriter:
         crf: int = 16,
         preset: str = "medium",
         encoder: str = "x264",
+        source_type: str = GENERATED,
     ):
         self.path = Path(path)
         self.width, self.height, self.fps = width, height, exact_fps(fps)
         self.frames = 0  # written so far
         self._audio, self._crf, self._preset, self._encoder = audio, crf, preset, encoder
+        self._source_type, self._matroska = source_type, self.path.suffix.lower() == ".mkv"
         self._format = "nv12" if encoder in HARDWARE else "yuv420p"
         self._sound: _Sound | None = None
         if width < 1 or height < 1:
@@ -85,10 +89,11 @@ class VideoWriter:
         self._container = self._stream = None
         try:
             with self._sentences():
-                options = {"movflags": "+faststart"} if self.path.suffix.lower() != ".mkv" else {}
+                options = {} if self._matroska else {"movflags": "+faststart"}
                 self._container = av.open(
                     f"file:{self._part}", "w", format=FORMATS[self.path.suffix.lower()], container_options=options
                 )
+                self._container.metadata.update(tags(self._source_type, self._matroska))
         except BaseException:
             self._discard()
             raise
@@ -152,6 +157,8 @@ class VideoWriter:
             self._container.close()
             if not self._part.stat().st_size:
                 raise OSError(0, "nothing was written")
+            if not self._matroska:
+                append_xmp(self._part, self._source_type)
             move_into_place(self._part, self.path)
 
     def _discard(self) -> None:
