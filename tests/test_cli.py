@@ -218,7 +218,7 @@ def test_pictures_of_every_kind_work_or_say_why_not(inputs, tmp_path, capfd):
         ({"steps": "many"}, ("--steps",), 2),
         ({"sampler": "magic"}, ("--sampler", "magic"), 2),
         ({"sampler": "ddim"}, ("euler",), 1),
-        ({"dtype": "int8"}, ("--dtype",), 2),
+        ({"dtype": "int4"}, ("--dtype",), 2),
         ({"device": "quantum"}, ("quantum",), 1),
         ({"cfg": "nan"}, ("guidance scale",), 1),
         ({"face": "7"}, ("face",), 1),
