@@ -30,7 +30,7 @@ def published(repository, tmp_path_factory):
 
 def test_what_is_published_has_all_that_runs_and_no_more(published, repository):
     pack = published / "custom_nodes" / "ComfyUI-LetsTalk"
-    for folder in ("nodes", "letstalk_core", "weights", "workflows", "web", "locales", "assets"):
+    for folder in ("nodes", "letstalk_core", "weights", "workflows", "web", "locales", "subgraphs", "assets"):
         tracked = subprocess.check_output(["git", "-C", repository, "ls-files", folder], text=True).splitlines()
         assert tracked and all((pack / name).is_file() for name in tracked), folder
     assert (pack / "__init__.py").is_file() and (pack / "requirements.txt").is_file()
