@@ -130,7 +130,7 @@ class EncodePortrait(io.ComfyNode):
             display_name="LetsTalk Encode Portrait",
             category=CATEGORY,
             description="Who will speak: finds the face in a picture, crops it and encodes the crop.",
-            search_aliases=["face crop", "portrait", "avatar", "talking photo"],
+            search_aliases=["face crop", "face detection", "portrait", "avatar", "talking photo"],
             inputs=[
                 ModelSocket.Input("letstalk_model", tooltip="From LetsTalk Load Model."),
                 io.Image.Input("image", tooltip="One picture of any size, with or without transparency."),

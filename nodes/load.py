@@ -41,7 +41,7 @@ class LoadLetsTalkModel(io.ComfyNode):
             display_name="LetsTalk Load Model",
             category=CATEGORY,
             description="Loads a talking-portrait model. The bundled one needs nothing else.",
-            search_aliases=["talking head", "lip sync", "talking portrait", "letstalk loader"],
+            search_aliases=["talking head", "lip sync", "lipsync", "talking portrait", "letstalk loader"],
             inputs=[
                 io.Combo.Input(
                     "model", options=model_files(), tooltip="A file of models/letstalk, or the model that comes along."

@@ -33,6 +33,8 @@ class Progress:
     """A progress bar of a node that counts denoising steps over all clips, with a preview of the latest frame.
 
     It is a rendering's observer too (letstalk_core.render.render.Observer); the estimate goes onto the node.
+    ComfyAPI's execution.set_progress would tell browsers only: clients of the API that follow a prompt need the
+    "progress" events, and the previews without metadata, which this bar sends as well.
     """
 
     def __init__(self, pipeline: LetsTalkPipeline, frames: int, settings: SamplingSettings, node: str | None = None):

@@ -242,7 +242,7 @@ class MemoryBankLongVideo(io.ComfyNode):
             category=CATEGORY,
             description="A talking video of the whole recording, with its sound: any length, in constant memory. "
             "Cancelled or crashed, the same graph goes on where it was.",
-            search_aliases=["talking head video", "long video", "memory bank", "lip sync video"],
+            search_aliases=["talking head video", "long video", "memory bank", "lip sync video", "audio to video"],
             inputs=[
                 *encoded_inputs(),
                 io.Combo.Input(

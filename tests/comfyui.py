@@ -76,17 +76,47 @@ def _pip(python, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+# Nothing of the cached ComfyUI's folders is in it: they hold no models and no sounds.
+SCHEMAS = """
+import asyncio, importlib, json, sys
+comfyui, custom_nodes = sys.argv[1:]
+sys.argv[1:], sys.path[:0] = [], [comfyui, custom_nodes]
+import comfy.cli_args
+comfy.cli_args.args.cpu = True
+import comfy_api.latest, folder_paths, server
+pack = importlib.import_module("ComfyUI-LetsTalk")
+nodes = asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())
+print(json.dumps({node.GET_SCHEMA().node_id: node.GET_NODE_INFO_V1() for node in nodes}))
+"""
+
+
+def node_info(base: Path) -> dict:
+    """What /object_info says of the pack's nodes in a ComfyUI without models, without starting it."""
+    comfyui, python = installed()
+    command = [str(part) for part in (python, "-c", SCHEMAS, comfyui, _link_pack(base))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _link_pack(base: Path) -> Path:
+    """The custom_nodes folder under `base`, with the pack in it."""
+    custom_nodes = base / "custom_nodes"
+    custom_nodes.mkdir(parents=True, exist_ok=True)
+    if not (custom_nodes / "ComfyUI-LetsTalk").exists():
+        (custom_nodes / "ComfyUI-LetsTalk").symlink_to(REPOSITORY, target_is_directory=True)
+    return custom_nodes
+
+
 class Server:
     """A ComfyUI on the CPU with the pack, its models, input, output and temp under `base`."""
 
     def __init__(self, base: Path):
         self.base, (self.comfyui, self.python) = base, installed()
         self.output, self.input, self.temp = (base / name for name in ("output", "input", "temp"))
-        for name in ("custom_nodes", "models/letstalk", "models/vae", "models/checkpoints", "input"):
+        for name in ("models/letstalk", "models/vae", "models/checkpoints", "input"):
             (base / name).mkdir(parents=True, exist_ok=True)
-        pack = base / "custom_nodes" / "ComfyUI-LetsTalk"
-        if not pack.exists():
-            pack.symlink_to(REPOSITORY, target_is_directory=True)
+        _link_pack(base)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]

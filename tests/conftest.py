@@ -87,6 +87,17 @@ def comfyui(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def node_info(tmp_path_factory):
+    """What /object_info says of the pack's nodes; skips where ComfyUI can't be fetched."""
+    from . import comfyui
+
+    try:
+        return comfyui.node_info(tmp_path_factory.mktemp("schemas"))
+    except comfyui.NotAvailable as error:
+        pytest.skip(f"ComfyUI cannot be fetched: {error}")
+
+
+@pytest.fixture(scope="session")
 def workflow(repository):
     """workflow(name): a new copy of one of the pack's graphs in the API format."""
     return lambda name: json.loads((repository / "workflows" / "api" / f"{name}.json").read_text())

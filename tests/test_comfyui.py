@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -89,12 +88,25 @@ def test_templates_and_help_pages_are_served(comfyui):
         assert comfyui.get(f"/extensions/ComfyUI-LetsTalk/docs/{name}.md", raw=True).startswith(b"# LetsTalk")
 
 
-def test_the_files_are_what_the_graphs_make(comfyui, repository, workflow):
-    sys.path.insert(0, str(repository / "docs"))
-    try:
-        from make_workflows import GRAPHS, convert
-    finally:
-        sys.path.pop(0)
+@pytest.fixture
+def scripts(monkeypatch, repository):
+    """The scripts of docs/ can be imported."""
+    monkeypatch.syspath_prepend(str(repository / "docs"))
+
+
+def test_the_subgraph_is_offered_as_its_script_makes_it(comfyui, repository, scripts):
+    from make_subgraphs import SUBGRAPH, make_subgraph
+
+    offered = comfyui.get("/global_subgraphs")
+    (key,) = (key for key, one in offered.items() if one["info"]["node_pack"] == "custom_nodes.ComfyUI-LetsTalk")
+    assert offered[key]["name"] == SUBGRAPH["title"]
+    content = json.loads(comfyui.get(f"/global_subgraphs/{key}")["data"])
+    assert content == json.loads(json.dumps(make_subgraph(SUBGRAPH, comfyui.get("/object_info"))))
+
+
+def test_the_files_are_what_the_graphs_make(comfyui, repository, workflow, scripts):
+    from make_workflows import GRAPHS, convert
+
     nodes = comfyui.get("/object_info")
     assert sorted(title.replace(" ", "_") for title in GRAPHS) == sorted(WORKFLOWS)
     for title, graph in GRAPHS.items():

@@ -47,6 +47,19 @@ def load(page, canvas: dict) -> None:
     page.wait_for_timeout(500)
 
 
+def run(comfyui, page) -> None:
+    """Queues the page's graph, which makes the example's video."""
+    before = set(comfyui.get("/history"))
+    page.evaluate("async () => { await window.app.queuePrompt(0) }")
+    until = time.monotonic() + 240
+    while not (ended := set(comfyui.get("/history")) - before) and time.monotonic() < until:
+        page.wait_for_timeout(200)
+    (prompt,) = ended
+    ended = comfyui.wait(prompt)
+    assert ended.status == "success", ended.error
+    assert probe(ended.videos[0]).frames == 221
+
+
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_a_workflow_opens_runs_and_ends_with_a_video_on_the_page(comfyui, workflow, repository, page, tmp_path, name):
     canvas = json.loads((repository / "workflows" / f"{name}.json").read_text())
@@ -57,15 +70,7 @@ def test_a_workflow_opens_runs_and_ends_with_a_video_on_the_page(comfyui, workfl
     without_titles = {key: {k: node[k] for k in ("class_type", "inputs")} for key, node in sent.items()}
     assert without_titles == workflow(name)
 
-    before = set(comfyui.get("/history"))
-    page.evaluate("async () => { await window.app.queuePrompt(0) }")
-    until = time.monotonic() + 240
-    while not (ended := set(comfyui.get("/history")) - before) and time.monotonic() < until:
-        page.wait_for_timeout(200)
-    (prompt,) = ended
-    ended = comfyui.wait(prompt)
-    assert ended.status == "success", ended.error
-    assert probe(ended.videos[0]).frames == 221
+    run(comfyui, page)
     page.wait_for_function("document.querySelector('video') && document.querySelector('video').readyState >= 2")
     page.evaluate("document.querySelectorAll('video').forEach(v => { v.pause(); v.currentTime = 1.32 })")
     page.wait_for_timeout(1500)
@@ -80,3 +85,55 @@ def test_a_template_is_picked_from_the_dialog(comfyui, page):
     page.get_by_text("ComfyUI-LetsTalk").first.click()
     page.get_by_text("long video").first.click()
     page.wait_for_function("window.app.graph._nodes.some(n => n.type == 'MemoryBankLongVideo')", timeout=20_000)
+
+
+CONNECT = """
+(seed) => {
+    const add = (kind) => { const node = LiteGraph.createNode(kind); window.app.graph.add(node); return node }
+    const [talking] = window.app.graph._nodes, example = add("LetsTalkExample"), save = add("SaveVideo")
+    talking.widgets.find((widget) => widget.name == "seed").value = seed
+    example.connect(0, talking, 0)
+    example.connect(1, talking, 1)
+    talking.connect(0, save, 0)
+    return talking.title
+}
+"""
+
+
+def test_the_subgraph_is_found_added_and_run_as_one_node(comfyui, page):
+    page.keyboard.press("Escape")
+    page.evaluate("window.app.graph.clear()")
+    page.mouse.dblclick(1000, 300)
+    page.wait_for_timeout(800)
+    page.keyboard.type("talking portrait", delay=20)
+    page.wait_for_timeout(1200)
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(800)
+    page.mouse.click(1000, 300)  # put down
+    page.wait_for_function("window.app.graph._nodes.length == 1", timeout=20_000)
+    assert page.evaluate(CONNECT, 5) == "Talking Portrait (LetsTalk)"
+    sent = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    (inputs,) = (node["inputs"] for node in sent.values() if node["class_type"] == "MemoryBankLongVideo")
+    assert inputs["seed"] == 5 and inputs["blinks"] == 16 and inputs["picture"] == "crop"
+    run(comfyui, page)
+
+
+def test_nodes_speak_the_language_that_is_set(comfyui, page):
+    def set_language(code: str) -> None:
+        page.evaluate("async (code) => { await window.app.extensionManager.setting.set('Comfy.Locale', code) }", code)
+        page.reload()
+        page.wait_for_function("window.app && window.app.graph && window.app.canvas", timeout=120_000)
+        page.wait_for_timeout(3000)
+
+    set_language("ja")
+    try:
+        title, labels = page.evaluate(
+            """() => {
+                const node = LiteGraph.createNode("LetsTalkSampler")
+                return [node.title, Object.fromEntries(node.widgets.map((widget) => [widget.name, widget.label]))]
+            }"""
+        )
+    finally:
+        set_language("en")
+    assert title == "LetsTalk サンプラー"
+    assert labels["seed"] == "シード" and labels["cfg"] == "ガイダンススケール" and labels["blinks"] == "まばたき"

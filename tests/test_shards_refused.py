@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import runpy
 import tarfile
 import warnings
 from pathlib import Path
@@ -188,9 +189,10 @@ def test_the_examples_of_the_docs_run(tmp_path, monkeypatch, capsys):
     with VideoWriter("talk.mp4", 256, 256, 25.0, (torch.randn(1, 48000) * 0.1, 16000), preset="ultrafast") as writer:
         writer.write(grey(75, 256, 256))
     Path("videos/talk.mp4").symlink_to("../talk.mp4")
-    names = {}
+    Path("prepare.py").write_text(prepare)
+    Path("own.py").write_text(own)
     with pytest.warns(UserWarning, match="No face was found"):
-        exec(prepare, names)
+        names = runpy.run_path("prepare.py")
     assert source(names["shards"], shape=(4, 80)).name(0).startswith("talk.mp4, 0.0 s")
-    exec(own, names)
+    runpy.run_path("own.py", names)
     assert capsys.readouterr().out.strip() in text
