@@ -8,8 +8,6 @@ from comfy_api.latest import io, ui
 from .load import CATEGORY
 from .types import MotionSocket
 
-EXAMPLE = '{"yaw": [[0, 0], [1.5, 12], [3, 0]], "smile": 0.5}'
-
 
 class LetsTalkMotion(io.ComfyNode):
     @classmethod
@@ -27,8 +25,7 @@ class LetsTalkMotion(io.ComfyNode):
                     default="{}",
                     multiline=True,
                     tooltip="JSON: for each control one value, or keys [seconds, value]. Controls: eyelids 0 to 1, yaw "
-                    "-25 to 25, pitch -16 to 16 and roll -17 to 17 degrees, brows, smile, gaze_x and gaze_y -1 to 1. "
-                    f"Example: {EXAMPLE}",
+                    "-25 to 25, pitch -16 to 16 and roll -17 to 17 degrees, brows, smile, gaze_x and gaze_y -1 to 1.",
                 ),
                 io.Video.Input(
                     "driving_video",
