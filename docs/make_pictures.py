@@ -1,7 +1,8 @@
 """Remakes the pictures of README and docs from the bundled model: python docs/make_pictures.py
 
-demo.webp is the demo, frame for frame, two thirds as large; people.jpg people and a drawing who were held out
-and speak, their portraits first; puppets.jpg twelve photographs as they are and at their controls' extremes.
+demo.webp is the demo, frame for frame, two thirds as large; people.jpg people and a drawing who were held out and
+speak, their portraits first; puppets.jpg twelve photographs as they are and at their controls' extremes; sharp.jpg
+one frame at the model's own size, enlarged, and as large as the photograph.
 """
 
 import sys
@@ -23,6 +24,7 @@ from letstalk_core.data.people.puppet import COLUMN, CONTROLS, Puppet  # noqa: E
 from letstalk_core.evaluation.report import generate_frames  # noqa: E402
 from letstalk_core.picture.picture_file import read_image  # noqa: E402
 from letstalk_core.pixels import images_to_pixels, pictures_to_pixels  # noqa: E402
+from letstalk_core.video.clips import ClipSampler  # noqa: E402
 from letstalk_core.video.reader import read_video_frames  # noqa: E402
 
 ASSETS = HERE.parent / "assets"
@@ -64,9 +66,23 @@ def puppet_sheet() -> Image.Image:
     return Image.fromarray(sheet.numpy())
 
 
+def sharp(pipeline: LetsTalkPipeline) -> Image.Image:
+    """A frame of the example, decoded at the model's own size and at the photograph's."""
+    portrait = pipeline.crop(read_image(ASSETS / "portrait.jpg"))
+    waveform, rate = read_audio(ASSETS / "speech.wav", duration=1.5)
+    sampler = ClipSampler(
+        pipeline.model, pipeline.encode_portrait(portrait), pipeline.encode_audio(waveform, rate), SamplingSettings()
+    )
+    latents, side = list(sampler.clips())[-1].latents[-1:], portrait.detail.shape[-1]
+    own, fine = (images_to_pixels(pipeline.decoder(portrait, size)(latents))[0].numpy() for size in (None, side))
+    enlarged = Image.fromarray(own).resize((side, side), Image.Resampling.BICUBIC)
+    return Image.fromarray(np.concatenate([np.asarray(enlarged), fine], 1))
+
+
 if __name__ == "__main__":
     puppet_sheet().save(HERE / "puppets.jpg", quality=84)
     pipeline = LetsTalkPipeline.load(device="cpu")  # from here on the bundled model is needed
+    sharp(pipeline).save(HERE / "sharp.jpg", quality=88)
     speakers = [ASSETS / "people" / f"{number:03d}.jpg" for number in SPEAKERS] + [ASSETS / "drawing.png"]
     rows = [speak(pipeline, picture, 2.2, 1.6)[SHOWN, ::2, ::2] for picture in speakers]
     Image.fromarray(rearrange(np.stack(rows), "people frames h w c -> (people h) (frames w) c")).save(

@@ -44,7 +44,7 @@ GRAPHS = {
     "short talking portrait": {
         **COMMON,
         "crop": ("PreviewImage", 1, 480, (320, 260), {"images": ("portrait", 1)}),
-        "sampler": ("LetsTalkSampler", 2, 0, (320, 290), SAMPLING),
+        "sampler": ("LetsTalkSampler", 2, 0, (320, 290), {**SAMPLING, "size": 512}),
         **saved(("sampler", 0), 3),
     },
     "long video": {

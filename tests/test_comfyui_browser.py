@@ -114,7 +114,7 @@ def test_the_subgraph_is_found_added_and_run_as_one_node(comfyui, page):
     assert page.evaluate(CONNECT, 5) == "Talking Portrait (LetsTalk)"
     sent = page.evaluate("async () => (await window.app.graphToPrompt()).output")
     (inputs,) = (node["inputs"] for node in sent.values() if node["class_type"] == "MemoryBankLongVideo")
-    assert inputs["seed"] == 5 and inputs["blinks"] == 16 and inputs["picture"] == "crop"
+    assert inputs["seed"] == 5 and inputs["blinks"] == 16 and inputs["picture"] == "full picture"
     run(comfyui, page)
 
 
