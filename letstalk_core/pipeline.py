@@ -207,7 +207,7 @@ class LetsTalkPipeline:
             features.end() if ended else features.add(samples)
             while made < len(features) and (ended or made + sampler.clip_frames + ahead <= len(features)):
                 until = min(made + sampler.clip_frames, len(features))
-                for chunk in sampler.chunks(decode, made, until, memory):
+                for chunk in sampler.chunks(decode, made, until, memory, side):
                     memory = chunk.memory
                     yield images_to_pixels(chunk.frames).cpu()
                 made = until

@@ -205,6 +205,7 @@ async def follow(comfyui, graph: dict, cancel_after: int | None = None) -> dict:
 
 def test_a_cancelled_long_video_goes_on_where_it_was(comfyui, workflow):
     graph = with_source(workflow("long_video"), audio="1,160000,16000")  # 250 frames: segments end at 192 and 250
+    only(graph, "MemoryBankLongVideo")["picture"] = "crop"  # a preview a clip
 
     def run(cancel_after=None):
         return asyncio.run(asyncio.wait_for(follow(comfyui, graph, cancel_after), 120))

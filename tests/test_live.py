@@ -124,6 +124,11 @@ def test_features_before_the_end_hear_silence_after_it():
     assert not torch.allclose(live[0:50], part, atol=0.1)  # what followed is heard in what was before
 
 
+def test_frames_of_another_size(pipeline, portrait):
+    frames = torch.cat(list(pipeline.stream(portrait, [noise(1.0)], SAMPLE_RATE, side=96)))
+    assert frames.shape == (FPS, 96, 96, 3)
+
+
 def test_silence_and_no_sound_at_all(pipeline, portrait):
     frames = torch.cat(list(pipeline.stream(portrait, [torch.zeros(SAMPLE_RATE)], SAMPLE_RATE)))
     assert len(frames) == FPS
