@@ -122,7 +122,7 @@ class LetsTalkPipeline:
             shapes["memory"] = (1, transformer.memory_frames, *place)
         clip = {name: torch.zeros(shape, device=self.device) for name, shape in shapes.items()}
         if compile_blocks(self.model.transformer, {**clip, "timesteps": torch.zeros(1, device=self.device)}):
-            self.computing = " compiled"
+            self.computing = f"{self.computing.removesuffix(' compiled')} compiled"
 
     @property
     def device(self) -> torch.device:

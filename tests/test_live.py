@@ -101,7 +101,7 @@ def test_features_of_a_long_sound_are_those_of_a_recording(name):
     live = LiveFeatures(encoder, FPS, SAMPLE_RATE)
     for piece in waveform.split(SAMPLE_RATE, 1):
         live.add(piece)
-        assert len(live._known) <= KEPT_SECONDS * SAMPLE_RATE
+        assert len(live._known) <= (KEPT_SECONDS + 1) * SAMPLE_RATE
     live.end()
     whole = encoder.encode(waveform, SAMPLE_RATE, FPS)
     assert len(live) == len(whole)
@@ -110,6 +110,15 @@ def test_features_of_a_long_sound_are_those_of_a_recording(name):
     assert difference < 0.02
     shifted = (live[latest] - whole[latest.start - 1 : latest.stop - 1]).abs().mean()
     assert shifted > 10 * difference
+
+
+def test_one_long_piece_is_heard_from_its_start():
+    encoder, waveform = load_audio_encoder("mel"), noise(KEPT_SECONDS + 15)
+    live = LiveFeatures(encoder, FPS, SAMPLE_RATE)
+    live.add(waveform)
+    assert torch.equal(live[0:60], encoder.encode(waveform, SAMPLE_RATE, FPS)[0:60])
+    live.add(waveform[:, :SAMPLE_RATE])
+    assert len(live._known) <= (KEPT_SECONDS + 1) * SAMPLE_RATE
 
 
 def test_features_before_the_end_hear_silence_after_it():

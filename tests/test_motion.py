@@ -58,8 +58,9 @@ def test_one_motion_over_another_and_over_what_is_asked_for():
     ],
 )  # fmt: skip
 def test_what_is_no_motion(text, sentence):
-    with pytest.raises(InputError, match=sentence):
+    with pytest.raises(InputError, match=sentence) as raised:
         Motion.parse(text)
+    assert ("JSON" in str(raised.value)) == ("JSON" in sentence)
 
 
 def test_curves_are_drawn_each_in_its_colour():

@@ -48,9 +48,9 @@ class LiveFeatures:
         self._ended = True
 
     def _keep(self, samples: Tensor) -> None:
-        known = torch.cat([self._known, samples])
-        self._known = known[-KEPT_SECONDS * SAMPLE_RATE :]
-        self._first += len(known) - len(self._known)
+        kept = self._known[-KEPT_SECONDS * SAMPLE_RATE :]  # and all that is new, however long
+        self._first += len(self._known) - len(kept)
+        self._known = torch.cat([kept, samples])
 
     def __len__(self) -> int:
         if self._ended:

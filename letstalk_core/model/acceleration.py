@@ -38,6 +38,6 @@ def compile_blocks(transformer: LetsTalkTransformer, clip: dict[str, Tensor]) ->
     except Exception as error:  # of whatever kind a compiler and its tools raise
         for block in transformer.blocks:
             block._compiled_call_impl = None
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         warnings.warn(f"The model cannot be compiled here ({reason}); it is computed as it is.", stacklevel=2)
         return False

@@ -47,8 +47,13 @@ class Together:
             group = self._waiting.setdefault(call.kind, [])
             group.append(call)
             if group[0] is call:  # the first one computes for all
-                self._joined.wait_for(lambda: len(group) >= self.most, PATIENCE)
-                del self._waiting[call.kind]
+                try:
+                    self._joined.wait_for(lambda: len(group) >= self.most, PATIENCE)
+                except BaseException as error:  # an interrupt: nobody is left waiting
+                    _fail(group, error)
+                    raise
+                finally:
+                    del self._waiting[call.kind]
             else:
                 self._joined.notify_all()
         if group[0] is call:
@@ -63,9 +68,7 @@ class Together:
                 for call, answer in zip(calls, self._batch(calls), strict=True):
                     call.answer.set_result(answer)
         except BaseException as error:
-            for call in group:
-                if not call.answer.done():
-                    call.answer.set_exception(error)
+            _fail(group, error)
 
     def _batch(self, calls: list[_Call]) -> list[Tensor]:
         leaves = [
@@ -84,3 +87,9 @@ class Together:
             f"The graphics card's memory does not hold {len(calls)} videos at once; going on with {half}.", stacklevel=2
         )
         return [answer for some in (calls[:half], calls[half:]) for answer in self._batch(some)]
+
+
+def _fail(group: list[_Call], error: BaseException) -> None:
+    for call in group:
+        if not call.answer.done():
+            call.answer.set_exception(error)

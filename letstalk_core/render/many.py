@@ -103,8 +103,9 @@ def write_videos(
             for pair in pairs
         }
         try:
-            for video in as_completed(videos):
-                yield videos[video], video.exception() or video.result()
+            for video in as_completed(list(videos)):
+                pair, error = videos.pop(video), video.exception()
+                yield pair, video.result() if error is None else error.with_traceback(None)  # it would hold the picture
         finally:
             stopped.set()
             pool.shutdown(cancel_futures=True)

@@ -81,7 +81,11 @@ def write_video(
         if os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source):
             raise InputError(f"The output {output} is one of the inputs; give it another name.")
     if size is not None and (full_picture or not LEAST_SIZE <= size <= MOST_SIZE):
-        what = "the whole picture has its own" if full_picture else f"choose one between {LEAST_SIZE} and {MOST_SIZE}"
+        what = (
+            "the whole picture has its own: leave one of the two out"
+            if full_picture
+            else f"choose one between {LEAST_SIZE} and {MOST_SIZE}"
+        )
         raise InputError(f"The size of the video is {size} pixels; {what}.")
     recording = Recording(audio, max_seconds, audio_track)
     with PeakMemory() as reading:

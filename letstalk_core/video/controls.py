@@ -84,8 +84,8 @@ class AskedFor:
     def _track(self, name: str, seed: int, start: int, count: int, fps: float) -> Tensor:
         if name in self.tracks:
             values = self.tracks[name]
-            track = torch.tensor(values if isinstance(values, tuple) else (values,))
-            return track[torch.arange(start, start + count).clamp(0, len(track) - 1)]
+            track = values if isinstance(values, tuple) else (values,)
+            return torch.tensor([track[min(max(frame, 0), len(track) - 1)] for frame in range(start, start + count)])
         if name == "eyelids" and self.blinks is not None:
             return blink_schedule(seed, start, count, fps, self.blinks)
         if name == "smile":

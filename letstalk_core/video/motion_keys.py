@@ -59,6 +59,8 @@ class Motion:
             if not isinstance(found, dict):
                 raise ValueError("it is no {...}")
             return cls({name: _keys(given) for name, given in found.items()})
+        except InputError:  # it was JSON
+            raise
         except (ValueError, TypeError) as error:
             raise InputError(f"The motion is not JSON like {EXAMPLE} ({error}).") from error
 
