@@ -200,6 +200,12 @@ def test_a_table_that_cannot_be_used(tmp_path, text, sentence):
         find_pairs(tmp_path / "pairs.csv", tmp_path)
 
 
+def test_two_recordings_of_one_name_are_refused(batch, tmp_path):
+    (batch / "anna.flac").write_bytes(b"another")
+    with pytest.raises(InputError, match="more than one picture and one recording called anna"):
+        find_pairs(batch, tmp_path)
+
+
 def test_a_batch_that_is_not_there_or_empty(tmp_path):
     with pytest.raises(InputError, match="give a folder"):
         find_pairs(tmp_path / "none", tmp_path)

@@ -51,6 +51,9 @@ def _pairs_in(folder: Path, output: Path) -> list[Pair]:
     pictures = {path.stem: path for path in files if path.suffix.lower() in PICTURES}
     sounds = {path.stem: path for path in files if path.suffix.lower() not in PICTURES}
     names = [name for name in pictures if name in sounds]
+    for name in names:
+        if sum(path.stem == name for path in files) > 2:
+            raise InputError(f"{folder} has more than one picture and one recording called {name}; keep one of each.")
     return [Pair(pictures[name], sounds[name], output / f"{name}.mp4") for name in names]
 
 
