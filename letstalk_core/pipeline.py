@@ -81,13 +81,13 @@ class LetsTalkPipeline:
                 "This copy has no bundled model yet; train one with 'python -m letstalk_core train-portraits --minutes "
                 "120' and give its file with --model."
             )
-        model = load_checkpoint(path)
-        apply_loras(model, loras)
         if dtype not in PRECISIONS:
             raise InputError(f"The dtype is {dtype!r}; choose {', '.join(PRECISIONS)}.")
         chosen = choose_device(device)
         if dtype == "int8" and chosen.type != "cpu":
             raise InputError(f"int8 is computed on CPUs only; choose bf16 for {chosen.type}, or --device cpu.")
+        model = load_checkpoint(path)
+        apply_loras(model, loras)
         pipeline = cls(
             model,
             _find_autoencoder(model.config, path, autoencoder),
