@@ -26,7 +26,6 @@ AT_ONCE = (1, 2, 4, 8)
 @torch.inference_mode()
 def stages(device: torch.device, timed: Callable[[Callable[[], object]], float]) -> dict[str, float]:
     """Milliseconds of each stage for a second of video of the bundled model, by their names."""
-
     pipeline = LetsTalkPipeline.load(device=str(device))
     config, frames = pipeline.config, pipeline.config.transformer.clip_frames
     portrait = pipeline.crop(read_image(ASSETS / "portrait.jpg"))

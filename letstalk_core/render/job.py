@@ -93,21 +93,18 @@ class VideoJob:
 
         Versions are in it, too: another encoder's packets must not be joined with these.
         """
+        finest = self.portrait.at(self.frame_side)
         decides = {
             "format": [JOB_FORMAT, torch.__version__, av.__version__, str(av.library_versions)],
             "models": self.pipeline.digest,
             "portrait": hashlib.sha256(self.portrait.image.contiguous().numpy()).hexdigest(),
+            "frames": [self.frame_side, hashlib.sha256(finest.contiguous().numpy()).hexdigest()],
             "audio": [self.recording.digest, self.recording.rate, self.recording.channels],
             "settings": dataclasses.asdict(self.settings),
             "picture": self.paste_back and self.paste_back.digest,
+            "encoder": self.encoder,
+            "label": self.drawn_label and self.drawn_label.digest,
         }
-        if self.encoder != "x264":  # videos that were begun before there was a choice go on
-            decides["encoder"] = self.encoder
-        if self.frame_side != self.pipeline.config.image_size:
-            finest = self.portrait.at(self.frame_side).contiguous().numpy()
-            decides["frames"] = [self.frame_side, hashlib.sha256(finest).hexdigest()]
-        if self.drawn_label:
-            decides["label"] = self.drawn_label.digest
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     @functools.cached_property

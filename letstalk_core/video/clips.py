@@ -159,8 +159,8 @@ class ClipSampler:
         A stretch that ends inside a clip leaves the memory of the clip's start, and whoever goes on from it makes that
         clip again, so that a video in two stretches equals the same video in one. decode: latents [n,C,h,w] -> frames
         [n,3,H,W]. memory: from an earlier stretch; None begins at the portrait. side: of the frames that decode makes;
-        None is the model's own. InputError where the frames do not lie
-        within the recording, begin before the memory, or come out as NaN.
+        None is the model's own. InputError where the frames do not lie within the recording, begin before the memory,
+        or come out as NaN.
         """
         last = len(self.features) if last is None else last
         if not 0 <= first < last <= len(self.features):

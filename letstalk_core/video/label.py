@@ -85,7 +85,9 @@ def label_video(source: Path, target: Path, text: str, source_type: str, advance
     advance is called with (frames made, frames in all) and cancels by raising. InputError as of Label and VideoWriter.
     """
     info, frames = probe(source), iter_video_frames(source)
-    first = next(frames)
+    first = next(frames, None)
+    if first is None:
+        raise InputError(f"{source} has no frames to draw a label into; choose a video with pictures.")
     height, width = first.shape[:2]
     label, sound = Label(text, width, height), source if info.audio_samples else None
     with VideoWriter(target, width, height, info.fps, sound, source_type=source_type) as writer:
