@@ -25,10 +25,12 @@ def shared() -> Path:
     return folder
 
 
-# Nodes that give what no loader would: a picture and a sound of any shape, and a model that runs out of memory.
+# Nodes that give what no loader would: a picture and a sound of any shape, a model that runs out of memory, and a video
+# that can't be read whole.
 SOURCES = """
 import copy, dataclasses
 import torch
+from comfy_api.latest import InputImpl
 class TestSource:
     CATEGORY, FUNCTION, RETURN_TYPES = "test", "make", ("IMAGE", "AUDIO")
     INPUT_TYPES = classmethod(lambda cls: {"required": {
@@ -53,7 +55,15 @@ class TestShortOfMemory:
         pipeline = copy.copy(letstalk_model.pipeline)
         pipeline.decoder = pipeline.stream_audio = fail
         return (dataclasses.replace(letstalk_model, pipeline=pipeline),)
-NODE_CLASS_MAPPINGS = {"TestSource": TestSource, "TestShortOfMemory": TestShortOfMemory}
+class LongVideo(InputImpl.VideoFromFile):
+    def get_components(self):
+        raise MemoryError("the whole video was asked for")
+class TestLongVideo:
+    CATEGORY, FUNCTION, RETURN_TYPES = "test", "make", ("VIDEO",)
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"file": ("STRING", {}), "start": ("FLOAT", {"default": 0.0})}})
+    def make(self, file, start):
+        return (LongVideo(file, start_time=start),)
+NODE_CLASS_MAPPINGS = {"TestSource": TestSource, "TestShortOfMemory": TestShortOfMemory, "TestLongVideo": TestLongVideo}
 """
 
 
