@@ -20,16 +20,17 @@ HEAVY = ("torch", "torchaudio", "transformers", "diffusers", "cv2", "av", "numpy
 
 # What each room of the core may import of the others. `audio.recording` is all that video/ may know of audio/: the
 # sound of a file, not what encoders hear in it.
-GROUND = {"errors", "config", "files", "pixels", "precision", "weights"}
+GROUND = {"errors", "config", "presets", "files", "pixels", "precision", "weights"}
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "config": set(),
+    "presets": {"config"},
     "pixels": set(),
     "precision": {"errors"},
     "files": {"errors"},
     "threads": {"errors", "files"},
     "weights": {"errors", "files"},
-    "model": {"errors", "config", "weights"},  # weights: how a model's file is written and filled in
+    "model": {"errors", "config", "presets", "weights"},  # weights: how a model's file is written and filled in
     "diffusion": {"config"},
     "audio": {"errors", "config", "files", "weights"},
     "picture": {"errors", "files", "pixels", "weights"},
