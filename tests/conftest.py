@@ -123,6 +123,20 @@ def pipeline(tmp_path_factory):
     return LetsTalkPipeline.load(write_tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny.safetensors"), "cpu")
 
 
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory, repository):
+    """What `generate` needs, as files: a tiny model, half a second of sound, and the example portrait."""
+    from .command_line import write_wav
+    from .tiny import write_tiny_checkpoint
+
+    folder = tmp_path_factory.mktemp("inputs")
+    return {
+        "model": write_tiny_checkpoint(folder / "tiny.safetensors"),
+        "audio": write_wav(folder / "speech.wav"),
+        "portrait": repository / "assets" / "portrait.jpg",
+    }
+
+
 @pytest.fixture
 def stand_in(monkeypatch):
     """Software in the place of nvenc: takes the same pictures, and no B-frames."""
@@ -155,3 +169,16 @@ def short_segments():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "SEGMENT_SECONDS", 8 / 25)
         yield
+
+
+@pytest.fixture(scope="module")
+def whole(pipeline, tmp_path_factory):
+    """The frames of that rendering, uninterrupted."""
+    from letstalk_core.render.render import render_video
+    from letstalk_core.video.reader import read_video_frames
+
+    from .rendering import make_job
+
+    path = tmp_path_factory.mktemp("whole") / "a.mp4"
+    render_video(make_job(pipeline), path)
+    return read_video_frames(path)
