@@ -14,11 +14,13 @@ if TYPE_CHECKING:  # nothing heavy is imported before a node runs
     from ..letstalk_core.picture.portrait import Portrait
     from ..letstalk_core.pipeline import LetsTalkPipeline
     from ..letstalk_core.video.memory import MemoryBank
+    from ..letstalk_core.video.motion_keys import Motion
 
 ModelSocket = io.Custom("LETSTALK_MODEL")
 AudioSocket = io.Custom("LETSTALK_AUDIO")
 PortraitSocket = io.Custom("LETSTALK_PORTRAIT")
 MemorySocket = io.Custom("LETSTALK_MEMORY")
+SpeakersSocket = io.Custom("LETSTALK_SPEAKERS")  # a tuple of TalkingFace
 MotionSocket = io.Custom("LETSTALK_MOTION")  # a letstalk_core.video.motion_keys.Motion
 
 
@@ -54,6 +56,15 @@ class EncodedPortrait:
     picture: Tensor = field(repr=False)
     reconstruction: Tensor = field(repr=False)
     model: str
+
+
+@dataclass(frozen=True, eq=False)
+class TalkingFace:
+    """A face, what it says, and how it moves where that is led."""
+
+    portrait: EncodedPortrait
+    audio: EncodedAudio
+    motion: Motion | None = None
 
 
 @dataclass(frozen=True, eq=False)
