@@ -226,7 +226,7 @@ def test_from_python_and_from_the_command_line(two, tmp_path, capsys):
     command = ["generate", "--portrait", str(picture), "--output", str(tmp_path / "a.mp4")]
     voices = {"left": (stereo, "left"), "right": (stereo, "right")}
     assert write_video(LetsTalkPipeline.load(), picture, voices, tmp_path / "b.mp4") == 25
-    assert 0 == main([*command, *(option for face in voices for option in ("--speaker", f"{face}={stereo}:{face}"))])
+    assert main([*command, *(option for face in voices for option in ("--speaker", f"{face}={stereo}:{face}"))]) == 0
     made = read_video_frames(tmp_path / "a.mp4")
     assert made.shape == (25, 320, 640, 3) and np.array_equal(made, read_video_frames(tmp_path / "b.mp4"))
     for options, sentence in (
