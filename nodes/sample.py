@@ -271,22 +271,15 @@ class MemoryBankLongVideo(io.ComfyNode):
         cls, letstalk_model, letstalk_portrait, letstalk_audio, picture: str, encoder: str = "x264", size: int = 0,
         letstalk_motion=None, **sampling,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..letstalk_core.render.job import VideoJob
+        from ..letstalk_core.render.job import Speaker, VideoJob
         from ..letstalk_core.render.render import render_video
 
         check_same_model(letstalk_model, portrait=letstalk_portrait, audio=letstalk_audio)
         settings = _settings(*_length(letstalk_model, letstalk_audio), letstalk_motion, **sampling)
         paste_back = _paste_back(letstalk_portrait) if picture == "full picture" else None
         with on_device(letstalk_model) as pipeline:
-            job = VideoJob(
-                pipeline,
-                letstalk_portrait.portrait,
-                letstalk_audio.recording,
-                settings,
-                paste_back,
-                encoder,
-                None if paste_back else size or None,
-            )
+            speaker = Speaker(letstalk_portrait.portrait, letstalk_audio.recording, settings, paste_back)
+            job = VideoJob(pipeline, (speaker,), encoder, None if paste_back else size or None)
             progress = Progress(pipeline, job.frames, settings, cls.hidden.unique_id)
             path = _in_folder(folder_paths.get_temp_directory(), f"letstalk_long_video_{secrets.token_hex(6)}.mp4")
             # Not in the temp folder, which is emptied when ComfyUI starts.

@@ -8,7 +8,7 @@ import torch
 
 from letstalk_core.audio.recording import Recording
 from letstalk_core.picture.portrait import Portrait
-from letstalk_core.render.job import VideoJob
+from letstalk_core.render.job import Speaker, VideoJob
 from letstalk_core.render.render import Observer, render_video
 from letstalk_core.render.segments import work_folder_of
 from letstalk_core.video.clips import SamplingSettings
@@ -19,10 +19,14 @@ SECONDS = 1.5  # 38 frames: five segments of 8 and what is left
 RATE = 11025
 
 
-def make_job(pipeline, seed=3, value=0.1, pitch=1.0, seconds=SECONDS, paste_back=None, **options) -> VideoJob:
+def make_job(
+    pipeline, seed=3, value=0.1, pitch=1.0, seconds=SECONDS, paste_back=None, voice=None, **options
+) -> VideoJob:
     sound = torch.from_numpy(tone(round(RATE * pitch), int(RATE * seconds), 2))
     portrait = Portrait(torch.full((3, 64, 64), value), np.eye(2, 3), (64, 64))
-    return VideoJob(pipeline, portrait, Recording((sound, RATE)), SamplingSettings(seed=seed), paste_back, **options)
+    voice = voice or Recording((sound, RATE))
+    speaker = Speaker(portrait, voice, SamplingSettings(seed=seed), paste_back)
+    return VideoJob(pipeline, (speaker,), **options)
 
 
 class StopAt(Observer):

@@ -54,7 +54,7 @@ def test_a_rendering_with_a_label(job, pipeline, tmp_path):
     labelled = make_job(pipeline, label="AI")
     assert labelled.fingerprint not in (job.fingerprint, make_job(pipeline, label="KI").fingerprint)
     latents = torch.rand(4, 3, 64, 64) * 2 - 1
-    (before,), (after,) = job.pixels(latents), labelled.pixels(latents)
+    (before,), (after,) = job.pixels([latents]), labelled.pixels([latents])
     outside = ~corner(Label("AI", 64, 64), before.shape)
     assert (before.numpy()[:, outside] == after.numpy()[:, outside]).all() and not torch.equal(before, after)
     render_video(job, tmp_path / "bare.mp4")

@@ -242,7 +242,7 @@ def test_bad_arguments():
         "size is 0": dict(image=image, size=0),
         "margin": dict(image=image, size=32, margin=0),
         "on_missing": dict(image=image, size=32, on_missing="ignore"),
-        "face is 'left'": dict(image=image, size=32, face="left"),
+        "face is 'middle'": dict(image=image, size=32, face="middle"),
     }.items():
         with pytest.raises(InputError, match=sentence):
             crop_portrait(**arguments)

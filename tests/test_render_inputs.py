@@ -1,6 +1,5 @@
 """Before a video is rendered and around it: the estimate, what is left behind, and recordings of every kind."""
 
-import dataclasses
 import json
 import os
 import time
@@ -135,7 +134,7 @@ def test_any_source_is_read_as_it_is_needed(pipeline, tmp_path, suffix):
     """Sound in packets that do not end where it does, in a video, at 11025 Hz where the format has it."""
     rate = 48000 if suffix == "ogg" else RATE
     source = write_media(tmp_path / f"sound.{suffix}", tone(rate, int(rate * 1.1) + 3, 1), rate)
-    job = dataclasses.replace(make_job(pipeline), recording=Recording(source))
+    job = make_job(pipeline, voice=Recording(source))
     folder = tmp_path / "out"
     folder.mkdir()
     stopped(job, folder / "a.mp4")
@@ -149,7 +148,7 @@ def test_any_source_is_read_as_it_is_needed(pipeline, tmp_path, suffix):
 
 def test_a_recording_that_is_changed_in_mid_run_is_noticed(pipeline, tmp_path):
     source = write_media(tmp_path / "sound.wav", tone(RATE, RATE, 1), RATE)
-    job = dataclasses.replace(make_job(pipeline), recording=Recording(source))
+    job = make_job(pipeline, voice=Recording(source))
     out = tmp_path / "out"
     out.mkdir()
 
@@ -164,7 +163,7 @@ def test_a_recording_that_is_changed_in_mid_run_is_noticed(pipeline, tmp_path):
 
 def test_a_last_segment_of_one_frame_with_one_sample(pipeline, tmp_path):
     sound = torch.from_numpy(tone(16000, 640 * 16 + 1, 1))
-    job = dataclasses.replace(make_job(pipeline), recording=Recording((sound, 16000)))
+    job = make_job(pipeline, voice=Recording((sound, 16000)))
     assert render_video(job, tmp_path / "a.mp4") == 17
     found = probe(tmp_path / "a.mp4")
     assert found.frames == 17 and found.audio_samples == 640 * 16 + 1
@@ -185,7 +184,7 @@ def test_a_model_with_wav2vec2_is_resumed_too(tmp_path, monkeypatch):
     stopped(make_job(pipeline), folder / "a.mp4")
     render_video(make_job(pipeline), folder / "a.mp4")
     assert np.array_equal(read_video_frames(folder / "a.mp4"), read_video_frames(tmp_path / "whole.mp4"))
-    assert not np.array_equal(*(job.features[a : a + 1] for a in (0, 20)))
+    assert not np.array_equal(*(job.features[0][a : a + 1] for a in (0, 20)))
 
 
 def test_a_folder_that_cannot_be_written(job, tmp_path, monkeypatch):

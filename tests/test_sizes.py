@@ -182,12 +182,13 @@ def test_on_the_command_line(files, tmp_path, capsys):
 
 def test_a_video_of_another_size_is_another_video(tiny, files):
     from letstalk_core.audio.recording import Recording
-    from letstalk_core.render.job import VideoJob
+    from letstalk_core.render.job import Speaker, VideoJob
 
     portrait, recording = tiny.crop(read_image(files[0]), "none"), Recording(files[1])
-    jobs = [VideoJob(tiny, portrait, recording, SamplingSettings(), side=side) for side in (None, 64, 100, 200)]
+    speakers = (Speaker(portrait, recording, SamplingSettings()),)
+    jobs = [VideoJob(tiny, speakers, side=side) for side in (None, 64, 100, 200)]
     assert tiny.config.image_size == 64
     assert jobs[0].fingerprint == jobs[1].fingerprint
     assert len({job.fingerprint for job in jobs}) == 3
     assert json.dumps([job.size for job in jobs]) == "[[64, 64], [64, 64], [100, 100], [200, 200]]"
-    assert images_to_pixels(jobs[3].decode(tiny.encode_portrait(portrait))).shape == (1, 200, 200, 3)
+    assert images_to_pixels(jobs[3].decoders[0](tiny.encode_portrait(portrait))).shape == (1, 200, 200, 3)

@@ -60,29 +60,19 @@ class Scan:
     heard: int | None
 
 
-class Recording:
-    """A recording that can be read again and again, from its start on, without ever being held as a whole.
-
-    Args:
-        source: any media file with sound, a video included, or (waveform [channels, S] or [S], sample_rate).
-        duration: seconds to take; None takes all.
-        track: which of a file's several audio tracks; None takes the first in which there is something to hear.
-        strict: InputError where something is missing from a file, or unusual in it; else that is said in warnings.
+class Sound:
+    """Samples that can be read again and again, from the start on, without ever being held as a whole.
 
     rate, channels, samples and digest (of the samples) are exact: what containers say of their length is an estimate.
-    They take one pass over a file, made when first asked for. Everything raises InputError where the source is missing,
-    without sound that can be decoded or without samples, or holds NaN or infinite samples.
+    They take one pass over the sound, made when first asked for. A kind of sound says what its `_blocks` are.
     """
 
-    def __init__(
-        self, source: str | Path | tuple[Tensor, int], duration: float | None = None, track: int | None = None,
-        strict: bool = False,
-    ):  # fmt: skip
-        if duration is not None and not (math.isfinite(duration) and duration > 0):
-            raise InputError(f"The duration is {duration} seconds; it must be finite and greater than 0.")
-        self.path = check_file(source, "audio") if isinstance(source, str | os.PathLike) else None
-        self._samples = None if self.path else checked_samples(*source)
-        self._duration, self._track, self._strict = duration, track, strict
+    path: Path | None = None  # of the file that may change while it is read
+    _strict = False
+
+    def _blocks(self, notes: list[str] | None = None) -> Iterator[tuple[Tensor, int]]:
+        """The samples, as in `blocks`; notes: what is missing is added to it."""
+        raise NotImplementedError
 
     def blocks(self) -> Iterator[tuple[Tensor, int]]:
         """Yield blocks float32 [channels, n >= 1] from the start to the end, each with the sample rate.
@@ -96,19 +86,6 @@ class Recording:
                 digest.update(_bytes(block))
         if self.path and digest.hexdigest() != scan.digest:
             raise InputError(f"{self.path} was changed while the video was made; start it again.")
-
-    def _blocks(self, notes: list[str] | None = None) -> Iterator[tuple[Tensor, int]]:
-        """The samples as they are; notes: what is missing is added to it."""
-        from .decoding import audio_blocks  # training on prepared speech does without PyAV
-
-        position, end = 0, math.inf
-        for block, rate in audio_blocks(self.path, self._track, notes) if self.path else _pieces(*self._samples):
-            if self._duration is not None:
-                end = max(1, round(Fraction(self._duration) * rate))
-            yield block[:, : end - position] if end < math.inf else block, rate
-            position += block.shape[1]
-            if position >= end:
-                return
 
     def mono_16k(self) -> Iterator[Tensor]:
         """What encoders hear: one channel at 16 kHz, float32 [n], ceil(S / rate * 16000) samples in all.
@@ -153,14 +130,10 @@ class Recording:
         """The digest of the samples: SHA-256 in hexadecimal."""
         return self._scan.digest
 
-    @functools.cached_property
+    @property
     def _form(self) -> tuple[int, int, int]:
-        """(rate, channels, samples); a recording in memory need not be read for that."""
-        if self.path:
-            return self._scan.rate, self._scan.channels, self._scan.samples
-        waveform, rate = self._samples
-        wanted = math.inf if self._duration is None else max(1, round(Fraction(self._duration) * rate))
-        return rate, waveform.shape[0], min(waveform.shape[1], wanted)
+        """(rate, channels, samples)."""
+        return self._scan.rate, self._scan.channels, self._scan.samples
 
     @functools.cached_property
     def _scan(self) -> Scan:
@@ -183,15 +156,60 @@ class Recording:
         return Scan(rate, block.shape[0], samples, digest.hexdigest(), gain, heard)
 
 
-class Resampler:
-    """A mono sound of any rate at 16 kHz, piece by piece: float32 [n], ceil(S / rate * 16000) samples in all."""
+class Recording(Sound):
+    """The sound of a media file, or samples in memory.
 
-    def __init__(self, rate: int):
-        self.rate, self._given, self._made, self._filter = rate, 0, 0, None
-        if rate != SAMPLE_RATE:
+    Args:
+        source: any media file with sound, a video included, or (waveform [channels, S] or [S], sample_rate).
+        duration: seconds to take; None takes all.
+        track: which of a file's several audio tracks; None takes the first in which there is something to hear.
+        strict: InputError where something is missing from a file, or unusual in it; else that is said in warnings.
+
+    Everything raises InputError where the source is missing, without sound that can be decoded or without samples, or
+    holds NaN or infinite samples.
+    """
+
+    def __init__(
+        self, source: str | Path | tuple[Tensor, int], duration: float | None = None, track: int | None = None,
+        strict: bool = False,
+    ):  # fmt: skip
+        if duration is not None and not (math.isfinite(duration) and duration > 0):
+            raise InputError(f"The duration is {duration} seconds; it must be finite and greater than 0.")
+        self.path = check_file(source, "audio") if isinstance(source, str | os.PathLike) else None
+        self._samples = None if self.path else checked_samples(*source)
+        self._duration, self._track, self._strict = duration, track, strict
+
+    def _blocks(self, notes: list[str] | None = None) -> Iterator[tuple[Tensor, int]]:
+        """The samples as they are; notes: what is missing is added to it."""
+        from .decoding import audio_blocks  # training on prepared speech does without PyAV
+
+        position, end = 0, math.inf
+        for block, rate in audio_blocks(self.path, self._track, notes) if self.path else _pieces(*self._samples):
+            if self._duration is not None:
+                end = max(1, round(Fraction(self._duration) * rate))
+            yield block[:, : end - position] if end < math.inf else block, rate
+            position += block.shape[1]
+            if position >= end:
+                return
+
+    @functools.cached_property
+    def _form(self) -> tuple[int, int, int]:
+        if self.path:
+            return super()._form
+        waveform, rate = self._samples  # in memory: it need not be read for that
+        wanted = math.inf if self._duration is None else max(1, round(Fraction(self._duration) * rate))
+        return rate, waveform.shape[0], min(waveform.shape[1], wanted)
+
+
+class Resampler:
+    """A mono sound at another rate, piece by piece: float32 [n], ceil(S / rate * to) samples in all."""
+
+    def __init__(self, rate: int, to: int = SAMPLE_RATE):
+        self.rate, self.to, self._given, self._made, self._filter = rate, to, 0, 0, None
+        if rate != to:
             import av  # training on prepared speech does without it
 
-            self._filter = av.AudioResampler(format="fltp", layout="mono", rate=SAMPLE_RATE)
+            self._filter = av.AudioResampler(format="fltp", layout="mono", rate=to)
 
     def push(self, samples: Tensor) -> Tensor:
         """What the next samples [n] add; what the filter still holds comes later."""
@@ -208,7 +226,7 @@ class Resampler:
         """What the filter holds at the end of the sound, and silence up to exactly its length."""
         if self._filter is None:
             return torch.zeros(0)
-        missing = math.ceil(Fraction(self._given * SAMPLE_RATE, self.rate)) - self._made
+        missing = math.ceil(Fraction(self._given * self.to, self.rate)) - self._made
         rest = self._take(None)[: max(0, missing)]
         return torch.cat([rest, torch.zeros(max(0, missing) - len(rest))])
 

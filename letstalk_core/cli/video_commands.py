@@ -17,7 +17,15 @@ EXIT_NOT_MARKED = 3
 def add_video_commands(commands) -> None:
     generate = commands.add_parser("generate", help="make a talking video from a portrait and a recording")
     generate.add_argument("--portrait", required=True, metavar="IMAGE")
-    generate.add_argument("--audio", required=True, metavar="FILE", help="any audio file, or a video with sound")
+    generate.add_argument("--audio", metavar="FILE", help="any audio file, or a video with sound")
+    generate.add_argument(
+        "--speaker",
+        action="append",
+        type=_face_and_voice,
+        metavar="FACE=FILE[:CHANNEL]",
+        help="in place of --audio, once for each face that speaks: left, right, largest or a number, and its sound, or "
+        "the left or right channel of one",
+    )
     generate.add_argument("--output", required=True, metavar="FILE.mp4")
     _add_sampling_options(generate)
     generate.set_defaults(run=_generate)
@@ -27,7 +35,9 @@ def add_video_commands(commands) -> None:
     _add_sampling_options(demo)
     for one in (generate, demo):
         one.add_argument("--compile", action="store_true", help="the model, first: pays for long videos on a GPU")
-    demo.set_defaults(run=_generate, full_picture=True, portrait=ASSETS / "portrait.jpg", audio=ASSETS / "speech.wav")
+    demo.set_defaults(
+        run=_generate, speaker=None, full_picture=True, portrait=ASSETS / "portrait.jpg", audio=ASSETS / "speech.wav"
+    )
 
     many = commands.add_parser("generate-many", help="make many talking videos with one model, some of them at once")
     many.add_argument("batch", metavar="FOLDER|FILE.csv", help="of pairs a.png, a.wav; or with columns portrait, audio")
@@ -58,7 +68,9 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--autoencoder", metavar="PATH", help="for a model that does not bundle one")
     parser.add_argument("--audio-encoder", metavar="PATH", help="wav2vec2, for a model that needs it")
-    parser.add_argument("--face", default="largest", metavar="largest|none|N", help="which face of the picture")
+    parser.add_argument(
+        "--face", default="largest", metavar="largest|left|right|none|N", help="which one of the picture"
+    )
     parser.add_argument(
         "--full-picture", action=argparse.BooleanOptionalAction, default=False, help="the face speaks in its picture"
     )
@@ -106,6 +118,25 @@ def _file_and_strength(text: str) -> tuple[str, float]:
         return text, 1.0
 
 
+def _face_and_voice(text: str) -> tuple:
+    face, equals, file = text.partition("=")
+    if not (face and equals and file):
+        raise argparse.ArgumentTypeError(f"{text!r} is not FACE=FILE, as in left=anna.wav")
+    name, _, channel = file.rpartition(":")
+    return face, (name, channel) if name and (channel in ("left", "right") or channel.isdecimal()) else file
+
+
+def _voices(arguments):
+    """The recording, or one for each face that is named; InputError where both or neither are given."""
+    speakers = arguments.speaker or []
+    if bool(speakers) == bool(arguments.audio):
+        raise InputError("Give the sound once: --audio FILE, or --speaker FACE=FILE for each face that speaks.")
+    voices = dict(speakers)
+    if len(voices) < len(speakers):
+        raise InputError("One face has two sounds; give each --speaker a face of its own.")
+    return voices or arguments.audio
+
+
 def _pipeline_and_options(arguments) -> tuple:
     """The pipeline, and what render.write_video takes beside it and the files."""
     import torch
@@ -143,6 +174,7 @@ def _generate(arguments) -> None:
     from ..render.progress import ProgressBar
     from ..render.render import write_video
 
+    voices = _voices(arguments)
     pipeline, options = _pipeline_and_options(arguments)
     if arguments.compile:
         began = time.monotonic()
@@ -150,7 +182,7 @@ def _generate(arguments) -> None:
         print(f"compiling took {time.monotonic() - began:.0f} s")
     bar, began = ProgressBar(Path(arguments.output)), time.monotonic()
     try:
-        frames = write_video(pipeline, arguments.portrait, arguments.audio, arguments.output, observer=bar, **options)
+        frames = write_video(pipeline, arguments.portrait, voices, arguments.output, observer=bar, **options)
     except BaseException as error:
         error.kept = bar.kept()  # main says it
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -24,9 +25,10 @@ CHANGED = 0.015, 0.06  # mean difference to the portrait in -1..1: the picture s
 
 class Place:
     """Where a crop lies in its picture: rows and columns, and for these pixels the places [1,h,w,2] in the crop, -1..1
-    from edge to edge, and the weight [h,w] of what is pasted: 1 inside, 0 at the crop's edge and outside."""
+    from edge to edge, and the weight [h,w] of what is pasted: 1 inside, 0 at the crop's edge and outside, and less
+    where the crops of others are nearer: all weights together are never more than 1."""
 
-    def __init__(self, portrait: Portrait):
+    def __init__(self, portrait: Portrait, others: Sequence[Portrait] = ()):
         size, (width, height) = portrait.image.shape[-1], portrait.original_size
         around = corners(portrait.square, size)
         left, top = np.clip(np.floor(around.min(0)).astype(int), 0, (width, height))
@@ -34,15 +36,29 @@ class Place:
         self.rows, self.columns = slice(top, bottom), slice(left, right)
         self.side = size / size_of(portrait.square)  # in pixels of the picture
         x, y = np.meshgrid(np.arange(left, right) + 0.5, np.arange(top, bottom) + 0.5)
-        places = apply(portrait.square, np.stack([x, y], -1).reshape(-1, 2)) / size * 2 - 1
+        pixels = np.stack([x, y], -1).reshape(-1, 2)
+        places = _inside(portrait, pixels)
         self.places = torch.from_numpy(places).float().view(1, *x.shape, 2)
         self.weight = feathered(self.places[0])
+        for other in others:
+            nearer = np.hypot(*_inside(other, pixels).T) - np.hypot(*places.T)
+            self.weight *= smooth(torch.from_numpy(nearer).float().view(x.shape) / (2 * FEATHER) + 0.5)
+
+
+def _inside(portrait: Portrait, pixels: np.ndarray) -> np.ndarray:
+    """Where pixels [n,2] of the picture lie in a crop, -1..1 from edge to edge."""
+    return apply(portrait.square, pixels) / portrait.image.shape[-1] * 2 - 1
+
+
+def smooth(values: Tensor) -> Tensor:
+    """A ramp from 0 to 1 without corners."""
+    values = values.clamp(0, 1)
+    return values * values * (3 - 2 * values)
 
 
 def feathered(places: Tensor) -> Tensor:
     """The weight [...] of places [...,2] in a crop, -1..1 from edge to edge: a smooth ramp of FEATHER at its edges."""
-    ramp = ((1 - places.abs()) / (2 * FEATHER)).clamp(0, 1)
-    return (ramp * ramp * (3 - 2 * ramp)).prod(-1)
+    return smooth((1 - places.abs()) / (2 * FEATHER)).prod(-1)
 
 
 def portrait_mask(portrait: Portrait) -> Tensor:
@@ -65,15 +81,20 @@ class PasteBack:
         reconstruction: the portrait through the autoencoder, [3,size,size] in -1..1. What it changed in colour and
             light is taken back from every frame alike, so that the edge fits and nothing flickers. None leaves the
             frames as they are.
+        others: portraits of the same picture whose frames are pasted into it as well: each has its own part of it.
     """
 
-    def __init__(self, picture: Tensor, portrait: Portrait, reconstruction: Tensor | None = None):
+    def __init__(
+        self, picture: Tensor, portrait: Portrait, reconstruction: Tensor | None = None,
+        others: Sequence[Portrait] = (),
+    ):  # fmt: skip
         if tuple(picture.shape[1::-1]) != portrait.original_size:
             raise InputError(
                 f"The picture is {picture.shape[1]}x{picture.shape[0]}, but the portrait was cropped from one of "
                 f"{portrait.original_size[0]}x{portrait.original_size[1]}; connect the picture that it was made of."
             )
-        self.picture, self.portrait, self.place = picture, portrait, Place(portrait)
+        self.picture, self.portrait, self.others = picture, portrait, tuple(others)
+        self.place = Place(portrait, others)
         self.still, self.correction = portrait.image[None], None
         if reconstruction is not None:
             self.still = torch.stack([portrait.image, reconstruction.to(portrait.image)])
@@ -83,10 +104,15 @@ class PasteBack:
     @functools.cached_property
     def digest(self) -> str:
         """The digest of everything that decides where and into what frames are pasted: SHA-256 in hexadecimal."""
-        of = f"{self.portrait.square.tolist()} {self.portrait.original_size} {self.correction is None}"
+        squares = [portrait.square.tolist() for portrait in (self.portrait, *self.others)]
+        of = f"{squares} {self.portrait.original_size} {self.correction is None}"
         digest = hashlib.sha256(of.encode())
         digest.update(self.picture.float().contiguous().numpy())
         return digest.hexdigest()
+
+    def shows(self, picture: Tensor) -> bool:
+        """Whether frames are pasted into this picture."""
+        return self.picture is picture or torch.equal(self.picture, picture)
 
     def __call__(self, frames: Tensor) -> Tensor:
         """Frames [n,3,H,W] in -1..1 -> pictures [n,H,W,3] in 0..1, of the original's size."""
@@ -94,24 +120,32 @@ class PasteBack:
         pictures[:, self.place.rows, self.place.columns] = self._around(frames)
         return pictures
 
-    def pixels(self, frames: Tensor) -> Tensor:
-        """The same as uint8 [n,H,W,3] on the CPU, in a fraction of the time where the face is small."""
-        pixels = self._pixels.expand(len(frames), -1, -1, -1).clone()
-        pixels[:, self.place.rows, self.place.columns] = pictures_to_pixels(self._around(frames))
+    def pixels(self, frames: Tensor, onto: Tensor | None = None) -> Tensor:
+        """The same as uint8 [n,H,W,3] on the CPU, in a fraction of the time where the face is small.
+
+        onto: pixels of the picture with other faces' frames in it, which are changed in place; None begins anew.
+        """
+        if onto is None:
+            pixels, there = self._pixels.expand(len(frames), -1, -1, -1).clone(), None
+        else:
+            pixels, there = onto, onto[:, self.place.rows, self.place.columns].to(frames) / 255
+        pixels[:, self.place.rows, self.place.columns] = pictures_to_pixels(self._around(frames, there))
         return pixels
 
     @functools.cached_property
     def _pixels(self) -> Tensor:
         return pictures_to_pixels(self.picture)
 
-    def _around(self, frames: Tensor) -> Tensor:
-        """The part of the picture [n,rows,columns,3] that the crop lies in, with frames pasted in."""
+    def _around(self, frames: Tensor, there: Tensor | None = None) -> Tensor:
+        """The part of the picture [n,rows,columns,3] that the crop lies in, with frames pasted in; there: this part, if
+        it is no longer the picture's own."""
         changed = self._read(self.changes(frames), "bilinear")[:, 0, ..., None]
         if self.correction is not None:
             frames = frames + _resized(self.correction, frames.shape[-1]).to(frames)
         frames = _resized(frames, min(frames.shape[-1], math.ceil(self.place.side)))  # antialiased where it shrinks
         faces = images_to_pictures(self._read(frames, "bicubic"))
-        there = self.picture[self.place.rows, self.place.columns].to(faces)
+        if there is None:
+            there = self.picture[self.place.rows, self.place.columns].to(faces)
         return there + self.place.weight[..., None].to(faces) * changed * (faces - there)
 
     def changes(self, frames: Tensor) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -14,7 +16,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..pixels import pictures_to_images
 from .face import Face, find_faces
-from .similarity import cut, size_of, square_at
+from .similarity import corners, cut, size_of, square_at
 
 # Where the bundled model's training pictures have the eyes and the mouth, in sides of the square: opening a mouth
 # changes the latents of two people alike only where both mouths lie at the same place.
@@ -23,6 +25,8 @@ FACE_MARGIN = 1.42  # side of that square / side of an average face box
 MOST_DETAIL = 1024  # pixels along a side of the finest square that is kept
 MIN_SIDE = 16  # pixels; smaller pictures show no face
 MOST_YAW = 25.0  # degrees that a head may be turned without a warning
+SAME = 0.15  # of a square's side: nearer middles are of one face
+NAMED = ("largest", "left", "right")  # faces, beside their numbers
 HIDDEN = 0.9  # from here on a mouth counts as hidden
 
 
@@ -42,6 +46,11 @@ class Portrait:
     warnings: tuple[str, ...] = ()
     detail: Tensor | None = None
 
+    @property
+    def middle(self) -> np.ndarray:
+        """Where the square's middle lies in the picture, [2] in pixels."""
+        return corners(self.square, self.image.shape[-1]).mean(0)
+
     def at(self, side: int) -> Tensor:
         """The square [3,side,side] in -1..1, as sharp as the picture allows."""
         finest = self.image if self.detail is None else self.detail
@@ -60,10 +69,10 @@ def crop_portrait(
 ) -> Portrait:
     """Cut a square around a face, upright and with eyes and mouth at their places (FRAMING), and resample it to `size`.
 
-    image: float [H, W, 3] in 0..1. face: "largest", a number (0 is the largest), or "none" for the picture's centred
-    square as it is. margin: side of the square in sides of an average face box; more or less than FACE_MARGIN makes it
-    wider or narrower about its middle. on_missing: without a face, "error" raises; "crop" takes the middle of the
-    picture and warns.
+    image: float [H, W, 3] in 0..1. face: "largest", "left" or "right" (the outermost), a number (0 is the largest), or
+    "none" for the picture's centred square as it is. margin: side of the square in sides of an average face box; more
+    or less than FACE_MARGIN makes it wider or narrower about its middle. on_missing: without a face, "error" raises;
+    "crop" takes the middle of the picture and warns.
     Raises InputError too for pictures below MIN_SIDE pixels, a face that is not there, and arguments out of range.
     """
     if image.ndim != 3 or image.shape[2] != 3:
@@ -104,9 +113,9 @@ def square_of(
     if face == "none":
         return centred_square(image, size), []
     try:
-        index = 0 if face == "largest" else int(face)
+        index = None if face in NAMED else int(face)
     except (TypeError, ValueError):
-        raise InputError(f"face is {face!r}; it must be 'largest', 'none' or a number.") from None
+        raise InputError(f"face is {face!r}; it must be 'largest', 'left', 'right', 'none' or a number.") from None
     faces = find_faces(image)
     if not faces:
         if on_missing == "error":
@@ -115,6 +124,9 @@ def square_of(
                 "'none' (--face none) to use its middle as it is."
             )
         return centred_square(image, size), ["No face was found in the picture; the middle of the picture is used."]
+    across = [found.anchors[:, 0].mean() for found in faces]
+    outermost = {"largest": 0, "left": int(np.argmin(across)), "right": int(np.argmax(across))}
+    index = outermost[face] if index is None else index
     if not 0 <= index < len(faces):
         raise InputError(f"Face {index} was asked for, but the picture has {len(faces)}; choose 0 to {len(faces) - 1}.")
     places = size * (0.5 + (FRAMING - 0.5) * FACE_MARGIN / margin)
@@ -135,6 +147,17 @@ def _doubts(face: Face) -> list[str]:
             "whole mouth."
         )
     return doubts
+
+
+def check_apart(portraits: Sequence[Portrait]) -> None:
+    """Raises InputError where two portraits of one picture are of the same face."""
+    for portrait, other in itertools.combinations(portraits, 2):
+        side = portrait.image.shape[-1] / size_of(portrait.square)
+        if np.hypot(*(portrait.middle - other.middle)) < SAME * side:
+            raise InputError(
+                "Two speakers have the same face of the picture; choose another face for one of them (left, right, or "
+                "a number: 0 is the largest), or a picture with more faces."
+            )
 
 
 def centred_square(image: np.ndarray, size: int) -> np.ndarray:

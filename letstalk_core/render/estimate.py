@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import shutil
@@ -66,7 +65,7 @@ def duration(seconds: float) -> str:
 
 def estimate_rendering(
     job: VideoJob,
-    portrait: Tensor,
+    portraits: Tensor,
     folder: WorkFolder,
     output: Path,
     check: Callable[[], None],
@@ -75,34 +74,36 @@ def estimate_rendering(
 ) -> RenderEstimate:
     """Estimate what a rendering will take, from sampling one clip in few steps, decoding and encoding it.
 
-    portrait: latents [1,C,h,w]. check is called after every step and cancels by raising. memory: bytes that the
-    process held at its peak before, as while a huge picture was read. copies: of the whole video that the disk holds at
-    its end; 2 while one is signed. InputError where the disk or the memory cannot hold the video.
+    portraits: latents [n,C,h,w], from VideoJob.encode. check is called after every step and cancels by raising. memory:
+    bytes that the process held at its peak before, as while a huge picture was read. copies: of the whole video that
+    the disk holds at its end; 2 while one is signed. InputError where the disk or the memory cannot hold the video.
     """
-    steps, at = job.settings.steps or job.pipeline.config.sampling.steps, []
+    steps, at = job.settings[0].steps or job.pipeline.config.sampling.steps, []
+    few = min(max(steps, 2), MEASURED_STEPS)
 
     def stepped(step: int, steps: int, x0: Tensor) -> None:
         check()
         x0.flatten()[0].item()  # waits for a graphics card
-        at.append(time.monotonic())
+        if step <= few:  # of the first speaker
+            at.append(time.monotonic())
 
-    few = dataclasses.replace(job.settings, steps=min(max(steps, 2), MEASURED_STEPS))
     last = min(folder.frames + job.clip_frames, job.frames)
     trial = folder.path / "trial.mp4"
     with PeakMemory() as peak, VideoWriter(trial, *job.size, job.fps, encoder=job.encoder) as writer:
         began = time.monotonic()
-        _ = job.features[folder.frames : last]
+        for features in job.features:
+            _ = features[folder.frames : last]
         heard = time.monotonic() - began
-        sampler = job.sampler(portrait, stepped, few)
-        for chunk in sampler.chunks(job.decode, folder.frames, last, folder.memory, job.frame_side):
-            for pixels in job.pixels(chunk.frames):
+        for frames, _ in job.chunks(portraits, folder.frames, last, folder.memory, stepped, few):
+            for pixels in job.pixels(frames):
                 writer.write(pixels)
         drawn = time.monotonic() - at[-1]
     sizes = packet_sizes(trial)
     trial.unlink()
 
     left, rest = job.frames - folder.frames, sizes[1:] or sizes
-    per_clip = (at[-1] - at[0]) / (len(at) - 1) * steps + drawn
+    others = (len(job.speakers) - 1) * (steps - few)  # steps that what was drawn in has not
+    per_clip = (at[-1] - at[0]) / (len(at) - 1) * (steps + others) + drawn
     windows = math.ceil(left / job.fps / WINDOW_SECONDS)
     sound = AAC_BITS / 8 * min(job.recording.channels, 8) / job.fps
     picture = sizes[0] / job.segment_frames + sum(rest) / len(rest)  # bytes of a frame

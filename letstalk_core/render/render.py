@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..audio.recording import Recording, SampleReader
+from ..audio.dialogue import Channel, together
+from ..audio.recording import Recording, SampleReader, Sound
 from ..diffusion.samplers import check_sampler
 from ..errors import InputError
 from ..files import cannot_write, create_part, move_into_place
 from ..picture.paste_back import PasteBack
 from ..picture.picture_file import read_image
-from ..picture.portrait import MOST_DETAIL, Portrait
+from ..picture.portrait import MOST_DETAIL, Portrait, check_apart
 from ..pipeline import LetsTalkPipeline
 from ..video.clips import SamplingSettings
 from ..video.motion_keys import Motion
@@ -24,9 +26,10 @@ from ..video.signing import Signature, check_signing, sign_video
 from ..video.writer import FORMATS, VideoWriter, check_encoder
 from .behind import Behind
 from .estimate import PeakMemory, RenderEstimate, check_disk, estimate_rendering
-from .job import VideoJob
+from .job import Speaker, VideoJob
 from .segments import WorkFolder, work_folder_of
 
+Voice = str | Path | tuple[str | Path, str | int]  # a file, or one channel of it: "left", "right" or a number
 LEAST_SIZE, MOST_SIZE = 64, MOST_DETAIL  # pixels along a side of a square video
 
 
@@ -49,7 +52,7 @@ class Observer:
 def write_video(
     pipeline: LetsTalkPipeline,
     portrait: str | Path,
-    audio: str | Path,
+    audio: Voice | Mapping[str | int, Voice],
     output: str | Path,
     settings: SamplingSettings | None = None,
     *,
@@ -68,7 +71,9 @@ def write_video(
 ) -> int:
     """Make a talking video of any length from the files of a picture and a recording; returns its number of frames.
 
-    face: which one of the picture (portrait.crop_portrait). max_seconds: only the beginning of the recording.
+    audio: a file, (file, channel), or for several speakers a mapping from each one's face to its sound; the picture is
+    whole then, and each listens while another speaks. face: which one of the picture (portrait.crop_portrait), where
+    one speaks. max_seconds: only the beginning of the recording.
     audio_track: which of several (Recording). encoder: of the pictures, one of video.h264.ENCODERS. size: of the square
     video in pixels, LEAST_SIZE to MOST_SIZE; None is the model's own. full_picture: the video has the picture's size
     and all that is in it, and the face speaks in its place. motion: of head and face over time, before what `settings`
@@ -77,7 +82,9 @@ def write_video(
     InputError for anything wrong with the inputs or the output, and for an encoder, a label or a signature that cannot
     be used here.
     """
-    for source in (portrait, audio):
+    voices = audio if isinstance(audio, Mapping) else {face: audio}
+    full_picture = full_picture or len(voices) > 1
+    for source in (portrait, *(_file_and_channel(voice)[0] for voice in voices.values())):
         if os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source):
             raise InputError(f"The output {output} is one of the inputs; give it another name.")
     if size is not None and (full_picture or not LEAST_SIZE <= size <= MOST_SIZE):
@@ -87,25 +94,53 @@ def write_video(
             else f"choose one between {LEAST_SIZE} and {MOST_SIZE}"
         )
         raise InputError(f"The size of the video is {size} pixels; {what}.")
-    recording = Recording(audio, max_seconds, audio_track)
+    sounds = [read_voice(voice, max_seconds, audio_track) for voice in voices.values()]
     with PeakMemory() as reading:
-        picture = read_image(portrait)
-        square = pipeline.crop(picture, face)
-        paste_back = paste_into(pipeline, picture, square) if full_picture else None
-        del picture
+        faces = _find_faces(pipeline, portrait, list(voices), full_picture)
     settings, fps = settings or SamplingSettings(), pipeline.config.fps
     if motion is not None:
-        asked = motion.added_to(settings.asked, recording.frames(fps), fps)
-        settings = dataclasses.replace(settings, asked=asked)
-    job = VideoJob(pipeline, square, recording, settings, paste_back, encoder, size, label)
+        frames = together(sounds).frames(fps)
+        settings = dataclasses.replace(settings, asked=motion.added_to(settings.asked, frames, fps))
+    speakers = [
+        Speaker(square, sound, settings.of_speaker(number), paste)
+        for number, ((square, paste), sound) in enumerate(zip(faces, sounds, strict=True))
+    ]
+    job = VideoJob(pipeline, tuple(speakers), encoder, size, label)
     signature = Signature(*sign, portrait) if sign else None
     return render_video(job, output, observer, None, resume, keep_work, reading.bytes, signature)
 
 
-def paste_into(pipeline: LetsTalkPipeline, picture: np.ndarray, portrait: Portrait) -> PasteBack:
-    """What puts frames of a portrait into the picture [H,W,3] that it was cropped from."""
+def _find_faces(
+    pipeline: LetsTalkPipeline, file: str | Path, faces: Sequence[str | int], whole: bool
+) -> list[tuple[Portrait, PasteBack | None]]:
+    """The faces of a picture, each with what puts it back if the whole picture is wanted."""
+    picture = read_image(file)
+    portraits = [pipeline.crop(picture, face) for face in faces]
+    check_apart(portraits)
+    if not whole:
+        return [(portrait, None) for portrait in portraits]
+    return [(portrait, paste_into(pipeline, picture, portrait, portraits)) for portrait in portraits]
+
+
+def read_voice(voice: Voice, max_seconds: float | None = None, track: int | None = None) -> Sound:
+    """The sound of one speaker; the other arguments are Recording's."""
+    file, channel = _file_and_channel(voice)
+    recording = Recording(file, max_seconds, track)
+    return recording if channel is None else Channel(recording, channel)
+
+
+def _file_and_channel(voice: Voice) -> tuple[str | Path, str | int | None]:
+    return voice if isinstance(voice, tuple) else (voice, None)
+
+
+def paste_into(
+    pipeline: LetsTalkPipeline, picture: np.ndarray, portrait: Portrait, speaking: Sequence[Portrait] = ()
+) -> PasteBack:
+    """What puts frames of a portrait into the picture [H,W,3] that it was cropped from; speaking: all portraits that
+    speak in it."""
     reconstruction = pipeline.decoder(portrait)(pipeline.encode_portrait(portrait))[0].cpu()
-    return PasteBack(torch.from_numpy(picture), portrait, reconstruction)
+    others = [other for other in speaking if other is not portrait]
+    return PasteBack(torch.from_numpy(picture), portrait, reconstruction, others)
 
 
 def render_video(
@@ -130,7 +165,8 @@ def render_video(
     """
     output, observer = Path(output), observer or Observer()
     config = job.pipeline.config
-    check_sampler(job.settings.sampler or config.sampling.sampler, config.diffusion.objective)
+    for speaker in job.speakers:
+        check_sampler(speaker.settings.sampler or config.sampling.sampler, config.diffusion.objective)
     _check_output(output)
     check_encoder(job.encoder, *job.size, job.fps)
     if signature:
@@ -142,11 +178,10 @@ def render_video(
             folder.clear()
         if folder.frames < job.frames:
             # The latents of the first run, too: a graphics card may round them differently the next time.
-            portrait = job.pipeline.encode_portrait(job.portrait) if folder.portrait is None else folder.portrait
-            portrait = portrait.to(job.pipeline.device)
+            portraits = (job.encode() if folder.portraits is None else folder.portraits).to(job.pipeline.device)
             copies = 2 if signature else 1
-            observer.begin(estimate_rendering(job, portrait, folder, output, observer.check, memory, copies))
-            _render_segments(job, portrait, folder, observer)
+            observer.begin(estimate_rendering(job, portraits, folder, output, observer.check, memory, copies))
+            _render_segments(job, portraits, folder, observer)
         _join(job, folder, output, observer, signature)
         folder.finished = not keep_work
     return job.frames
@@ -159,25 +194,25 @@ def _check_output(output: Path) -> None:
     create_part(output).unlink()
 
 
-def _render_segments(job: VideoJob, portrait: Tensor, folder: WorkFolder, observer: Observer) -> None:
-    """Add the missing segments to the folder; portrait: latents [1,C,h,w]."""
-    sound, sampler = SampleReader(job.recording.blocks()), job.sampler(portrait, observer.step)
+def _render_segments(job: VideoJob, portraits: Tensor, folder: WorkFolder, observer: Observer) -> None:
+    """Add the missing segments to the folder; portraits: latents [n,C,h,w]."""
+    sound = SampleReader(job.recording.blocks())
     while folder.frames < job.frames:
         first, last = folder.frames, min(folder.frames + job.segment_frames, job.frames)
         sound.skip(job.recording.sample_of(first, job.fps) - sound.position)
         samples = sound.read(job.recording.sample_of(last, job.fps) - sound.position)
         audio = (samples, sound.rate) if samples.shape[1] else None  # a frame's sound may round to nothing
-        memory, made = folder.memory, first
+        made = first
         segment = VideoWriter(
             folder.next_segment, *job.size, job.fps, audio, encoder=job.encoder, source_type=job.source_type
         )
         with segment as writer, Behind(writer.write) as write:
-            for chunk in sampler.chunks(job.decode, first, last, memory, job.frame_side):
-                memory, made = chunk.memory, made + len(chunk.frames)
-                for pixels in job.pixels(chunk.frames):
+            for frames, memory in job.chunks(portraits, first, last, folder.memory, observer.step):  # noqa: B007 (below)
+                made += len(frames[0])
+                for pixels in job.pixels(frames):
                     write(pixels)
                 observer.advance(made, pixels[-1])
-        folder.add(memory, portrait, last)
+        folder.add(memory, portraits, last)
 
 
 def _join(job: VideoJob, folder: WorkFolder, output: Path, observer: Observer, signature: Signature | None) -> None:

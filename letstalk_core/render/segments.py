@@ -6,7 +6,7 @@ then. So whatever ends a process, only the segment that was being made is lost. 
     job.json                    what the folder is, for people and for `leftovers`
     lock, owner.json            who is at work in it
     00000.mp4                   segment 0: pictures with their sound, to be looked at by anyone
-    00000.safetensors           its state: memory, portrait latents, position, fingerprint, and the digest of the .mp4
+    00000.safetensors           its state: memory, latents of the portraits, position, fingerprint, digest of the .mp4
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class WorkFolder:
         with WorkFolder(path, fingerprint, about) as work:
             while work.frames < wanted:
                 ...  # write work.next_segment
-                work.add(memory, portrait, last)
+                work.add(memory, portraits, last)
 
     Args:
         path: made if missing (its parent has to be there).
@@ -63,7 +63,7 @@ class WorkFolder:
         self.segments: list[Path] = []
         self.frames = 0  # how many are in the segments
         self.memory: MemoryBank | None = None  # the one to go on from
-        self.portrait: Tensor | None = None  # latents [1,C,h,w] that the segments were made with
+        self.portraits: Tensor | None = None  # latents [n,C,h,w] that the segments were made with
         self.finished = False
         self._lock = filelock.FileLock(path / "lock", timeout=0)
 
@@ -104,21 +104,21 @@ class WorkFolder:
         """Count the segments that follow the known ones: after a gap is filled, those behind it count again."""
         while (found := self._state(self.next_segment)) is not None:
             self.segments.append(self.next_segment)
-            self.frames, self.memory, self.portrait = found
+            self.frames, self.memory, self.portraits = found
 
     def _state(self, video: Path) -> tuple[int, MemoryBank, Tensor] | None:
-        """(last frame, memory, portrait) of a segment that is whole and goes on where the one before it ends."""
+        """(last frame, memory, portraits) of a segment that is whole and goes on where the one before it ends."""
         try:
             with safe_open(video.with_suffix(".safetensors"), framework="pt") as file:
                 told = file.metadata()
                 memory = MemoryBank(file.get_tensor("memory").clone(), int(told["memory_frames"]))
-                portrait = file.get_tensor("portrait").clone()  # nothing stays mapped to a file
+                portraits = file.get_tensor("portraits").clone()  # nothing stays mapped to a file
             good = (
                 told["fingerprint"] == self.fingerprint
                 and int(told["first"]) == self.frames
                 and told["sha256"] == _digest(video)
             )
-            return (int(told["last"]), memory, portrait) if good else None
+            return (int(told["last"]), memory, portraits) if good else None
         except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
             return None
         except OSError as error:  # it may be whole: nothing is made anew over it
@@ -129,7 +129,7 @@ class WorkFolder:
         """Where the next segment's video belongs."""
         return self.path / f"{len(self.segments):05d}.mp4"
 
-    def add(self, memory: MemoryBank, portrait: Tensor, last: int) -> None:
+    def add(self, memory: MemoryBank, portraits: Tensor, last: int) -> None:
         """Count the next segment, whose video is written: it ends before frame `last` and leaves `memory`."""
         video = self.next_segment
         told = {
@@ -139,9 +139,9 @@ class WorkFolder:
             "memory_frames": str(memory.frames),
             "sha256": _digest(video),
         }
-        write_weights(video.with_suffix(".safetensors"), {"memory": memory.latents, "portrait": portrait}, told)
+        write_weights(video.with_suffix(".safetensors"), {"memory": memory.latents, "portraits": portraits}, told)
         self.segments.append(video)
-        self.frames, self.memory, self.portrait = last, memory, portrait
+        self.frames, self.memory, self.portraits = last, memory, portraits
         self._find_segments()
 
     def clear(self) -> None:
@@ -149,7 +149,7 @@ class WorkFolder:
         for path in self.path.iterdir():
             if path.suffix in (".mp4", ".safetensors") and _OURS.fullmatch(path.name):
                 path.unlink(missing_ok=True)
-        self.segments, self.frames, self.memory, self.portrait = [], 0, None, None
+        self.segments, self.frames, self.memory, self.portraits = [], 0, None, None
 
     def __exit__(self, kind, error, trace) -> None:
         try:

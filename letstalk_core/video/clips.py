@@ -5,6 +5,7 @@ ClipSampler makes latents and frames of any stretch, and nothing in it grows wit
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -54,6 +55,10 @@ class SamplingSettings:
             raise InputError(f"The memory noise is {self.memory_noise}; choose one between 0 and 1.")
         if not -(2**63) <= self.seed < 2**64:
             raise InputError(f"The seed is {self.seed}; choose one of at most 64 bits.")
+
+    def of_speaker(self, number: int) -> SamplingSettings:
+        """Those of one of several speakers, who do not all blink at once."""
+        return dataclasses.replace(self, seed=(self.seed + number) % 2**64) if number else self
 
 
 class Features(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,15 @@ class MemoryBank:
         portrait = portrait.float().cpu()
         repeated = portrait[:, None].expand(-1, max(1, config.transformer.memory_frames), -1, -1, -1)
         return cls(to_model_space(repeated, portrait, config).contiguous(), frames)
+
+    @classmethod
+    def joined(cls, banks: Sequence[MemoryBank]) -> MemoryBank:
+        """Those of several speakers at the same frame as one, [n,M,C,h,w]."""
+        return cls(torch.cat([bank.latents for bank in banks]), banks[0].frames)
+
+    def of(self, speaker: int) -> MemoryBank:
+        """That of one of several."""
+        return MemoryBank(self.latents[speaker, None], self.frames)
 
     def after(self, clip: Tensor) -> MemoryBank:
         """The memory after a clip of latents [1,F,C,h,w] in the transformer's space: the last M, on the CPU."""
