@@ -24,7 +24,7 @@ RADIUS = 0.014  # of the picture's longer side: the guided filter's window, abou
 LEAST_VARIANCE = 1e-5  # of colours in 0..1: fainter edges are none to it
 CERTAIN = 0.8  # of a face, at least, has to be found to be a person's
 CLEAR, SOLID = 0.05, 0.95  # what lies beyond counts as 0 and 1: a haze of 2 % would lie over the whole background
-LEAST_WEIGHT = 1e-3  # of what a mean of colours is over, in sixths of a pixel or so: less is noise
+LEAST_WEIGHT = 1e-3  # of what a mean of colours is over: less is noise
 WIDE, NEAR = 0.12, 0.008  # of the longer side: how far colours of the person are fetched from, first and then
 
 
@@ -48,16 +48,16 @@ def find_matte(picture: np.ndarray) -> np.ndarray:
 
 def cut_out(picture: np.ndarray, matte: np.ndarray) -> np.ndarray:
     """A picture [H,W,3] in 0..1 with its matte [H,W] as float32 [H,W,4]: the colours are those of the person alone, the
-    background behind half transparent hair taken out, and go on some way beyond its edge.
+    background behind half transparent hair taken out, and go on beyond its edge; nothing of the background is left.
 
-    They are estimated by blurred fusion (Forte, 2021): what people and background look like around each pixel.
+    They are estimated by blurred fusion (Forte, 2021): what person and background look like around each pixel.
     """
     picture, weight = np.asarray(picture, np.float32), np.asarray(matte, np.float32)[..., None]
-    colours, behind = picture, picture
+    colours, behind, person = picture, picture, _mean(picture, weight)
     for share in (WIDE, NEAR):
         radius = _pixels(share, picture)
-        colours, behind = _spread(colours, weight, radius), _spread(behind, 1 - weight, radius)
-        colours = (colours + weight * (picture - weight * colours - (1 - weight) * behind)).clip(0, 1)
+        person, behind = _spread(colours, weight, radius, person), _spread(behind, 1 - weight, radius, behind)
+        colours = (person + weight * (picture - weight * person - (1 - weight) * behind)).clip(0, 1)
     return np.concatenate([colours, weight], -1)
 
 
@@ -65,11 +65,10 @@ def with_own_matte(picture: np.ndarray) -> np.ndarray:
     """A picture with transparency [H,W,4] in 0..1 as cut_out gives it: its colours stay, and go on beyond its edge."""
     picture = np.asarray(picture, np.float32)
     colours, weight = picture[..., :3], picture[..., 3:]
-    around = colours
+    around = _mean(colours, weight)
     for share in (WIDE, NEAR):
-        around = _spread(around, weight, _pixels(share, picture))
-        around = np.where(weight > 0, colours, around)
-    return np.concatenate([around, weight], -1)
+        around = _spread(colours, weight, _pixels(share, picture), around)
+    return np.concatenate([np.where(weight > 0, colours, around), weight], -1)
 
 
 def _segmented(picture: np.ndarray) -> np.ndarray:
@@ -124,10 +123,17 @@ def _guided(picture: np.ndarray, values: np.ndarray, radius: int) -> np.ndarray:
     return (_blurred(slope, radius) * picture).sum(-1) + _blurred(offset, radius)
 
 
-def _spread(values: np.ndarray, weight: np.ndarray, radius: int) -> np.ndarray:
-    """The mean of values [H,W,3] around each pixel, by their weight [H,W,1]; where that is nothing they stay."""
+def _mean(picture: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The mean colour of a picture [H,W,3], by weight [H,W,1], everywhere."""
+    mean = (picture * weight).mean((0, 1)) / max(float(weight.mean()), LEAST_WEIGHT)
+    return np.broadcast_to(mean, picture.shape)
+
+
+def _spread(values: np.ndarray, weight: np.ndarray, radius: int, otherwise: np.ndarray) -> np.ndarray:
+    """The mean of values [H,W,3] around each pixel, by their weight [H,W,1]; `otherwise` where that is nothing."""
     around = _blurred(weight, radius)[..., None]
-    return np.where(around > LEAST_WEIGHT, _blurred(values * weight, radius) / (around + 1e-6), values)
+    mean = _blurred(values * weight, radius) / np.maximum(around, LEAST_WEIGHT)
+    return np.where(around > LEAST_WEIGHT, mean, otherwise)
 
 
 def _blurred(values: np.ndarray, radius: int) -> np.ndarray:

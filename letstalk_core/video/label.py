@@ -54,9 +54,15 @@ class Label:
         self.digest = hashlib.sha256(letters.numpy().tobytes()).hexdigest()
 
     def draw(self, frames: Tensor) -> Tensor:
-        """The frames uint8 [n,H,W,3], on the CPU, with the label drawn into them."""
+        """The frames uint8 [n,H,W,3 or 4], on the CPU, with the label drawn into them."""
         place = frames[:, self.rows, self.columns]
-        place.copy_((place * self._kept + self._added).round())
+        if frames.shape[-1] == 3:
+            place.copy_((place * self._kept + self._added).round())
+            return frames
+        seen = place[..., 3:] * self._kept  # of the frame's own alpha, behind the label
+        alpha = 255 * (1 - self._kept) + seen
+        place[..., :3] = ((place[..., :3] * seen + 255 * self._added) / alpha).round()
+        place[..., 3:] = alpha.round()
         return frames
 
 
