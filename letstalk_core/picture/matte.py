@@ -24,7 +24,8 @@ RADIUS = 0.014  # of the picture's longer side: the guided filter's window, abou
 LEAST_VARIANCE = 1e-5  # of colours in 0..1: fainter edges are none to it
 CERTAIN = 0.8  # of a face, at least, has to be found to be a person's
 CLEAR, SOLID = 0.05, 0.95  # what lies beyond counts as 0 and 1: a haze of 2 % would lie over the whole background
-LEAST_WEIGHT = 1e-3  # of what a mean of colours is over: less is noise
+SURE = 4  # power of a matte by which pixels are weighed there: half transparent ones say little of either side
+LEAST_WEIGHT = 1e-2  # of what a mean of colours is over: less is noise
 WIDE, NEAR = 0.12, 0.008  # of the longer side: how far colours of the person are fetched from, first and then
 
 
@@ -53,10 +54,11 @@ def cut_out(picture: np.ndarray, matte: np.ndarray) -> np.ndarray:
     They are estimated by blurred fusion (Forte, 2021): what person and background look like around each pixel.
     """
     picture, weight = np.asarray(picture, np.float32), np.asarray(matte, np.float32)[..., None]
-    colours, behind, person = picture, picture, _mean(picture, weight)
+    seen, free = weight**SURE, (1 - weight) ** SURE
+    colours, behind, person = picture, picture, _mean(picture, seen)
     for share in (WIDE, NEAR):
         radius = _pixels(share, picture)
-        person, behind = _spread(colours, weight, radius, person), _spread(behind, 1 - weight, radius, behind)
+        person, behind = _spread(colours, seen, radius, person), _spread(behind, free, radius, behind)
         colours = (person + weight * (picture - weight * person - (1 - weight) * behind)).clip(0, 1)
     return np.concatenate([colours, weight], -1)
 

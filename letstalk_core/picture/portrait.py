@@ -55,7 +55,7 @@ class Portrait:
         return corners(self.square, self.image.shape[-1]).mean(0)
 
     def cut_out_of(self, person: np.ndarray) -> Portrait:
-        """The same portrait with the person of its picture cut out: [H,W,4] in 0..1, from background.person_of."""
+        """The same portrait with the person of its picture cut out: [H,W,4] in 0..1, from cutout.person_of."""
         size, side = self.image.shape[-1], self._finest.shape[-1]
         return dataclasses.replace(self, cutout=_cut_out(person, self.square * (side / size), side))
 

@@ -20,7 +20,7 @@ from ..audio.encoder import FeatureStream
 from ..audio.recording import Sound
 from ..diffusion.samplers import Callback
 from ..errors import InputError
-from ..picture.background import Background
+from ..picture.cutout import Background
 from ..picture.paste_back import PasteBack
 from ..picture.portrait import Portrait
 from ..pipeline import LetsTalkPipeline

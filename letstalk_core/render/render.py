@@ -16,7 +16,7 @@ from ..audio.recording import Recording, SampleReader, Sound
 from ..diffusion.samplers import check_sampler
 from ..errors import InputError
 from ..files import cannot_write, create_part, move_into_place
-from ..picture.background import Background, opaque, person_of
+from ..picture.cutout import Background, opaque, person_of
 from ..picture.paste_back import PasteBack
 from ..picture.picture_file import read_with_alpha, without_alpha
 from ..picture.portrait import MOST_DETAIL, Portrait, check_apart
