@@ -104,7 +104,7 @@ def test_what_is_no_person_is_said_and_not_cut_to_pieces():
 
 def test_nothing_of_the_background_is_left_in_the_colours():
     """A grey person, half transparent at the edge, before a wall of pure green."""
-    matte = cv2.blur(disc()[..., 3], (9, 9))
+    matte = cv2.blur(disc(384)[..., 3], (9, 9))
     picture = 0.5 * matte[..., None] + np.array([0.0, 1.0, 0.0], np.float32) * (1 - matte[..., None])
     person = cut_out(picture, matte)
     assert np.array_equal(person[..., 3], matte)
