@@ -29,11 +29,12 @@ from letstalk_core.audio import whisper
 from letstalk_core.audio.encoder import AudioEncoder
 from letstalk_core.audio.load_encoder import load_audio_encoder
 from letstalk_core.audio.recording import SAMPLE_RATE
-from letstalk_core.config import PRESETS, LetsTalkConfig
+from letstalk_core.config import LetsTalkConfig
 from letstalk_core.data.speech import spoken_clips, visemes
 from letstalk_core.data.speech.utterances import KeptUtterances
 from letstalk_core.evaluation.measures import correlation
 from letstalk_core.evaluation.speakers import follow, load_speakers
+from letstalk_core.presets import PRESETS
 from letstalk_core.training.bundled.train_ear import MouthReader
 
 SECONDS, BATCH, PEAK = 8.0, 32, 1e-3

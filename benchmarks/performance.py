@@ -34,11 +34,12 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.stages import stages, streams
-from letstalk_core.config import PAPER, PRESETS, LetsTalkConfig
+from letstalk_core.config import LetsTalkConfig
 from letstalk_core.model.acceleration import quantise
 from letstalk_core.model.checkpoint import LetsTalkModel
 from letstalk_core.model.transformer import GRADIENT_CHECKPOINTING
 from letstalk_core.precision import choose_device
+from letstalk_core.presets import PAPER, PRESETS
 from letstalk_core.training.dry_run.counting import count_step
 from letstalk_core.training.training_config import TransformerTraining
 from letstalk_core.training.transformer_loss import Denoiser, TransformerLoss

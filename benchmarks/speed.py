@@ -1,9 +1,10 @@
-"""Computing time per second of video and peak memory of the command line, for the demo and for a longer recording.
+"""Computing time per second of video and peak memory of the command line: `generate`, as a square video of the model's
+own size, of the example (the portrait and the recording in assets/) and of a longer recording.
 
     python benchmarks/speed.py [SECONDS]
 
-Each line is one process from start to end, imports and model loading included; the ratio of the two lengths tells what
-a second of video costs beyond that.
+Each is one process from start to end, imports and model loading included; the difference of the two tells what a
+further second of video costs.
 """
 
 import json
@@ -17,7 +18,7 @@ from pathlib import Path
 import psutil
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SPEECH = REPOSITORY / "assets" / "speech.wav"
+PORTRAIT, SPEECH = (REPOSITORY / "assets" / name for name in ("portrait.jpg", "speech.wav"))
 
 
 def repeated(path: Path, seconds: float) -> Path:
@@ -33,15 +34,8 @@ def repeated(path: Path, seconds: float) -> Path:
 def measure(recording: Path, output: Path) -> dict:
     with wave.open(str(recording), "rb") as file:
         length = file.getnframes() / file.getframerate()
-    command = [
-        sys.executable,
-        "-m",
-        "letstalk_core",
-        "generate",
-        "--portrait",
-        REPOSITORY / "assets" / "portrait.jpg",
-    ]
-    command += ["--audio", recording, "--output", output, "--device", "cpu"]
+    files = ("--portrait", PORTRAIT, "--audio", recording, "--output", output)
+    command = [sys.executable, "-m", "letstalk_core", "generate", *files, "--device", "cpu"]
     began, peak = time.perf_counter(), 0
     process = subprocess.Popen([str(part) for part in command], cwd=REPOSITORY, stdout=subprocess.DEVNULL)
     watched = psutil.Process(process.pid)
@@ -66,7 +60,8 @@ if __name__ == "__main__":
     longer = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out.mp4"
-        short = measure(SPEECH, output)
+        example = measure(SPEECH, output)
         long = measure(repeated(Path(folder) / "long.wav", longer), output)
-    beyond = (long["seconds"] - short["seconds"]) / (long["video_seconds"] - short["video_seconds"])
-    print(json.dumps({"demo": short, "longer": long, "marginal_seconds_per_video_second": round(beyond, 3)}, indent=2))
+    further = (long["seconds"] - example["seconds"]) / (long["video_seconds"] - example["video_seconds"])
+    found = {"square_example": example, "longer": long, "seconds_per_further_video_second": round(further, 3)}
+    print(json.dumps(found, indent=2))

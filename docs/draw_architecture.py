@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-GROUND = ("errors", "config", "files", "pixels", "weights")
+GROUND = ("errors", "config", "defaults", "files", "pixels", "weights")
 # Arithmetic between 0..255, 0..1 and -1..1, but for that of diffusion, of drawing and of loudness.
 PIXELS = re.compile(r"127\.5|add\(1\)\.div\(2\)|\* 2 - 1|(?<!\d )/ 255|\* 255\b|mul\(255\)|\+ 1\) / 2|div\(127")
 NOT_PIXELS = ("diffusion", "speech", "drawing", "canvas", "avatars", "augment")

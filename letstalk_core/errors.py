@@ -1,6 +1,12 @@
-"""The exceptions that are meant for the user's eyes."""
+"""What is meant for the user's eyes: exceptions, and what a warning is about."""
 
 from __future__ import annotations
+
+import contextlib
+from contextvars import ContextVar
+
+# What this thread's warnings are about, where several things are made at once; "" where there is one.
+ABOUT: ContextVar[str] = ContextVar("about", default="")
 
 
 class InputError(ValueError):
@@ -16,3 +22,13 @@ class NotFiniteError(InputError, FloatingPointError):
 
 class CheckpointError(InputError):
     """A file of weights is not what it should be."""
+
+
+@contextlib.contextmanager
+def about(what: str):
+    """Inside, warnings of this thread are about this; whoever shows them says it with them."""
+    before = ABOUT.set(what)
+    try:
+        yield
+    finally:
+        ABOUT.reset(before)

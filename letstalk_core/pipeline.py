@@ -78,8 +78,8 @@ class LetsTalkPipeline:
         """
         if Path(path) == BUNDLED_MODEL and not BUNDLED_MODEL.exists():
             raise InputError(
-                "This copy has no bundled model yet; train one with 'python -m letstalk_core train-portraits --minutes "
-                "120' and give its file with --model."
+                f"This copy has no bundled model, {BUNDLED_MODEL}; take the whole repository, or train one with "
+                "'python -m letstalk_core train-portraits --minutes 120' and give its file with --model."
             )
         if dtype not in PRECISIONS:
             raise InputError(f"The dtype is {dtype!r}; choose {', '.join(PRECISIONS)}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import Input, io, ui
 
 from .load import CATEGORY
 from .types import MotionSocket
@@ -55,17 +55,25 @@ class LetsTalkMotion(io.ComfyNode):
         return io.NodeOutput(motion, curves, ui=ui.PreviewImage(curves, cls=cls))
 
 
-def _driven(video):
+def _driven(video: Input.Video):
     from ..letstalk_core.picture.driving import head_motion
     from ..letstalk_core.video.motion_keys import Motion
+
+    times, tracks = head_motion(_timed_pictures(video))
+    return Motion.of_tracks(tracks, times)
+
+
+def _timed_pictures(video: Input.Video):
+    """(seconds, picture float [H,W,3] in 0..1) of each frame. A file's are decoded one at a time."""
+    from ..letstalk_core.pixels import pixels_to_pictures
+    from ..letstalk_core.video.driving_video import driving_frames
     from .runtime import show_progress
 
-    parts = video.get_components()
-    frames = parts.images[..., :3]
-
-    def watched():
-        for number, frame in enumerate(frames, 1):
-            show_progress(number, len(frames))
-            yield frame.numpy()
-
-    return Motion.of_tracks(head_motion(watched()), float(parts.frame_rate))
+    if type(video).get_stream_source is Input.Video.get_stream_source:  # it would be encoded; its images are there
+        parts = video.get_components()
+        for number, image in enumerate(parts.images, 1):
+            show_progress(number, len(parts.images))
+            yield (number - 0.5) / float(parts.frame_rate), image[..., :3].numpy()
+        return
+    for seconds, frame in driving_frames(video.get_stream_source(), *video.get_active_trim_window(), show_progress):
+        yield seconds, pixels_to_pictures(frame)

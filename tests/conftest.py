@@ -25,10 +25,12 @@ def shared() -> Path:
     return folder
 
 
-# Nodes that give what no loader would: a picture and a sound of any shape, and a model that runs out of memory.
+# Nodes that give what no loader would: a picture and a sound of any shape, a model that runs out of memory, and a video
+# that can't be read whole.
 SOURCES = """
 import copy, dataclasses
 import torch
+from comfy_api.latest import InputImpl
 class TestSource:
     CATEGORY, FUNCTION, RETURN_TYPES = "test", "make", ("IMAGE", "AUDIO")
     INPUT_TYPES = classmethod(lambda cls: {"required": {
@@ -53,7 +55,15 @@ class TestShortOfMemory:
         pipeline = copy.copy(letstalk_model.pipeline)
         pipeline.decoder = pipeline.stream_audio = fail
         return (dataclasses.replace(letstalk_model, pipeline=pipeline),)
-NODE_CLASS_MAPPINGS = {"TestSource": TestSource, "TestShortOfMemory": TestShortOfMemory}
+class LongVideo(InputImpl.VideoFromFile):
+    def get_components(self):
+        raise MemoryError("the whole video was asked for")
+class TestLongVideo:
+    CATEGORY, FUNCTION, RETURN_TYPES = "test", "make", ("VIDEO",)
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"file": ("STRING", {}), "start": ("FLOAT", {"default": 0.0})}})
+    def make(self, file, start):
+        return (LongVideo(file, start_time=start),)
+NODE_CLASS_MAPPINGS = {"TestSource": TestSource, "TestShortOfMemory": TestShortOfMemory, "TestLongVideo": TestLongVideo}
 """
 
 
@@ -113,6 +123,20 @@ def pipeline(tmp_path_factory):
     return LetsTalkPipeline.load(write_tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny.safetensors"), "cpu")
 
 
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory, repository):
+    """What `generate` needs, as files: a tiny model, half a second of sound, and the example portrait."""
+    from .command_line import write_wav
+    from .tiny import write_tiny_checkpoint
+
+    folder = tmp_path_factory.mktemp("inputs")
+    return {
+        "model": write_tiny_checkpoint(folder / "tiny.safetensors"),
+        "audio": write_wav(folder / "speech.wav"),
+        "portrait": repository / "assets" / "portrait.jpg",
+    }
+
+
 @pytest.fixture
 def stand_in(monkeypatch):
     """Software in the place of nvenc: takes the same pictures, and no B-frames."""
@@ -145,3 +169,16 @@ def short_segments():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "SEGMENT_SECONDS", 8 / 25)
         yield
+
+
+@pytest.fixture(scope="module")
+def whole(pipeline, tmp_path_factory):
+    """The frames of that rendering, uninterrupted."""
+    from letstalk_core.render.render import render_video
+    from letstalk_core.video.reader import read_video_frames
+
+    from .rendering import make_job
+
+    path = tmp_path_factory.mktemp("whole") / "a.mp4"
+    render_video(make_job(pipeline), path)
+    return read_video_frames(path)

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 
 from letstalk_core.audio.load_encoder import load_audio_encoder
 from letstalk_core.cli import main
-from letstalk_core.config import PRESETS
 from letstalk_core.data.speech.packed import PackedSpeech, mel_of, pack, picture_of
 from letstalk_core.data.speech.pairs import PackedPairs
 from letstalk_core.errors import InputError
 from letstalk_core.model.checkpoint import LetsTalkModel, save_checkpoint
 from letstalk_core.pipeline import LetsTalkPipeline
+from letstalk_core.presets import PRESETS
 from letstalk_core.training.bundled.train_portraits import SHARES
 
 OPTIONS = ["--minutes", "0.05", "--puppets", "2", "--speaking", "1", "--batch", "2", "--device", "cpu"]

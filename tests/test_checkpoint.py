@@ -7,7 +7,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from letstalk_core.config import PRESETS
 from letstalk_core.errors import CheckpointError, InputError
 from letstalk_core.model.checkpoint import (
     BundledAutoencoder,
@@ -18,6 +17,7 @@ from letstalk_core.model.checkpoint import (
     save_checkpoint,
 )
 from letstalk_core.pipeline import BUNDLED_MODEL
+from letstalk_core.presets import PRESETS
 
 from .tiny import write_tiny_checkpoint
 

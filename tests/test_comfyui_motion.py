@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
+from letstalk_core.pixels import pictures_to_pixels
 from letstalk_core.video.reader import read_video_frames
+
+from .test_driving import led, write_video
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.slow]
 FRAMES = 32
@@ -48,6 +51,23 @@ def test_a_driving_video_leads_the_face(comfyui, graph):
     driven = frames(comfyui, graph, keys)
     turned = frames(comfyui, graph, keys.replace("-20", "0").replace("20", "-20").replace("[0, 0]", "[0, 20]"))
     assert np.abs(driven - led).mean() < 0.7 * np.abs(turned - led).mean()
+
+
+def test_a_driving_video_is_read_frame_by_frame(comfyui, tmp_path):
+    """A file's, from where the graph has it begin: half a second with a face, and then half a second without."""
+    head = pictures_to_pixels(led("yaw", np.linspace(-15, 15, 12), 1))
+    whole = write_video(tmp_path / "head.mp4", np.concatenate([head, np.full_like(head, 128)]))
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole.read_bytes()[:-3000])
+    for file, start, sentence in (
+        (whole, 0.0, None), (whole, 0.6, "No face was found in the driving video"), (cut, 0.0, "cannot be decoded"),
+    ):  # fmt: skip
+        video = {"class_type": "TestLongVideo", "inputs": {"file": str(file), "start": start}}
+        motion = {"class_type": "LetsTalkMotion", "inputs": {"keys": "{}", "driving_video": ["video", 0]}}
+        curves = {"class_type": "PreviewImage", "inputs": {"images": ["motion", 1]}}
+        ended = comfyui.run({"video": video, "motion": motion, "curves": curves})
+        assert ended.status == ("error" if sentence else "success"), ended.error
+        assert sentence is None or sentence in ended.error
 
 
 @pytest.mark.parametrize(

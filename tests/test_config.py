@@ -7,8 +7,9 @@ import math
 import pytest
 from safetensors import safe_open
 
-from letstalk_core.config import FLAT_NAMES, PAPER, PARTS, PRESETS, Departures, LetsTalkConfig
+from letstalk_core.config import FLAT_NAMES, PARTS, Departures, LetsTalkConfig
 from letstalk_core.pipeline import BUNDLED_MODEL
+from letstalk_core.presets import PAPER, PRESETS
 
 EVERY_PRESET = pytest.mark.parametrize("name", PRESETS)
 BUNDLED = PRESETS["bundled"]  # of which nearly every field differs from its default

@@ -5,10 +5,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from letstalk_core.config import PRESETS
 from letstalk_core.errors import CheckpointError
 from letstalk_core.model.checkpoint import BundledAutoencoder, LetsTalkModel, load_checkpoint, save_checkpoint
 from letstalk_core.model.official import read_official
+from letstalk_core.presets import PRESETS
 from letstalk_core.training.initialise import initialise_from
 
 TINY = PRESETS["tiny"].with_changes(width=32, heads=2, audio_width=16)

@@ -14,8 +14,8 @@ from letstalk_core.video.marks import GENERATED
 from letstalk_core.video.reader import probe, read_video_frames
 from letstalk_core.video.verify import verify_marks
 
+from .command_line import command
 from .rendering import StopAt, make_job, stopped
-from .test_cli import command, inputs  # noqa: F401 (a fixture)
 from .test_marks import lines_of, write
 
 
@@ -69,7 +69,7 @@ def test_a_rendering_with_a_label(job, pipeline, tmp_path):
     assert np.abs(patch - patch[:1]).mean() < 25 and (patch.max((1, 2, 3)) > 180).all()
 
 
-def test_the_command_line(inputs, tmp_path, capfd):  # noqa: F811
+def test_the_command_line(inputs, tmp_path, capfd):
     assert main(command(inputs, tmp_path / "a.mp4", label="AI")) == 0
     assert main(command(inputs, tmp_path / "b.mp4")) == 0
     label = Label("AI", 64, 64)

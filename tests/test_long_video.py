@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from letstalk_core.config import PRESETS
 from letstalk_core.errors import InputError
 from letstalk_core.model.checkpoint import LetsTalkModel
 from letstalk_core.model.latents import from_model_space, to_model_space
+from letstalk_core.presets import PRESETS
 from letstalk_core.video.clips import ClipSampler, SamplingSettings, smooth_border
 from letstalk_core.video.controls import blink_schedule
 from letstalk_core.video.memory import MemoryBank

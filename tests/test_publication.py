@@ -44,6 +44,15 @@ def test_the_published_pack_loads_as_this_one_does(published, node_info):
     assert comfyui.node_info(published) == node_info
 
 
+def test_a_wheel_has_the_weights_that_the_library_reads_beside_its_code(repository):
+    (patterns,) = re.findall(r'^"\*" = \[(.+)\]$', (repository / "pyproject.toml").read_text(), re.M)
+    patterns = re.findall(r'"(.+?)"', patterns)
+    files = [path for path in (repository / "letstalk_core").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    data = [path for path in files if path.suffix != ".py"]
+    assert len(data) >= 6 and all(any(path.match(pattern) for pattern in patterns) for path in data), data
+    assert all((path.parent / "__init__.py").exists() for path in data)  # of packages: others are not looked into
+
+
 def test_icon_and_banner_are_as_the_registry_asks(repository):
     text = (repository / "pyproject.toml").read_text()
     for name, width, height, most in (("Icon", 1, 1, 400), ("Banner", 21, 9, 2000)):

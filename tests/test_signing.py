@@ -24,8 +24,8 @@ from letstalk_core.video.signing import Signature, check_signing, sign_video
 from letstalk_core.video.verify import verify_marks
 
 from .certificates import write_certificate
+from .command_line import command
 from .rendering import StopAt
-from .test_cli import command, inputs  # noqa: F401 (a fixture)
 from .test_marks import lines_of, packets, write
 
 c2pa = pytest.importorskip("c2pa")
@@ -258,7 +258,7 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, anna):
     assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
 
 
-def test_the_command_line_signs_one_and_many(inputs, tmp_path, anna, capfd):  # noqa: F811
+def test_the_command_line_signs_one_and_many(inputs, tmp_path, anna, capfd):
     key, certificate = map(str, anna)
     assert main(command(inputs, tmp_path / "a.mp4", sign_key=key, sign_cert=certificate)) == 0
     assert VALID in verify_marks(tmp_path / "a.mp4")[0]

@@ -263,3 +263,17 @@ def test_generate_many_on_the_command_line(checkpoint, batch, tmp_path, capsys):
     ]
     assert cli.main([*command, "--no-resume", "--together", "0"]) == 1
     assert "must be at least 1" in capsys.readouterr().err
+
+
+def test_notes_name_the_video_that_they_are_about(batch, repository, tmp_path, capsys):
+    """Also where two videos have the same note, and several are made at once."""
+    face = cv2.resize(cv2.imread(str(repository / "assets" / "portrait.jpg")), (96, 96), interpolation=cv2.INTER_AREA)
+    small = cv2.copyMakeBorder(face, 80, 80, 80, 80, cv2.BORDER_REPLICATE)
+    for name in ("anna", "ben"):
+        cv2.imwrite(str(batch / f"{name}.png"), small)
+    model = write_tiny_checkpoint(tmp_path / "256.safetensors", image_size=256)
+    assert cli.main(["generate-many", str(batch), "--output", str(tmp_path), "--model", str(model), "--together", "3"])
+    notes = [line for line in capsys.readouterr().err.splitlines() if "note:" in line]
+    said = {line.partition("mp4: ")[2] for line in notes}
+    assert len(said) == 1 and "The face fills only" in said.pop()
+    assert sorted(line.split(": ")[2] for line in notes) == [str(tmp_path / f"{name}.mp4") for name in ("anna", "ben")]

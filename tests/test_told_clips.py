@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from letstalk_core.config import CONTROLS, PRESETS
+from letstalk_core.config import CONTROLS
 from letstalk_core.data.people.actors import ASKED, DrawnActor, Performance, PuppetActor, asked, perform
 from letstalk_core.data.people.geometry import SIZE
 from letstalk_core.data.people.pictures import POSES
@@ -18,6 +18,7 @@ from letstalk_core.data.people.puppet import CONTROLS as OWN
 from letstalk_core.data.people.talking import SpeakingPictures
 from letstalk_core.data.source import Window
 from letstalk_core.picture.autoencoder import build_autoencoder
+from letstalk_core.presets import PRESETS
 from letstalk_core.training.bundled import timed
 from letstalk_core.training.bundled.read_ahead import ReadAhead
 from letstalk_core.training.bundled.teacher import Teacher

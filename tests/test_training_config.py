@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from letstalk_core.cli import main
-from letstalk_core.config import FLAT_NAMES, PARTS, PRESETS, LetsTalkConfig
+from letstalk_core.config import FLAT_NAMES, PARTS, LetsTalkConfig
 from letstalk_core.data.speech.synthesis import available_engines
 from letstalk_core.errors import InputError
+from letstalk_core.presets import PRESETS
 from letstalk_core.training.config_file import load_config
 from letstalk_core.training.training_config import AutoencoderTraining, TrainingConfig, TransformerTraining
 

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from letstalk_core.config import PAPER, PRESETS, LetsTalkConfig
+from letstalk_core.config import LetsTalkConfig
 from letstalk_core.model.attention import linear_attention, softmax_attention
 from letstalk_core.model.audio_projection import AudioProjection, ResidualConvolution, window_features
 from letstalk_core.model.transformer import LetsTalkTransformer
+from letstalk_core.presets import PAPER, PRESETS
 
 TINY = PRESETS["tiny"]
 LINEAR = TINY.with_changes(width=32, heads=2, linear_head_width=16, audio_width=16)

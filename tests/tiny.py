@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-from letstalk_core.config import PRESETS
 from letstalk_core.model.checkpoint import BundledAutoencoder, LetsTalkModel, save_checkpoint
 from letstalk_core.picture.autoencoder import SMALL_DC_AE, build_autoencoder
 from letstalk_core.picture.portrait_autoencoder import SMALL_PORTRAIT_AE
+from letstalk_core.presets import PRESETS
 
 CONFIG = PRESETS["tiny"].with_changes(
     objective="x0",

@@ -17,11 +17,12 @@ import threading
 import warnings
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import ABOUT, InputError
 from .model_commands import add_evaluation_commands, add_model_commands, add_training_commands
 from .video_commands import EXIT_NOT_MARKED, add_video_commands
 
 EXIT_INTERRUPTED = 130
+OWN = r"letstalk_core\b"  # modules whose warnings are notes to the user
 __all__ = ["EXIT_INTERRUPTED", "EXIT_NOT_MARKED", "build_parser", "main"]
 
 
@@ -47,10 +48,21 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    """Our own notes, one line each; other libraries' warnings are not the user's business."""
-    if category is UserWarning and Path(filename).is_relative_to(Path(__file__).parent.parent):
-        print(f"letstalk: note: {' '.join(str(message).split())}", file=sys.stderr)
+def _note_printer():
+    """What takes the place of warnings.showwarning: our own notes, one line each, and each once; other libraries'
+    warnings are not the user's business."""
+    said = set()
+
+    def show(message, category, filename, lineno, file=None, line=None) -> None:
+        if category is not UserWarning or not Path(filename).is_relative_to(Path(__file__).parent.parent):
+            return
+        about, sentence = ABOUT.get(), " ".join(str(message).split())
+        note = f"{about}: {sentence}" if about else sentence
+        if note not in said:
+            said.add(note)
+            sys.stderr.write(f"letstalk: note: {note}\n")  # in one piece: threads write too
+
+    return show
 
 
 @contextlib.contextmanager
@@ -79,9 +91,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     try:
         with _stops_interrupt(), warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = _note_printer()
+            # Python would say what two videos have in common once, of one of them.
+            warnings.filterwarnings("always", category=UserWarning, module=OWN)
             if getattr(arguments, "strict", False):
-                warnings.filterwarnings("error", category=UserWarning, module=r"letstalk_core\b")
+                warnings.filterwarnings("error", category=UserWarning, module=OWN)
             status = arguments.run(arguments)
             sys.stdout.flush()  # a full disk is said here
     except KeyboardInterrupt as stop:

@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import PAPER, AudioConfig, LetsTalkConfig
+from ..config import AudioConfig, LetsTalkConfig
 from ..errors import CheckpointError
+from ..presets import PAPER
 from ..weights import fill_strictly, some_of
 from .checkpoint import PARTS, LetsTalkModel, check_readable, save_checkpoint
 from .layers import grid_positions, time_positions

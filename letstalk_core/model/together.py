@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from ..errors import about
+
 PATIENCE = 0.005  # seconds that a call waits for others to join it
 
 
@@ -57,7 +59,7 @@ class Together:
             else:
                 self._joined.notify_all()
         if group[0] is call:
-            with self._computing:
+            with self._computing, about(""):  # for all: it is about no single one
                 self._answer(group)
         return call.answer.result()
 

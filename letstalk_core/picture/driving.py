@@ -11,28 +11,34 @@ from ..errors import InputError
 from .face import POINTS, Face, find_faces, read_points
 
 LOST = 0.5  # score below which a face that is followed is looked for anew
-SMOOTHED = (0.25, 0.5, 0.25)  # over neighbouring frames: points tremble
+SMOOTHED = 0.5  # of a frame's own value; the rest is its neighbours': points tremble
 # Of the controls for what is measured, fitted to held-out people who were led: they show half of the yaw that is asked
 # for, and pitch moves the nose between eyes and mouth; degrees for all of that way.
 YAW, PITCH = 1.9, -320.0
 
 
-def head_motion(pictures: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
-    """Tracks [F] of the controls yaw, pitch and roll that move a head like the one in a video, in degrees from its
-    median.
+def head_motion(frames: Iterable[tuple[float, np.ndarray]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Of a video: the times [F] of its frames, and at these tracks [F] of the controls yaw, pitch and roll that move a
+    head like the one in it, in degrees from its median.
 
-    pictures: float [H,W,3] in 0..1, frame by frame; the largest face counts. InputError where no frame has one; in
-    frames without, the head is on its way from where it was to where it will be.
+    frames: (seconds, picture float [H,W,3] in 0..1), rising; the largest face counts. They are looked at one by one,
+    and none is kept. InputError where no frame has a face; in frames without, the head is on its way from where it was
+    to where it will be.
     """
-    faces: list[Face | None] = []
-    for picture in pictures:
-        faces.append(_follow(picture, faces[-1] if faces else None))
-    known = [i for i, face in enumerate(faces) if face is not None]
-    if not known:
+    at: list[float] = []
+    seen: list[tuple[float, ...]] = []  # seconds and what is measured, of the frames with a face
+    face = None
+    for seconds, picture in frames:
+        at.append(seconds)
+        face = _follow(picture, face)
+        if face is not None:
+            seen.append((seconds, *_measured(face)))
+    if not seen:
         raise InputError("No face was found in the driving video; choose one that shows a face from the front.")
-    columns = np.array([_measured(faces[i]) for i in known]).T
-    tracks = [_smooth(np.interp(np.arange(len(faces)), known, column)) for column in columns]
-    return {name: track - np.median(track) for name, track in zip(("yaw", "pitch", "roll"), tracks, strict=True)}
+    times, (known, *columns) = np.array(at), np.array(seen).T
+    tracks = [_smooth(np.interp(times, known, column), times) for column in columns]
+    named = zip(("yaw", "pitch", "roll"), tracks, strict=True)
+    return times, {name: track - np.median(track) for name, track in named}
 
 
 def _follow(picture: np.ndarray, before: Face | None) -> Face | None:
@@ -57,5 +63,10 @@ def _tilt(face: Face) -> float:
     return math.atan2(*(right - left)[::-1])
 
 
-def _smooth(track: np.ndarray) -> np.ndarray:
-    return np.convolve(np.pad(track, 1, mode="edge"), SMOOTHED, mode="valid")
+def _smooth(track: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Each value moved towards the one that its neighbours, on a line between them, have at its time."""
+    if len(track) < 2:
+        return track
+    around, at = np.pad(track, 1, mode="edge"), np.pad(times, 1, mode="reflect", reflect_type="odd")
+    share = (at[1:-1] - at[:-2]) / (at[2:] - at[:-2])
+    return SMOOTHED * track + (1 - SMOOTHED) * (around[:-2] * (1 - share) + around[2:] * share)

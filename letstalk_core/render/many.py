@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, about
 from ..pipeline import LetsTalkPipeline
 from .render import Observer, write_video
 
@@ -92,19 +92,20 @@ def write_videos(
     """Make videos, `together` at a time, whose clips are then denoised as one batch; yield each pair as it is finished,
     with its number of frames or with what went wrong, which does not stop the others.
 
-    options: of render.write_video, for all. Ended early, each of them goes on where it was the next time. InputError
-    where `together` is less than 1.
+    options: of render.write_video, for all. Ended early, each of them goes on where it was the next time. What warnings
+    are about (errors.ABOUT) is the video's path. InputError where `together` is less than 1.
     """
     if together < 1:
         raise InputError(f"The number of videos at once is {together}; it must be at least 1.")
     stopped = threading.Event()
+
+    def make(pair: Pair) -> int:
+        with about(str(pair.output)):
+            files = pair.portrait, pair.audio, pair.output
+            return write_video(pipeline, *files, observer=_Stoppable(stopped), **options)
+
     with pipeline.together(together), ThreadPoolExecutor(together, "video") as pool:
-        videos = {
-            pool.submit(
-                write_video, pipeline, pair.portrait, pair.audio, pair.output, observer=_Stoppable(stopped), **options
-            ): pair
-            for pair in pairs
-        }
+        videos = {pool.submit(make, pair): pair for pair in pairs}
         try:
             for video in as_completed(list(videos)):
                 pair, error = videos.pop(video), video.exception()

@@ -10,9 +10,10 @@ import json
 import typing
 from dataclasses import dataclass, field
 
-from ..config import PRESETS, LetsTalkConfig
+from ..config import LetsTalkConfig
 from ..errors import InputError
 from ..model.transformer import GRADIENT_CHECKPOINTING
+from ..presets import PRESETS
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from ..config import CONTROLS
+from ..defaults import BLINKS, MOST_BLINKS, MOST_HEAD_MOTION
 from ..diffusion.samplers import clip_generator
 from ..errors import InputError
 
-BLINKS = 16.0  # a minute, as people do
-MOST_BLINKS, MOST_HEAD_MOTION = 60.0, 2.0
 # Eyelid closure from frame to frame at 25 fps: closing is faster than opening.
 BLINK_SHAPE = (0.35, 0.9, 1.0, 1.0, 0.75, 0.4, 0.12)
 # Of a head at motion 1: deviation in degrees, and seconds from one turn to the next; and so the brows.

@@ -65,12 +65,12 @@ class Motion:
             raise InputError(f"The motion is not JSON like {EXAMPLE} ({error}).") from error
 
     @classmethod
-    def of_tracks(cls, tracks: Mapping[str, np.ndarray], fps: float) -> Motion:
-        """Of one value for each frame of a video, cut off at the controls' ranges."""
+    def of_tracks(cls, tracks: Mapping[str, np.ndarray], times: np.ndarray) -> Motion:
+        """Of values [F] for the frames of a video, at times [F] in seconds, cut off at the controls' ranges."""
         keys = {}
         for name, track in tracks.items():
             inside = np.clip(track, *CONTROLS[name]).tolist()
-            keys[name] = tuple(((frame + 0.5) / fps, value) for frame, value in enumerate(inside))
+            keys[name] = tuple(zip(np.asarray(times).tolist(), inside, strict=True))
         return cls(keys)
 
     def over(self, other: Motion | None) -> Motion:

@@ -17,6 +17,7 @@ from ...errors import InputError
 from ...picture.portrait import centred_square, square_of
 from ...picture.similarity import cut
 from ...pixels import pixels_to_pictures
+from ...video.driving_video import period_of, rising
 
 LOOKS = (0, 5, 10)  # frames of a stretch on which a face is looked for
 
@@ -51,14 +52,9 @@ def timed_frames(path: Path) -> Iterator[tuple[Fraction, Picture]]:
     """Yield (seconds on the file's clock, picture) of a video, the seconds rising. InputError where it is damaged."""
     with _decoding(path, "video") as (container, stream):
         stream.thread_type = "AUTO"
-        period = 1 / (stream.average_rate or stream.guessed_rate or Fraction(25))
-        ratio, last = stream.sample_aspect_ratio, None
-        for frame in container.decode(stream):
-            expected = Fraction(0) if last is None else last + period
-            seconds = expected if frame.pts is None else frame.pts * frame.time_base
-            if last is None or seconds > last:
-                yield seconds, (frame, ratio)
-                last = seconds
+        ratio = stream.sample_aspect_ratio
+        for seconds, frame in rising(container.decode(stream), period_of(stream)):
+            yield seconds, (frame, ratio)
 
 
 def resample(pictures: Iterator[tuple[Fraction, T]], rate: Fraction, origin: Fraction) -> Iterator[tuple[int, T]]:

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...config import PRESETS
 from ...data.people.pictures import POSES, PeoplePictures, PuppetPictures
 from ...data.people.talking import SpeakingPictures
 from ...data.source import Window
@@ -22,6 +21,7 @@ from ...data.speech.pairs import PackedPairs, SpokenPairs
 from ...errors import InputError
 from ...model.checkpoint import BundledAutoencoder, LetsTalkModel, load_checkpoint, save_checkpoint
 from ...precision import native_autocast
+from ...presets import PRESETS
 from ..build import find_autoencoder, freeze
 from ..training_config import TransformerTraining
 from ..transformer_loss import Denoiser, TransformerLoss
