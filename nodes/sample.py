@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import secrets
 from pathlib import Path
@@ -18,6 +19,7 @@ from .runtime import Progress, check_same_model, on_device, show_progress, tell
 from .types import (
     AudioSocket,
     EncodedAudio,
+    EncodedPortrait,
     LoadedModel,
     Memory,
     MemorySocket,
@@ -29,6 +31,7 @@ from .types import (
 DEFAULT_SAMPLER = "as the model says"
 SAMPLER_NAMES = [DEFAULT_SAMPLER, *SAMPLERS]
 PICTURES = ("crop", "full picture")
+BACKGROUNDS = ("keep", "colour", "transparent")
 MEMORY_NOISE = 0.0  # the core's default
 MOST_SIZE = 1024  # render.MOST_SIZE
 
@@ -261,32 +264,81 @@ class MemoryBankLongVideo(io.ComfyNode):
                     tooltip="x264 works everywhere. The others need a graphics card or chip with an encoder.",
                 ),
                 *last_inputs(),
+                io.Combo.Input(
+                    "background",
+                    options=list(BACKGROUNDS),
+                    default=BACKGROUNDS[0],
+                    optional=True,
+                    tooltip="Behind the person. transparent gives a WebM (VP9), whatever the encoder, for LetsTalk "
+                    "Save Video.",
+                ),
+                io.String.Input(
+                    "background_colour",
+                    display_name="background colour",
+                    default="#00b140",
+                    optional=True,
+                    tooltip="For the background 'colour': as #00b140 or white.",
+                ),
             ],
             outputs=[io.Video.Output("video", display_name="video", tooltip="For Save Video. A file, not images.")],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
+    def validate_inputs(cls, background: str = "keep", background_colour: str = "") -> bool | str:
+        try:
+            _behind(background, background_colour)
+        except InputError as error:
+            return str(error)
+        return True
+
+    @classmethod
     def execute(
         cls, letstalk_model, letstalk_portrait, letstalk_audio, picture: str, encoder: str = "x264", size: int = 0,
-        letstalk_motion=None, **sampling,
+        letstalk_motion=None, background: str = "keep", background_colour: str = "", **sampling,
     ) -> io.NodeOutput:  # fmt: skip
         from ..letstalk_core.render.job import Speaker, VideoJob
         from ..letstalk_core.render.render import render_video
+        from ..letstalk_core.video.file_format import encoder_of
 
         check_same_model(letstalk_model, portrait=letstalk_portrait, audio=letstalk_audio)
         settings = _settings(*_length(letstalk_model, letstalk_audio), letstalk_motion, **sampling)
-        paste_back = _paste_back(letstalk_portrait) if picture == "full picture" else None
+        behind, whole = _behind(background, background_colour), picture == "full picture"
+        name = f"letstalk_long_video_{secrets.token_hex(6)}.{'webm' if background == 'transparent' else 'mp4'}"
+        path = _in_folder(folder_paths.get_temp_directory(), name)
+        encoder = encoder_of(Path(path), "x264" if background == "transparent" else encoder)
         with on_device(letstalk_model) as pipeline:
+            if behind is not None:
+                letstalk_portrait = _cut_out(pipeline, letstalk_portrait)
+            paste_back = _paste_back(letstalk_portrait) if whole else None
             speaker = Speaker(letstalk_portrait.portrait, letstalk_audio.recording, settings, paste_back)
-            job = VideoJob(pipeline, (speaker,), encoder, None if paste_back else size or None)
+            job = VideoJob(pipeline, (speaker,), encoder, None if whole else size or None, background=behind)
             progress = Progress(pipeline, job.frames, settings, cls.hidden.unique_id)
-            path = _in_folder(folder_paths.get_temp_directory(), f"letstalk_long_video_{secrets.token_hex(6)}.mp4")
             # Not in the temp folder, which is emptied when ComfyUI starts.
             work = _in_folder(folder_paths.get_output_directory(), "letstalk_work", job.fingerprint[:12])
             render_video(job, path, progress, Path(work))
         tell(cls.hidden.unique_id, f"{job.frames} frames, {job.frames / pipeline.config.fps:.1f} s.")
         return io.NodeOutput(InputImpl.VideoFromFile(path))
+
+
+def _behind(background: str, colour: str):
+    """The Background that the inputs name; None keeps the picture's own."""
+    from ..letstalk_core.picture.cutout import Background
+
+    return Background.parse(colour if background == "colour" else background)
+
+
+def _cut_out(pipeline, encoded: EncodedPortrait) -> EncodedPortrait:
+    """The same with the person cut out of portrait and picture."""
+    from ..letstalk_core.picture.cutout import person_of
+
+    picture, matte = encoded.picture if encoded.transparent is None else encoded.transparent, encoded.matte
+    person = person_of(picture.numpy(), None if matte is None else matte.numpy())
+    portrait = encoded.portrait.cut_out_of(person)
+    reconstruction = pipeline.decoder(portrait)(encoded.latents.to(pipeline.device))[0].cpu()
+    return dataclasses.replace(
+        encoded, portrait=portrait, picture=torch.from_numpy(person), reconstruction=reconstruction
+    )
 
 
 def _in_folder(*parts: str) -> str:

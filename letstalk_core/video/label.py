@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..errors import InputError
-from .reader import iter_video_frames, probe
+from .reader import is_transparent, iter_video_frames, probe
 from .writer import VideoWriter
 
 LEAST, SHARE = 14, 22  # pixels that letters are high, with what hangs below; a larger picture's height in letters
@@ -90,13 +90,16 @@ def label_video(source: Path, target: Path, text: str, source_type: str, advance
 
     advance is called with (frames made, frames in all) and cancels by raising. InputError as of Label and VideoWriter.
     """
-    info, frames = probe(source), iter_video_frames(source)
+    transparent = is_transparent(source)
+    info, frames = probe(source), iter_video_frames(source, transparent)
     first = next(frames, None)
     if first is None:
         raise InputError(f"{source} has no frames to draw a label into; choose a video with pictures.")
     height, width = first.shape[:2]
     label, sound = Label(text, width, height), source if info.audio_samples else None
-    with VideoWriter(target, width, height, info.fps, sound, source_type=source_type) as writer:
+    with VideoWriter(
+        target, width, height, info.fps, sound, source_type=source_type, transparent=transparent
+    ) as writer:
         for frame in chain([first], frames):
             writer.write(label.draw(torch.from_numpy(frame)[None]))
             advance(writer.frames, info.frames)
