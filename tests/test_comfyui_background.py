@@ -9,6 +9,7 @@ from letstalk_core.video.marks import COMPOSITE, GENERATED
 from letstalk_core.video.reader import is_transparent, iter_video_frames, probe, read_video_frames
 from letstalk_core.video.verify import verify_marks
 
+from .certificates import write_certificate
 from .test_comfyui import only
 from .test_comfyui_marks import run, save
 
@@ -25,7 +26,7 @@ def long_video(workflow, **changes) -> tuple[dict, str, str]:
 
 
 @pytest.mark.parametrize(("picture", "source_type"), [("crop", GENERATED), ("full picture", COMPOSITE)])
-def test_a_transparent_video_is_saved_as_it_is(comfyui, workflow, picture, source_type):
+def test_a_transparent_video_is_saved_as_it_is(comfyui, workflow, tmp_path, picture, source_type):
     graph, last, video = long_video(workflow, picture=picture, background="transparent")
     (saved,) = run(comfyui, {**graph, last: save(video)})
     assert saved.suffix == ".webm" and is_transparent(saved) and probe(saved).frames == 13
@@ -37,8 +38,9 @@ def test_a_transparent_video_is_saved_as_it_is(comfyui, workflow, picture, sourc
     (labelled,) = run(comfyui, {**graph, last: save(video, label="AI")})
     drawn = np.stack(list(iter_video_frames(labelled, transparent=True)))
     assert drawn.shape == frames.shape and (drawn[..., 3].astype(int) - frames[..., 3]).max() > 100
-    ended = comfyui.run({**graph, last: save(video, sign_key="k.pem", sign_certificate="c.pem")})
-    assert ended.status != "success"
+    key, certificate = map(str, write_certificate(tmp_path, "Anna"))
+    ended = comfyui.run({**graph, last: save(video, sign_key=key, sign_certificate=certificate)})
+    assert ended.status != "success" and "C2PA has no place in that format" in str(ended.error)
 
 
 def test_a_colour_and_a_matte(comfyui, workflow):
@@ -59,5 +61,5 @@ def test_a_colour_and_a_matte(comfyui, workflow):
 
 def test_a_colour_that_is_none_is_said_before_the_graph_runs(comfyui, workflow):
     graph, last, video = long_video(workflow, background="colour", background_colour="beach")
-    ended = comfyui.run({**graph, last: save(video)})
-    assert ended.status != "success" and "choose keep, transparent, or a colour" in str(ended.error)
+    status, told = comfyui.post("/prompt", {"prompt": {**graph, last: save(video)}})
+    assert status == 400 and "choose keep, transparent, or a colour" in str(told["node_errors"])
