@@ -3,8 +3,8 @@
     python benchmarks/dialogue.py [--pictures A B] [--conversations 6] [--sheet FILE.png]
 
 Two held-out people stand side by side and speak held-out sentences, in turns or both at once. Prints JSON, for either
-case the medians and the worst over all faces of "own", the r of a mouth's opening in the picture with the opening of the
-same face when it speaks its sound alone, of "other", with the opening that the other's sound alone gives, and of
+case the median, least and most over all faces of "own", the r of a mouth's opening in the picture with the opening of
+the same face when it speaks its sound alone, of "other", with the opening that the other's sound alone gives, and of
 "silent", the deviation of the opening while the other one speaks over that while it speaks itself. --pictures: instead
 of people of assets/people. --sheet: frames of the first conversation. Needs espeak-ng and requirements-dev.txt.
 """

@@ -12,10 +12,11 @@ from .load import WEIGHTS, LoadLetsTalkModel
 from .motion import LetsTalkMotion
 from .sample import LetsTalkPasteBack, LetsTalkSampler, MemoryBankLongVideo
 from .save import LetsTalkSaveVideo
+from .speaker import LetsTalkSpeaker
 
 NODES = [
     LoadLetsTalkModel, EncodeAudio, EncodePortrait, LetsTalkSampler, MemoryBankLongVideo, LetsTalkPasteBack,
-    LetsTalkAudioFile, LetsTalkExample, LetsTalkMotion, LetsTalkSaveVideo,
+    LetsTalkAudioFile, LetsTalkExample, LetsTalkMotion, LetsTalkSaveVideo, LetsTalkSpeaker,
 ]  # fmt: skip
 
 folder_paths.add_model_folder_path("letstalk", os.path.join(folder_paths.models_dir, "letstalk"))

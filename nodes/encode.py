@@ -8,6 +8,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
+from ..letstalk_core.defaults import FACE_MARGIN
 from ..letstalk_core.errors import InputError
 from ..letstalk_core.files import ASSETS
 from .load import CATEGORY
@@ -15,7 +16,8 @@ from .runtime import on_device, showing_warnings
 from .types import AudioSocket, EncodedAudio, EncodedPortrait, LoadedModel, ModelSocket, PortraitSocket
 
 SOUNDS = ["audio", "video"]
-FACES = ("largest", "by index", "none")
+FACES = ("largest", "by index", "none", "left", "right")
+CHANNELS = ("all", "left", "right")
 MISSING = {"centred crop": "crop", "stop with an error": "error"}
 EXAMPLES = {"portrait": "portrait.jpg", "drawing": "drawing.png", "scene": "scene.jpg"}
 
@@ -43,6 +45,7 @@ class EncodeAudio(io.ComfyNode):
                     step=0.1,
                     tooltip="How many seconds to take; 0 takes all that is left.",
                 ),
+                channel_input(),
             ],
             outputs=[
                 AudioSocket.Output("letstalk_audio", tooltip="For the samplers."),
@@ -52,11 +55,11 @@ class EncodeAudio(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, letstalk_model, audio, start: float, duration: float) -> io.NodeOutput:
+    def execute(cls, letstalk_model, audio, start: float, duration: float, channel: str = "all") -> io.NodeOutput:
         if audio is None:
             raise InputError("There is no sound here: the video that it comes from has none; connect a recording.")
         waveform, rate = _part(audio, start, duration), audio["sample_rate"]
-        encoded = _encoded(letstalk_model, (waveform, rate))
+        encoded = _encoded(letstalk_model, (waveform, rate), channel)
         frames = encoded.recording.frames(letstalk_model.pipeline.config.fps)
         return io.NodeOutput(encoded, frames, {"waveform": waveform[None], "sample_rate": rate})
 
@@ -74,10 +77,23 @@ def _part(audio: dict, start: float, duration: float) -> torch.Tensor:
     return part
 
 
-def _encoded(model: LoadedModel, source) -> EncodedAudio:
+def channel_input() -> io.Input:
+    return io.Combo.Input(
+        "channel",
+        options=list(CHANNELS),
+        default="all",
+        optional=True,
+        advanced=True,
+        tooltip="What is heard: all channels, or the left or right one, where each has a speaker of its own.",
+    )
+
+
+def _encoded(model: LoadedModel, source, channel: str) -> EncodedAudio:
+    from ..letstalk_core.audio.dialogue import Channel
     from ..letstalk_core.audio.recording import Recording
 
-    return EncodedAudio(Recording(source), model.name)
+    recording = Recording(source)
+    return EncodedAudio(recording if channel == "all" else Channel(recording, channel), model.name)
 
 
 class LetsTalkAudioFile(io.ComfyNode):
@@ -99,6 +115,7 @@ class LetsTalkAudioFile(io.ComfyNode):
                     upload=io.UploadType.audio,
                     tooltip="A sound file, or a video with sound, in ComfyUI's input folder.",
                 ),
+                channel_input(),
             ],
             outputs=[
                 AudioSocket.Output("letstalk_audio", tooltip="For the samplers."),
@@ -107,12 +124,12 @@ class LetsTalkAudioFile(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, letstalk_model, audio: str) -> io.NodeOutput:
-        encoded = _encoded(letstalk_model, folder_paths.get_annotated_filepath(audio))
+    def execute(cls, letstalk_model, audio: str, channel: str = "all") -> io.NodeOutput:
+        encoded = _encoded(letstalk_model, folder_paths.get_annotated_filepath(audio), channel)
         return io.NodeOutput(encoded, encoded.recording.frames(letstalk_model.pipeline.config.fps))
 
     @classmethod
-    def fingerprint_inputs(cls, letstalk_model, audio: str):
+    def fingerprint_inputs(cls, letstalk_model, audio: str, channel: str = "all"):
         """A file that was replaced is read again."""
         stat = os.stat(folder_paths.get_annotated_filepath(audio))
         return f"{stat.st_mtime_ns} {stat.st_size}"
@@ -138,7 +155,7 @@ class EncodePortrait(io.ComfyNode):
                     "face",
                     options=list(FACES),
                     default="largest",
-                    tooltip="Which face speaks. none: the picture's centred square as it is.",
+                    tooltip="Which face speaks; left and right are the outermost. none: the picture's centred square.",
                 ),
                 io.Int.Input(
                     "face_index",
@@ -150,7 +167,7 @@ class EncodePortrait(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "margin",
-                    default=1.42,
+                    default=FACE_MARGIN,
                     min=0.5,
                     max=4.0,
                     step=0.01,

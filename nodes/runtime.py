@@ -37,11 +37,12 @@ class Progress:
     "progress" events, and the previews without metadata, which this bar sends as well.
     """
 
-    def __init__(self, pipeline: LetsTalkPipeline, frames: int, settings: SamplingSettings, node: str | None = None):
-        self.length, self.steps = (
-            pipeline.config.transformer.clip_frames,
-            settings.steps or pipeline.config.sampling.steps,
-        )
+    def __init__(
+        self, pipeline: LetsTalkPipeline, frames: int, settings: SamplingSettings, node: str | None = None,
+        speakers: int = 1,
+    ):  # fmt: skip
+        self.length = pipeline.config.transformer.clip_frames
+        self.steps = speakers * (settings.steps or pipeline.config.sampling.steps)
         self.clip, self.node = 0, node
         self.bar = comfy.utils.ProgressBar(max(1, math.ceil(frames / self.length) * self.steps))
 

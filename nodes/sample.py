@@ -5,166 +5,39 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import folder_paths
 import torch
 from comfy_api.latest import InputImpl, io
 
-from ..letstalk_core.config import MOST_GUIDANCE, SAMPLERS, TIMESTEPS
 from ..letstalk_core.errors import InputError
 from ..letstalk_core.video.h264 import ENCODERS
 from .load import CATEGORY
 from .runtime import Progress, check_same_model, on_device, show_progress, tell
+from .sampling import encoded_inputs, last_inputs, sampling_inputs, sampling_settings
 from .types import (
-    AudioSocket,
     EncodedAudio,
     EncodedPortrait,
     LoadedModel,
     Memory,
     MemorySocket,
-    ModelSocket,
-    MotionSocket,
     PortraitSocket,
+    SpeakersSocket,
+    TalkingFace,
 )  # fmt: skip
 
-DEFAULT_SAMPLER = "as the model says"
-SAMPLER_NAMES = [DEFAULT_SAMPLER, *SAMPLERS]
+if TYPE_CHECKING:
+    from ..letstalk_core.picture.cutout import Background
+    from ..letstalk_core.picture.paste_back import PasteBack
+    from ..letstalk_core.picture.portrait import Portrait
+    from ..letstalk_core.pipeline import LetsTalkPipeline
+    from ..letstalk_core.render.job import Speaker
+
 PICTURES = ("crop", "full picture")
 BACKGROUNDS = ("keep", "colour", "transparent")
-MEMORY_NOISE = 0.0  # the core's default
-MOST_SIZE = 1024  # render.MOST_SIZE
-
-
-def encoded_inputs() -> list[io.Input]:
-    """What both samplers take from the nodes before them."""
-    return [
-        ModelSocket.Input("letstalk_model", tooltip="From LetsTalk Load Model."),
-        PortraitSocket.Input("letstalk_portrait", tooltip="From LetsTalk Encode Portrait."),
-        AudioSocket.Input("letstalk_audio", tooltip="From LetsTalk Encode Audio."),
-    ]
-
-
-def sampling_inputs() -> list[io.Input]:
-    """Inputs that both samplers share."""
-    return [
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=True,
-            tooltip="Blinks, gaze and head motion. The same seed gives the same frames.",
-        ),
-        io.Int.Input(
-            "steps",
-            default=0,
-            min=0,
-            max=TIMESTEPS,
-            tooltip="Denoising steps of each clip; 0 takes the model's own number (2 for the bundled one).",
-        ),
-        io.Combo.Input(
-            "sampler",
-            options=SAMPLER_NAMES,
-            default=DEFAULT_SAMPLER,
-            advanced=True,
-            tooltip="How noise becomes latents; euler goes with the bundled model, the others with the paper's.",
-        ),
-        io.Float.Input(
-            "cfg",
-            display_name="guidance scale",
-            default=0.0,
-            min=0.0,
-            max=MOST_GUIDANCE,
-            step=0.1,
-            tooltip="How strongly the speech moves the mouth; 0 takes the model's own (1 for the bundled one), which "
-            "is neutral and twice as fast as any other.",
-        ),
-        io.Float.Input(
-            "memory_noise",
-            display_name="memory noise",
-            default=MEMORY_NOISE,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            advanced=True,
-            tooltip="Noise on what a clip remembers of the one before, as in training: against errors that add up. "
-            "The bundled model has no memory.",
-        ),
-        # Optional, so that prompts that were saved before these inputs still run.
-        io.Float.Input(
-            "blinks",
-            default=16.0,
-            min=0.0,
-            max=60.0,
-            step=1.0,
-            optional=True,
-            tooltip="Blinks a minute.",
-        ),
-        io.Float.Input(
-            "head_motion",
-            display_name="head motion",
-            default=1.0,
-            min=0.0,
-            max=2.0,
-            step=0.1,
-            optional=True,
-            tooltip="Of head, brows and gaze: 0 still, 1 as people do. For models that know it.",
-        ),
-        io.Float.Input(
-            "expression",
-            default=0.0,
-            min=-1.0,
-            max=1.0,
-            step=0.1,
-            optional=True,
-            tooltip="-1 sad to 1 smiling, beside what the portrait has. For models that know it.",
-        ),
-    ]
-
-
-def last_inputs() -> list[io.Input]:
-    """What came later: at the end, so that widgets that were saved before keep their places."""
-    return [
-        io.Int.Input(
-            "size",
-            default=0,
-            min=0,
-            max=MOST_SIZE,
-            step=8,
-            optional=True,
-            advanced=True,
-            tooltip="Side of the square frames in pixels; 0 is the model's own (256). Larger frames are as sharp as "
-            "the picture. A full picture has its own size.",
-        ),
-        MotionSocket.Input(
-            "letstalk_motion",
-            optional=True,
-            tooltip="From LetsTalk Motion; it comes before blinks, head motion and expression.",
-        ),
-    ]
-
-
-def _settings(
-    frames: int,
-    fps: float,
-    motion,
-    seed: int,
-    steps: int,
-    sampler: str,
-    cfg: float,
-    memory_noise: float,
-    **asked: float,
-):
-    """For a recording of so many frames; motion: from LetsTalk Motion, or None."""
-    from ..letstalk_core.video.clips import SamplingSettings
-    from ..letstalk_core.video.controls import AskedFor
-
-    named = None if sampler == DEFAULT_SAMPLER else sampler
-    wanted = AskedFor(**asked)
-    if motion is not None:
-        wanted = motion.added_to(wanted, frames, fps)
-    return SamplingSettings(seed, steps or None, named, cfg or None, memory_noise, wanted)
 
 
 def _length(model: LoadedModel, audio: EncodedAudio) -> tuple[int, float]:
@@ -219,7 +92,7 @@ class LetsTalkSampler(io.ComfyNode):
         from ..letstalk_core.video.clips import ClipSampler
 
         check_same_model(letstalk_model, portrait=letstalk_portrait, audio=letstalk_audio, memory=letstalk_memory)
-        settings = _settings(*_length(letstalk_model, letstalk_audio), letstalk_motion, **sampling)
+        settings = sampling_settings(*_length(letstalk_model, letstalk_audio), letstalk_motion, **sampling)
         made, first = [], letstalk_memory.next_frame if letstalk_memory else start_frame
         with on_device(letstalk_model) as pipeline:
             features, latents = pipeline.stream_audio(letstalk_audio.recording), letstalk_portrait.latents
@@ -264,6 +137,11 @@ class MemoryBankLongVideo(io.ComfyNode):
                     tooltip="x264 works everywhere. The others need a graphics card or chip with an encoder.",
                 ),
                 *last_inputs(),
+                SpeakersSocket.Input(
+                    "letstalk_speakers",
+                    optional=True,
+                    tooltip="From LetsTalk Speaker: more faces of the picture, each with its own sound.",
+                ),
                 io.Combo.Input(
                     "background",
                     options=list(BACKGROUNDS),
@@ -295,25 +173,29 @@ class MemoryBankLongVideo(io.ComfyNode):
     @classmethod
     def execute(
         cls, letstalk_model, letstalk_portrait, letstalk_audio, picture: str, encoder: str = "x264", size: int = 0,
-        letstalk_motion=None, background: str = "keep", background_colour: str = "", **sampling,
+        letstalk_motion=None, letstalk_speakers: tuple[TalkingFace, ...] = (), background: str = "keep",
+        background_colour: str = "", **sampling,
     ) -> io.NodeOutput:  # fmt: skip
-        from ..letstalk_core.render.job import Speaker, VideoJob
+        from ..letstalk_core.render.job import VideoJob
         from ..letstalk_core.render.render import render_video
         from ..letstalk_core.video.file_format import encoder_of
 
-        check_same_model(letstalk_model, portrait=letstalk_portrait, audio=letstalk_audio)
-        settings = _settings(*_length(letstalk_model, letstalk_audio), letstalk_motion, **sampling)
-        behind, whole = _behind(background, background_colour), picture == "full picture"
-        name = f"letstalk_long_video_{secrets.token_hex(6)}.{'webm' if background == 'transparent' else 'mp4'}"
+        faces, whole = (
+            (TalkingFace(letstalk_portrait, letstalk_audio, letstalk_motion), *letstalk_speakers),
+            picture != "crop",
+        )
+        for face in faces:
+            check_same_model(letstalk_model, portrait=face.portrait, audio=face.audio)
+        behind, transparent = _behind(background, background_colour), background == "transparent"
+        name = f"letstalk_long_video_{secrets.token_hex(6)}.{'webm' if transparent else 'mp4'}"
         path = _in_folder(folder_paths.get_temp_directory(), name)
-        encoder = encoder_of(Path(path), "x264" if background == "transparent" else encoder)
+        encoder = encoder_of(Path(path), "x264" if transparent else encoder)
         with on_device(letstalk_model) as pipeline:
             if behind is not None:
-                letstalk_portrait = _cut_out(pipeline, letstalk_portrait)
-            paste_back = _paste_back(letstalk_portrait) if whole else None
-            speaker = Speaker(letstalk_portrait.portrait, letstalk_audio.recording, settings, paste_back)
-            job = VideoJob(pipeline, (speaker,), encoder, None if whole else size or None, background=behind)
-            progress = Progress(pipeline, job.frames, settings, cls.hidden.unique_id)
+                faces = _cut_out(pipeline, faces)
+            speakers = _speakers(letstalk_model, faces, whole, sampling)
+            job = VideoJob(pipeline, speakers, encoder, None if whole else size or None, background=behind)
+            progress = Progress(pipeline, job.frames, job.settings[0], cls.hidden.unique_id, len(speakers))
             # Not in the temp folder, which is emptied when ComfyUI starts.
             work = _in_folder(folder_paths.get_output_directory(), "letstalk_work", job.fingerprint[:12])
             render_video(job, path, progress, Path(work))
@@ -321,24 +203,48 @@ class MemoryBankLongVideo(io.ComfyNode):
         return io.NodeOutput(InputImpl.VideoFromFile(path))
 
 
-def _behind(background: str, colour: str):
-    """The Background that the inputs name; None keeps the picture's own."""
+def _speakers(model: LoadedModel, faces: tuple[TalkingFace, ...], whole: bool, sampling: dict) -> tuple[Speaker, ...]:
+    """For VideoJob; whole: they speak in their picture."""
+    from ..letstalk_core.audio.dialogue import together
+    from ..letstalk_core.picture.portrait import check_apart
+    from ..letstalk_core.render.job import Speaker
+
+    if len(faces) > 1 and not whole:
+        raise InputError("Several faces speak in the whole picture; set picture to 'full picture'.")
+    portraits, voices = [face.portrait.portrait for face in faces], [face.audio.recording for face in faces]
+    check_apart(portraits)
+    fps, speakers = model.pipeline.config.fps, []
+    frames = together(voices).frames(fps)
+    for number, face in enumerate(faces):
+        settings = sampling_settings(frames, fps, face.motion, **sampling).of_speaker(number)
+        paste_back = _paste_back(face.portrait, portraits) if whole else None
+        speakers.append(Speaker(portraits[number], voices[number], settings, paste_back))
+    return tuple(speakers)
+
+
+def _behind(background: str, colour: str) -> Background | None:
+    """What the inputs ask for; None keeps the picture's own."""
     from ..letstalk_core.picture.cutout import Background
 
     return Background.parse(colour if background == "colour" else background)
 
 
-def _cut_out(pipeline, encoded: EncodedPortrait) -> EncodedPortrait:
-    """The same with the person cut out of portrait and picture."""
+def _cut_out(pipeline: LetsTalkPipeline, faces: tuple[TalkingFace, ...]) -> tuple[TalkingFace, ...]:
+    """The faces of one picture, the first of which brings a matte if there is one, with everybody cut out of it."""
     from ..letstalk_core.picture.cutout import person_of
 
-    picture, matte = encoded.picture if encoded.transparent is None else encoded.transparent, encoded.matte
-    person = person_of(picture.numpy(), None if matte is None else matte.numpy())
-    portrait = encoded.portrait.cut_out_of(person)
-    reconstruction = pipeline.decoder(portrait)(encoded.latents.to(pipeline.device))[0].cpu()
-    return dataclasses.replace(
-        encoded, portrait=portrait, picture=torch.from_numpy(person), reconstruction=reconstruction
-    )
+    first, made = faces[0].portrait, []
+    picture = first.picture if first.transparent is None else first.transparent
+    person = person_of(picture.numpy(), None if first.matte is None else first.matte.numpy())
+    for face in faces:
+        encoded = face.portrait
+        if not torch.equal(encoded.picture, first.picture):
+            raise InputError("Several speakers must be faces of one picture; connect the same to all of them.")
+        portrait = encoded.portrait.cut_out_of(person)
+        reconstruction = pipeline.decoder(portrait)(encoded.latents.to(pipeline.device))[0].cpu()
+        changes = {"portrait": portrait, "picture": torch.from_numpy(person), "reconstruction": reconstruction}
+        made.append(dataclasses.replace(face, portrait=dataclasses.replace(encoded, **changes)))
+    return tuple(made)
 
 
 def _in_folder(*parts: str) -> str:
@@ -384,7 +290,9 @@ class LetsTalkPasteBack(io.ComfyNode):
         return io.NodeOutput(pictures)
 
 
-def _paste_back(portrait):
+def _paste_back(portrait: EncodedPortrait, speaking: Sequence[Portrait] = ()) -> PasteBack:
+    """speaking: all portraits that speak in the picture."""
     from ..letstalk_core.picture.paste_back import PasteBack
 
-    return PasteBack(portrait.picture, portrait.portrait, portrait.reconstruction)
+    others = [other for other in speaking if other is not portrait.portrait]
+    return PasteBack(portrait.picture, portrait.portrait, portrait.reconstruction, others)

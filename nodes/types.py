@@ -14,11 +14,13 @@ if TYPE_CHECKING:  # nothing heavy is imported before a node runs
     from ..letstalk_core.picture.portrait import Portrait
     from ..letstalk_core.pipeline import LetsTalkPipeline
     from ..letstalk_core.video.memory import MemoryBank
+    from ..letstalk_core.video.motion_keys import Motion
 
 ModelSocket = io.Custom("LETSTALK_MODEL")
 AudioSocket = io.Custom("LETSTALK_AUDIO")
 PortraitSocket = io.Custom("LETSTALK_PORTRAIT")
 MemorySocket = io.Custom("LETSTALK_MEMORY")
+SpeakersSocket = io.Custom("LETSTALK_SPEAKERS")  # a tuple of TalkingFace
 MotionSocket = io.Custom("LETSTALK_MOTION")  # a letstalk_core.video.motion_keys.Motion
 
 
@@ -57,6 +59,15 @@ class EncodedPortrait:
     model: str
     matte: Tensor | None = field(repr=False, default=None)
     transparent: Tensor | None = field(repr=False, default=None)
+
+
+@dataclass(frozen=True, eq=False)
+class TalkingFace:
+    """A face, what it says, and how it moves where that is led."""
+
+    portrait: EncodedPortrait
+    audio: EncodedAudio
+    motion: Motion | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,14 @@ pytestmark = pytest.mark.comfyui
 
 NODES = (
     *("LoadLetsTalkModel", "EncodeAudio", "EncodePortrait", "LetsTalkSampler", "MemoryBankLongVideo"),
-    *("LetsTalkPasteBack", "LetsTalkAudioFile", "LetsTalkExample", "LetsTalkMotion", "LetsTalkSaveVideo"),
+    *(
+        "LetsTalkPasteBack",
+        "LetsTalkAudioFile",
+        "LetsTalkExample",
+        "LetsTalkMotion",
+        "LetsTalkSaveVideo",
+        "LetsTalkSpeaker",
+    ),
 )
 SOURCE = {"image": "1,64,64,3", "audio": "1,16000,16000", "sounds": 1, "value": 0.5, "nan": False}
 WORKFLOWS = ("short_talking_portrait", "long_video", "continued_take", "full_picture")

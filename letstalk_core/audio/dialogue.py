@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .recording import Resampler, SampleReader, Sound
+from .recording import Resampler, SampleReader, Sound, exact_fps
 
 CHANNELS = {"left": 0, "right": 1}
 _BLOCK = 65536  # samples that are mixed at a time
@@ -41,6 +41,10 @@ class Lasting(Sound):
 
     def __init__(self, source: Sound, seconds: Fraction):
         self.source, self.seconds = source, seconds
+
+    def frames(self, fps: float) -> int:
+        """Of exactly `seconds`, which may end between two samples."""
+        return math.ceil(self.seconds * exact_fps(fps))
 
     def _blocks(self, notes: list[str] | None = None) -> Iterator[tuple[Tensor, int]]:
         missing = math.ceil(self.seconds * self.source.rate)

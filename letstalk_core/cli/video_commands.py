@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from ..config import SAMPLERS
+from ..defaults import BLINKS
 from ..errors import InputError
 from ..files import ASSETS
 from ..video.h264 import ENCODERS
@@ -82,7 +83,7 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory-noise", type=float, default=0.0, help="noise on a model's memory between clips, 0 to 1"
     )
-    parser.add_argument("--blinks", type=float, default=16.0, metavar="N", help="a minute, 0 to 60 (default: 16)")
+    parser.add_argument("--blinks", type=float, default=BLINKS, metavar="N", help="a minute, 0 to 60 (default: 16)")
     parser.add_argument("--head-motion", type=float, default=1.0, metavar="N", help="0 still to 2 (default: 1)")
     parser.add_argument("--expression", type=float, default=0.0, metavar="N", help="-1 sad to 1 smiling (default: 0)")
     parser.add_argument(

@@ -14,6 +14,7 @@ import numpy as np
 import torch.nn.functional as functional
 from torch import Tensor
 
+from ..defaults import FACE_MARGIN, MOST_SIZE
 from ..errors import InputError
 from ..pixels import pictures_to_images
 from .face import Face, find_faces
@@ -22,8 +23,7 @@ from .similarity import corners, cut, size_of, square_at
 # Where the bundled model's training pictures have the eyes and the mouth, in sides of the square: opening a mouth
 # changes the latents of two people alike only where both mouths lie at the same place.
 FRAMING = np.array([(0.379, 0.467), (0.621, 0.467), (0.5, 0.706)])
-FACE_MARGIN = 1.42  # side of that square / side of an average face box
-MOST_DETAIL = 1024  # pixels along a side of the finest square that is kept
+MOST_DETAIL = MOST_SIZE  # pixels along a side of the finest square that is kept
 MIN_SIDE = 16  # pixels; smaller pictures show no face
 MOST_YAW = 25.0  # degrees that a head may be turned without a warning
 SAME = 0.15  # of a square's side: nearer middles are of one face

@@ -130,22 +130,20 @@ class VideoJob:
     @functools.cached_property
     def settings(self) -> tuple[SamplingSettings, ...]:
         """Those of each speaker, with what it does while others speak."""
-        own = tuple(speaker.settings for speaker in self.speakers)
-        if len(own) == 1:
-            return own
-        lengths = [len(features) for features in self.features]
-        spoken = [speech_activity(speaker.voice, self.fps, max(lengths)) for speaker in self.speakers]
-        return tuple(self._listening(number, spoken, length) for number, length in enumerate(lengths))
+        if len(self.speakers) == 1:
+            return (self.speakers[0].settings,)
+        spoken = [speech_activity(speaker.voice, self.fps, self.frames) for speaker in self.speakers]
+        return tuple(self._listening(number, spoken) for number in range(len(spoken)))
 
-    def _listening(self, number: int, spoken: list[np.ndarray], frames: int) -> SamplingSettings:
+    def _listening(self, number: int, spoken: list[np.ndarray]) -> SamplingSettings:
         speaker = self.speakers[number]
         others = [
-            (1 if other.portrait.middle[0] > speaker.portrait.middle[0] else -1, activity[:frames])
+            (1 if other.portrait.middle[0] > speaker.portrait.middle[0] else -1, activity)
             for other, activity in zip(self.speakers, spoken, strict=True)
             if other is not speaker
         ]
         known, settings = self.pipeline.config.departures.controls, speaker.settings
-        asked = listening(settings.asked, known, settings.seed, spoken[number][:frames], others, self.fps)
+        asked = listening(settings.asked, known, settings.seed, spoken[number], others, self.fps)
         return dataclasses.replace(settings, asked=asked)
 
     @functools.cached_property

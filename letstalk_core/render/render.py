@@ -13,13 +13,14 @@ from torch import Tensor
 
 from ..audio.dialogue import Channel, together
 from ..audio.recording import Recording, SampleReader, Sound
+from ..defaults import LEAST_SIZE, MOST_SIZE
 from ..diffusion.samplers import check_sampler
 from ..errors import InputError
 from ..files import cannot_write, create_part, move_into_place
 from ..picture.cutout import Background, opaque, person_of
 from ..picture.paste_back import PasteBack
 from ..picture.picture_file import read_with_alpha, without_alpha
-from ..picture.portrait import MOST_DETAIL, Portrait, check_apart
+from ..picture.portrait import Portrait, check_apart
 from ..pipeline import LetsTalkPipeline
 from ..video.clips import SamplingSettings
 from ..video.file_format import encoder_of, format_of
@@ -33,7 +34,6 @@ from .job import Speaker, VideoJob
 from .segments import JOINED, WorkFolder, work_folder_of
 
 Voice = str | Path | tuple[str | Path, str | int]  # a file, or one channel of it: "left", "right" or a number
-LEAST_SIZE, MOST_SIZE = 64, MOST_DETAIL  # pixels along a side of a square video
 
 
 class Observer:

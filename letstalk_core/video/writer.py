@@ -18,7 +18,7 @@ import torch
 from av.codec.codec import UnknownCodecError
 from torch import Tensor
 
-from ..audio.recording import Recording, SampleReader, exact_fps
+from ..audio.recording import Recording, SampleReader, Sound, exact_fps
 from ..errors import InputError
 from ..files import cannot_write, check_file, create_part, move_into_place
 from ..pixels import images_to_pixels
@@ -44,7 +44,7 @@ class VideoWriter:
         with VideoWriter("talk.mp4", 512, 512, 25, "speech.wav") as writer:
             writer.write(frames)
 
-    audio is a Recording, a media file's path, (waveform [channels, S], sample_rate), or None. Its sample rate is kept
+    audio is a Sound, a media file's path, (waveform [channels, S], sample_rate), or None. Its sample rate is kept
     where AAC or Opus has it, else the nearest that it has. Sound is cut where the picture ends; silence follows it
     where it ends more than a frame earlier or lasts less than a frame. Odd widths and heights get one more column or
     row (a copy of the last), which 4:2:0 video needs. copy() takes over the pictures of a finished file without
@@ -64,7 +64,7 @@ class VideoWriter:
         width: int,
         height: int,
         fps: float = 25.0,
-        audio: Recording | str | Path | tuple[Tensor, int] | None = None,
+        audio: Sound | str | Path | tuple[Tensor, int] | None = None,
         crf: int = 16,
         preset: str = "medium",
         encoder: str = "x264",
@@ -243,8 +243,8 @@ def check_encoder(encoder: str, width: int, height: int, fps: float) -> None:
         av.logging.set_level(before)
 
 
-def _reader(audio: Recording | str | Path | tuple[Tensor, int]) -> SampleReader:
-    return SampleReader((audio if isinstance(audio, Recording) else Recording(audio)).blocks())
+def _reader(audio: Sound | str | Path | tuple[Tensor, int]) -> SampleReader:
+    return SampleReader((audio if isinstance(audio, Sound) else Recording(audio)).blocks())
 
 
 def _to_pixels(
