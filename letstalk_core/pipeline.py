@@ -152,11 +152,18 @@ class LetsTalkPipeline:
         video of this portrait.
 
         side: None is the model's own size. With a guided autoencoder larger frames are as sharp as the picture that the
-        portrait is from, since that is what moves, up to portrait.MOST_DETAIL; with another one they are resized.
+        portrait is from, since that is what moves, up to portrait.MOST_DETAIL; with another one they are resized. Where
+        the person is cut out of the portrait, frames [n,4,side,side] have the matte, moved with the head, as a fourth
+        channel; InputError where the autoencoder is not guided, and moves nothing.
         """
         seen = self.autoencoder.look_at(portrait.image[None].to(self.device))
-        if seen is not None and side is not None:
-            seen = seen._replace(picture=portrait.at(side)[None].to(self.device))
+        if seen is None and portrait.cutout is not None:
+            raise InputError(
+                "Another background needs a model whose autoencoder looks at the portrait, as the bundled one's does; "
+                "take such a model, or keep the background."
+            )
+        if seen is not None and (side is not None or portrait.cutout is not None):
+            seen = seen._replace(picture=portrait.at(side or self.config.image_size)[None].to(self.device))
         return functools.partial(self._decode, seen=seen, side=side)
 
     @torch.inference_mode()

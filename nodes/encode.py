@@ -181,6 +181,12 @@ class EncodePortrait(io.ComfyNode):
                     advanced=True,
                     tooltip="What to do when no face is found.",
                 ),
+                io.Mask.Input(
+                    "matte",
+                    optional=True,
+                    tooltip="White where the person is, for another background in LetsTalk Long Video. Without it the "
+                    "image's own transparency is taken, or the person is found.",
+                ),
             ],
             outputs=[
                 PortraitSocket.Output("letstalk_portrait", tooltip="For the samplers and Paste Back."),
@@ -191,13 +197,16 @@ class EncodePortrait(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, letstalk_model, image, face: str, face_index: int, margin: float, no_face: str) -> io.NodeOutput:
+    def execute(
+        cls, letstalk_model, image, face: str, face_index: int, margin: float, no_face: str, matte=None
+    ) -> io.NodeOutput:
         from ..letstalk_core.picture.paste_back import portrait_mask
         from ..letstalk_core.picture.picture_file import without_alpha
         from ..letstalk_core.picture.portrait import crop_portrait
         from ..letstalk_core.pixels import images_to_pictures
 
-        picture = without_alpha(_one_picture(image))
+        original = _one_picture(image)
+        picture, matte = without_alpha(original), matte if matte is None else _matte_of(original, matte)
         with showing_warnings(cls.hidden.unique_id):
             portrait = crop_portrait(
                 picture.numpy(),
@@ -209,7 +218,10 @@ class EncodePortrait(io.ComfyNode):
         with on_device(letstalk_model) as pipeline:
             latents = pipeline.encode_portrait(portrait)
             reconstruction = pipeline.decoder(portrait)(latents)[0].cpu()
-        encoded = EncodedPortrait(latents.cpu(), portrait, picture, reconstruction, letstalk_model.name)
+        transparent = original if original.shape[-1] == 4 else None
+        encoded = EncodedPortrait(
+            latents.cpu(), portrait, picture, reconstruction, letstalk_model.name, matte, transparent
+        )
         crop = images_to_pictures(portrait.image[None])
         return io.NodeOutput(encoded, crop, portrait_mask(portrait)[None])
 
@@ -221,6 +233,18 @@ def _one_picture(image: torch.Tensor) -> torch.Tensor:
             f"The image is a batch of {image.shape[0]} pictures; connect one (Image From Batch takes one)."
         )
     return image[0].float().cpu()
+
+
+def _matte_of(picture: torch.Tensor, matte: torch.Tensor) -> torch.Tensor:
+    """ComfyUI's MASK [1,H,W] for a picture [H,W,3 or 4] -> [H,W] in 0..1."""
+    matte = matte.reshape(-1, *matte.shape[-2:]).float().cpu().clamp(0, 1)
+    if len(matte) != 1 or matte.shape[1:] != picture.shape[:2]:
+        (height, width), (rows, columns) = picture.shape[:2], matte.shape[1:]
+        raise InputError(
+            f"The image is {width}x{height}, but the matte has {len(matte)} of {columns}x{rows}; connect one mask of "
+            "that image's size, white where the person is."
+        )
+    return matte[0]
 
 
 class LetsTalkExample(io.ComfyNode):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import secrets
 from collections.abc import Sequence
@@ -29,11 +30,14 @@ from .types import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from ..letstalk_core.picture.cutout import Background
     from ..letstalk_core.picture.paste_back import PasteBack
     from ..letstalk_core.picture.portrait import Portrait
+    from ..letstalk_core.pipeline import LetsTalkPipeline
     from ..letstalk_core.render.job import Speaker
 
 PICTURES = ("crop", "full picture")
+BACKGROUNDS = ("keep", "colour", "transparent")
 
 
 def _length(model: LoadedModel, audio: EncodedAudio) -> tuple[int, float]:
@@ -138,28 +142,60 @@ class MemoryBankLongVideo(io.ComfyNode):
                     optional=True,
                     tooltip="From LetsTalk Speaker: more faces of the picture, each with its own sound.",
                 ),
+                io.Combo.Input(
+                    "background",
+                    options=list(BACKGROUNDS),
+                    default=BACKGROUNDS[0],
+                    optional=True,
+                    tooltip="Behind the person. transparent gives a WebM (VP9), whatever the encoder, for LetsTalk "
+                    "Save Video.",
+                ),
+                io.String.Input(
+                    "background_colour",
+                    display_name="background colour",
+                    default="#00b140",
+                    optional=True,
+                    tooltip="For the background 'colour': as #00b140 or white.",
+                ),
             ],
             outputs=[io.Video.Output("video", display_name="video", tooltip="For Save Video. A file, not images.")],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
+    def validate_inputs(cls, background: str = "keep", background_colour: str = "") -> bool | str:
+        try:
+            _behind(background, background_colour)
+        except InputError as error:
+            return str(error)
+        return True
+
+    @classmethod
     def execute(
         cls, letstalk_model, letstalk_portrait, letstalk_audio, picture: str, encoder: str = "x264", size: int = 0,
-        letstalk_motion=None, letstalk_speakers: tuple[TalkingFace, ...] = (), **sampling,
+        letstalk_motion=None, letstalk_speakers: tuple[TalkingFace, ...] = (), background: str = "keep",
+        background_colour: str = "", **sampling,
     ) -> io.NodeOutput:  # fmt: skip
         from ..letstalk_core.render.job import VideoJob
         from ..letstalk_core.render.render import render_video
+        from ..letstalk_core.video.file_format import encoder_of
 
         faces, whole = (
             (TalkingFace(letstalk_portrait, letstalk_audio, letstalk_motion), *letstalk_speakers),
             picture != "crop",
         )
-        speakers = _speakers(letstalk_model, faces, whole, sampling)
+        for face in faces:
+            check_same_model(letstalk_model, portrait=face.portrait, audio=face.audio)
+        behind, transparent = _behind(background, background_colour), background == "transparent"
+        name = f"letstalk_long_video_{secrets.token_hex(6)}.{'webm' if transparent else 'mp4'}"
+        path = _in_folder(folder_paths.get_temp_directory(), name)
+        encoder = encoder_of(Path(path), "x264" if transparent else encoder)
         with on_device(letstalk_model) as pipeline:
-            job = VideoJob(pipeline, speakers, encoder, None if whole else size or None)
+            if behind is not None:
+                faces = _cut_out(pipeline, faces)
+            speakers = _speakers(letstalk_model, faces, whole, sampling)
+            job = VideoJob(pipeline, speakers, encoder, None if whole else size or None, background=behind)
             progress = Progress(pipeline, job.frames, job.settings[0], cls.hidden.unique_id, len(speakers))
-            path = _in_folder(folder_paths.get_temp_directory(), f"letstalk_long_video_{secrets.token_hex(6)}.mp4")
             # Not in the temp folder, which is emptied when ComfyUI starts.
             work = _in_folder(folder_paths.get_output_directory(), "letstalk_work", job.fingerprint[:12])
             render_video(job, path, progress, Path(work))
@@ -173,8 +209,6 @@ def _speakers(model: LoadedModel, faces: tuple[TalkingFace, ...], whole: bool, s
     from ..letstalk_core.picture.portrait import check_apart
     from ..letstalk_core.render.job import Speaker
 
-    for face in faces:
-        check_same_model(model, portrait=face.portrait, audio=face.audio)
     if len(faces) > 1 and not whole:
         raise InputError("Several faces speak in the whole picture; set picture to 'full picture'.")
     portraits, voices = [face.portrait.portrait for face in faces], [face.audio.recording for face in faces]
@@ -186,6 +220,31 @@ def _speakers(model: LoadedModel, faces: tuple[TalkingFace, ...], whole: bool, s
         paste_back = _paste_back(face.portrait, portraits) if whole else None
         speakers.append(Speaker(portraits[number], voices[number], settings, paste_back))
     return tuple(speakers)
+
+
+def _behind(background: str, colour: str) -> Background | None:
+    """What the inputs ask for; None keeps the picture's own."""
+    from ..letstalk_core.picture.cutout import Background
+
+    return Background.parse(colour if background == "colour" else background)
+
+
+def _cut_out(pipeline: LetsTalkPipeline, faces: tuple[TalkingFace, ...]) -> tuple[TalkingFace, ...]:
+    """The faces of one picture, the first of which brings a matte if there is one, with everybody cut out of it."""
+    from ..letstalk_core.picture.cutout import person_of
+
+    first, made = faces[0].portrait, []
+    picture = first.picture if first.transparent is None else first.transparent
+    person = person_of(picture.numpy(), None if first.matte is None else first.matte.numpy())
+    for face in faces:
+        encoded = face.portrait
+        if not torch.equal(encoded.picture, first.picture):
+            raise InputError("Several speakers must be faces of one picture; connect the same to all of them.")
+        portrait = encoded.portrait.cut_out_of(person)
+        reconstruction = pipeline.decoder(portrait)(encoded.latents.to(pipeline.device))[0].cpu()
+        changes = {"portrait": portrait, "picture": torch.from_numpy(person), "reconstruction": reconstruction}
+        made.append(dataclasses.replace(face, portrait=dataclasses.replace(encoded, **changes)))
+    return tuple(made)
 
 
 def _in_folder(*parts: str) -> str:

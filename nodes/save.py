@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -85,29 +86,52 @@ class LetsTalkSaveVideo(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..letstalk_core.files import move_into_place
         from ..letstalk_core.video.label import label_video
-        from ..letstalk_core.video.signing import sign_video
+        from ..letstalk_core.video.remux import copy_packets
+        from ..letstalk_core.video.signing import check_signing, sign_video
         from ..letstalk_core.video.verify import synthetic_type
 
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory(), *video.get_dimensions()
         )
-        file = f"{name}_{counter:05}_.mp4"
+        transparent = _transparent_file(video)
+        suffix = ".webm" if transparent else ".mp4"
+        file = f"{name}_{counter:05}_{suffix}"
+        signature = _signature(sign_key, sign_certificate)
+        if signature and transparent:
+            check_signing(signature, Path(file))
         os.makedirs(folder_paths.get_temp_directory(), exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder_paths.get_temp_directory()) as temporary:
-            whole, labelled, made = (Path(temporary, f"{name}.mp4") for name in ("whole", "labelled", "made"))
-            video.save_to(str(whole), format=Types.VideoContainer.MP4)
+            whole, labelled, made = (Path(temporary, f"{name}{suffix}") for name in ("whole", "labelled", "made"))
+            if transparent:
+                whole = transparent
+            else:
+                video.save_to(str(whole), format=Types.VideoContainer.MP4)
             source_type = SOURCE_TYPES.get(source) or synthetic_type(whole) or GENERATED
             if label:
                 label_video(whole, labelled, label, source_type, show_progress)
                 whole = labelled
             # A copy of the packets, with the graph in its metadata as Save Video has it. Signed last: nothing that
             # comes after may change a byte.
-            InputImpl.VideoFromFile(str(whole)).save_to(str(made), metadata=tags(source_type) | _graph(cls.hidden))
-            append_xmp(made, source_type)
-            if signature := _signature(sign_key, sign_certificate):
+            if transparent:  # ComfyUI's own copy would forget its alpha
+                graph = {key: json.dumps(value) for key, value in _graph(cls.hidden).items()}
+                copy_packets(whole, made, tags(source_type, matroska=True) | graph)
+            else:
+                InputImpl.VideoFromFile(str(whole)).save_to(str(made), metadata=tags(source_type) | _graph(cls.hidden))
+                append_xmp(made, source_type)
+            if signature:
                 sign_video(made, signature, source_type, file)
             move_into_place(made, Path(folder, file))
         return io.NodeOutput(ui=ui.PreviewVideo([ui.SavedResult(file, subfolder, io.FolderType.output)]))
+
+
+def _transparent_file(video) -> Path | None:
+    """The file of a transparent video that is whole, as LetsTalk Long Video makes it; None for any other."""
+    from ..letstalk_core.video.reader import is_transparent
+
+    source = video.get_stream_source() if isinstance(video, InputImpl.VideoFromFile) else None
+    if not isinstance(source, str) or not source.endswith(".webm") or any(video.get_active_trim_window()):
+        return None
+    return Path(source) if is_transparent(source) else None
 
 
 def _graph(hidden) -> dict:

@@ -48,7 +48,8 @@ class EncodedAudio:
 class EncodedPortrait:
     """LETSTALK_PORTRAIT: latents [1,C,h,w] on the CPU, and what paste-back needs.
 
-    picture [H,W,3] in 0..1 is the original; reconstruction [3,size,size] the portrait through the autoencoder.
+    picture [H,W,3] in 0..1 is the original; reconstruction [3,size,size] the portrait through the autoencoder. matte
+    [H,W] in 0..1: that of the person, if one was given, and transparent the original with its own transparency [H,W,4].
     """
 
     latents: Tensor = field(repr=False)
@@ -56,6 +57,8 @@ class EncodedPortrait:
     picture: Tensor = field(repr=False)
     reconstruction: Tensor = field(repr=False)
     model: str
+    matte: Tensor | None = field(repr=False, default=None)
+    transparent: Tensor | None = field(repr=False, default=None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,7 +54,7 @@ def test_reading_a_huge_picture_counts(pipeline, tmp_path, monkeypatch):
         time.sleep(0.1)
         return np.full((80, 80, 3), 0.5 * held[0], np.float32)
 
-    monkeypatch.setattr(render, "read_image", read)
+    monkeypatch.setattr(render, "read_with_alpha", read)
     watcher = StopAt()
     write_video(pipeline, "a.png", tmp_path / "a.wav", tmp_path / "a.mp4", face="none", observer=watcher)
     assert before + 400e6 < watcher.estimate.memory < before + 900e6

@@ -27,7 +27,7 @@ def add_video_commands(commands) -> None:
         help="in place of --audio, once for each face that speaks: left, right, largest or a number, and its sound, or "
         "the left or right channel of one",
     )
-    generate.add_argument("--output", required=True, metavar="FILE.mp4")
+    generate.add_argument("--output", required=True, metavar="FILE.mp4|.webm|FOLDER")
     _add_sampling_options(generate)
     generate.set_defaults(run=_generate)
 
@@ -98,6 +98,12 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--encoder", choices=ENCODERS, default="x264", help="of the pictures; all others need hardware")
     parser.add_argument("--label", default="", metavar="TEXT", help="drawn into the lower left corner of every frame")
+    parser.add_argument(
+        "--background",
+        default="keep",
+        metavar="keep|transparent|COLOUR",
+        help="behind the person: the picture's own, nothing (a .webm, or a folder of PNG pictures), or one as #00b140",
+    )
     parser.add_argument("--sign-key", metavar="KEY.pem", help="sign the video, as a C2PA manifest, with this key")
     parser.add_argument("--sign-cert", metavar="CERT.pem", help="the certificate of that key, with its chain")
     parser.add_argument("--strict", action="store_true", help="end where there would be a note, of what is missing say")
@@ -167,7 +173,8 @@ def _pipeline_and_options(arguments) -> tuple:
     motion = arguments.motion and Motion.parse(read_text(arguments.motion, "motion"))
     keys = (arguments.sign_key, arguments.sign_cert)
     options = {"settings": settings, "motion": motion, "sign": keys if any(keys) else None}
-    names = ("face", "max_seconds", "audio_track", "encoder", "size", "full_picture", "label", "resume", "keep_work")
+    names = ("face", "max_seconds", "audio_track", "encoder", "size", "full_picture", "label")
+    names += ("background", "resume", "keep_work")
     return pipeline, options | {name: getattr(arguments, name) for name in names}
 
 

@@ -126,7 +126,8 @@ class Autoencoder(nn.Module):
             )
 
     def decode(self, latents: Tensor, seen: Seen | None = None, chunk: int = 16) -> Tensor:
-        """Scaled latents [n, C, h, w] -> images [n, 3, H, W] clamped to -1..1, in the dtype of `latents`.
+        """Scaled latents [n, C, h, w] -> images [n, 3, H, W] clamped to -1..1, in the dtype of `latents`, with
+        what other channels the picture of a guided autoencoder has.
 
         seen: of one portrait or of n (look_at). chunk: as for `encode`. InputError for latents of another shape, and
         where a guided autoencoder is given no portrait.

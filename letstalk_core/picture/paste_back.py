@@ -76,7 +76,8 @@ class PasteBack:
     finer than a model's. Of an untouched portrait the whole picture stays.
 
     Args:
-        picture: the original, float [H,W,3] in 0..1; never modified.
+        picture: the original, float [H,W,3] in 0..1; never modified. [H,W,4] with the person cut out, where the frames
+            have that fourth channel, too.
         portrait: the crop of it that was animated. InputError where it is of a picture of another size.
         reconstruction: the portrait through the autoencoder, [3,size,size] in -1..1. What it changed in colour and
             light is taken back from every frame alike, so that the edge fits and nothing flickers. None leaves the
@@ -95,10 +96,12 @@ class PasteBack:
             )
         self.picture, self.portrait, self.others = picture, portrait, tuple(others)
         self.place = Place(portrait, others)
-        self.still, self.correction = portrait.image[None], None
+        still = portrait.at(portrait.image.shape[-1])
+        self.still, self.correction = still[None], None
         if reconstruction is not None:
-            self.still = torch.stack([portrait.image, reconstruction.to(portrait.image)])
+            self.still = torch.stack([still, reconstruction.to(still)])
             change = F.adaptive_avg_pool2d(self.still[:1] - self.still[1:], COLOUR_SCALE)
+            change[:, 3:] = 0  # a matte has no light
             self.correction = F.interpolate(change, portrait.image.shape[-2:], mode="bicubic")
 
     @functools.cached_property

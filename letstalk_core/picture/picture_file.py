@@ -23,11 +23,20 @@ BACKDROP = 0.5  # grey behind transparent pixels: neither hides dark hair nor wh
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read any picture that Pillow reads: sRGB float32 [H, W, 3] in 0..1, upright as its EXIF orientation says.
+    """Read any picture as read_with_alpha does, [H, W, 3]: transparent pixels are laid over grey.
 
-    Colours are those of sRGB, whatever profile the file has. Transparent pixels are laid over grey. Of an animation and
-    of pages the first is taken, and pictures of more than MOST_PIXELS are reduced, both with a warning. Raises
-    InputError where the file is missing, empty, damaged, no picture, fully transparent, or larger than MAX_PIXELS.
+    Raises InputError where it does, and for a picture that is fully transparent.
+    """
+    return without_alpha(read_with_alpha(path), path)
+
+
+def read_with_alpha(path: str | Path) -> np.ndarray:
+    """Read any picture that Pillow reads: sRGB float32 [H, W, 3] in 0..1, upright as its EXIF orientation says; or
+    [H, W, 4] where the file has transparency.
+
+    Colours are those of sRGB, whatever profile the file has. Of an animation and of pages the first is taken, and
+    pictures of more than MOST_PIXELS are reduced, both with a warning. Raises InputError where the file is missing,
+    empty, damaged, no picture, or larger than MAX_PIXELS.
     """
     path = check_file(path, "picture")
     _read_heif_too()
@@ -43,7 +52,7 @@ def read_image(path: str | Path) -> np.ndarray:
                     )
                 several, frames = _SEVERAL.get(picture.format, "an animation of {} frames"), _frames(picture)
                 picture = _reduced(picture)
-                image = _to_rgb(_in_srgb(ImageOps.exif_transpose(picture)), path)
+                image = _to_floats(_in_srgb(ImageOps.exif_transpose(picture)))
     except Image.DecompressionBombError as error:
         raise InputError(f"{path} claims to be far too large a picture ({error}); reduce it first.") from error
     except UnidentifiedImageError as error:
@@ -114,8 +123,8 @@ def _in_srgb(picture: Image.Image) -> Image.Image:
     return result
 
 
-def _to_rgb(picture: Image.Image, path: Path) -> np.ndarray:
-    """A picture of any of Pillow's modes as RGB float32 [H, W, 3] in 0..1."""
+def _to_floats(picture: Image.Image) -> np.ndarray:
+    """A picture of any of Pillow's modes as RGB float32 [H, W, 3] in 0..1, or RGBA [H, W, 4]."""
     if picture.mode.startswith("I") or picture.mode == "F":  # 16-bit and float grey, which Pillow's convert would clip
         grey = np.asarray(picture, dtype=np.float32)
         top = 65535.0 if grey.max(initial=0) > 255 or picture.mode.startswith("I;16") else 255.0
@@ -123,7 +132,7 @@ def _to_rgb(picture: Image.Image, path: Path) -> np.ndarray:
             top = 1.0
         return np.repeat(np.clip(np.nan_to_num(grey) / top, 0, 1)[..., None], 3, axis=-1)
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        return without_alpha(pixels_to_pictures(np.asarray(picture.convert("RGBA"))), path)
+        return pixels_to_pictures(np.asarray(picture.convert("RGBA")))
     return pixels_to_pictures(np.asarray(picture.convert("RGB")))
 
 

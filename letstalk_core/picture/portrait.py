@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import warnings
@@ -37,7 +38,8 @@ class Portrait:
     image [3, size, size] float32 in -1..1; square float64 [2,3] is the similarity from the picture's pixels to the
     image's (similarity.py), which may reach outside the picture (the missing part is mirrored); original_size
     (width, height) of the picture; warnings are sentences for the user. detail is the square at the picture's own
-    resolution, at most MOST_DETAIL, where that is finer than `image`.
+    resolution, at most MOST_DETAIL, where that is finer than `image`. cutout [4,side,side] in -1..1, of the finer one's
+    size, is the square with the person cut out, whose fourth channel is the matte; None where the background stays.
     """
 
     image: Tensor
@@ -45,16 +47,26 @@ class Portrait:
     original_size: tuple[int, int]
     warnings: tuple[str, ...] = ()
     detail: Tensor | None = None
+    cutout: Tensor | None = None
 
     @property
     def middle(self) -> np.ndarray:
         """Where the square's middle lies in the picture, [2] in pixels."""
         return corners(self.square, self.image.shape[-1]).mean(0)
 
+    def cut_out_of(self, person: np.ndarray) -> Portrait:
+        """The same portrait with the person of its picture cut out: [H,W,4] in 0..1, from cutout.person_of."""
+        size, side = self.image.shape[-1], self._finest.shape[-1]
+        return dataclasses.replace(self, cutout=_cut_out(person, self.square * (side / size), side))
+
+    @property
+    def _finest(self) -> Tensor:
+        return self.image if self.detail is None else self.detail
+
     def at(self, side: int) -> Tensor:
-        """The square [3,side,side] in -1..1, as sharp as the picture allows."""
-        finest = self.image if self.detail is None else self.detail
-        if side == self.image.shape[-1]:
+        """The square [3,side,side] in -1..1, as sharp as the picture allows; with the person cut out [4,side,side]."""
+        finest = self._finest if self.cutout is None else self.cutout
+        if self.cutout is None and side == self.image.shape[-1]:
             return self.image
         resized = functional.interpolate(finest[None], (side, side), mode="bicubic", antialias=side < finest.shape[-1])
         return resized[0].clamp(-1, 1)

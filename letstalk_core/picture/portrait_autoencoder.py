@@ -31,7 +31,7 @@ SMALL_PORTRAIT_AE: dict = {
 
 class Seen(NamedTuple):
     """What a decoder needs of a portrait: the picture [1 or n,3,H,W], of any size, and its features, finest first; in
-    float32, as they are warped."""
+    float32, as they are warped. Further channels of the picture, as its matte, are moved with it and never painted."""
 
     picture: Tensor
     features: list[Tensor]
@@ -142,7 +142,7 @@ class Decoder(nn.Module):
             self.paint.bias.view(4, -1)[:3] = 0.0
 
     def forward(self, latents: Tensor, seen: Seen) -> Tensor:
-        """[n,C,h,w] -> images [n,3,H,W], as large as the portrait's picture."""
+        """[n,C,h,w] -> images [n,3,H,W], as large as the portrait's picture and with all its channels."""
         h, flow = self.from_latents(latents.contiguous(memory_format=torch.channels_last)), None
         for level in reversed(range(len(self.levels))):
             features = seen.features[level]
@@ -160,7 +160,8 @@ class Decoder(nn.Module):
         warped = warp(seen.picture, _larger(flow, size))
         if painted.shape[2:] != size:
             painted = _larger(painted, size)
-        return torch.lerp(painted[:, :3], warped, painted[:, 3:].sigmoid())
+        colours = torch.lerp(painted[:, :3], warped[:, :3], painted[:, 3:].sigmoid())
+        return colours if warped.shape[1] == 3 else torch.cat([colours, warped[:, 3:]], 1)
 
 
 def warp(values: Tensor, flow: Tensor) -> Tensor:

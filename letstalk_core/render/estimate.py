@@ -17,7 +17,7 @@ from torch import Tensor
 from ..audio.encoder import WINDOW_SECONDS
 from ..errors import InputError
 from ..video.reader import packet_sizes
-from ..video.writer import AAC_BITS, VideoWriter
+from ..video.sound_track import SOUND_BITS
 from .job import VideoJob
 from .segments import WorkFolder, megabytes
 
@@ -88,8 +88,8 @@ def estimate_rendering(
             at.append(time.monotonic())
 
     last = min(folder.frames + job.clip_frames, job.frames)
-    trial = folder.path / "trial.mp4"
-    with PeakMemory() as peak, VideoWriter(trial, *job.size, job.fps, encoder=job.encoder) as writer:
+    trial = folder.path / f"trial{folder.suffix}"
+    with PeakMemory() as peak, job.writer(trial) as writer:
         began = time.monotonic()
         for features in job.features:
             _ = features[folder.frames : last]
@@ -99,13 +99,17 @@ def estimate_rendering(
                 writer.write(pixels)
         drawn = time.monotonic() - at[-1]
     sizes = packet_sizes(trial)
+    if job.transparent:  # alpha lies beside the packets, of which it is no part
+        sizes = [size * trial.stat().st_size / sum(sizes) for size in sizes]
     trial.unlink()
 
     left, rest = job.frames - folder.frames, sizes[1:] or sizes
     others = (len(job.speakers) - 1) * (steps - few)  # steps that what was drawn in has not
     per_clip = (at[-1] - at[0]) / (len(at) - 1) * (steps + others) + drawn
     windows = math.ceil(left / job.fps / WINDOW_SECONDS)
-    sound = AAC_BITS / 8 * min(job.recording.channels, 8) / job.fps
+    sound = SOUND_BITS / 8 * min(job.recording.channels, 8) / job.fps
+    if job.encoder == "png":  # it is not compressed
+        sound = 2 * job.recording.rate * job.recording.channels / job.fps
     picture = sizes[0] / job.segment_frames + sum(rest) / len(rest)  # bytes of a frame
     if folder.segments:  # better known from what is there
         picture, sound = sum(path.stat().st_size for path in folder.segments) / folder.frames, 0

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import av
 import numpy as np
@@ -19,6 +20,7 @@ from ..audio.encoder import FeatureStream
 from ..audio.recording import Sound
 from ..diffusion.samplers import Callback
 from ..errors import InputError
+from ..picture.cutout import Background
 from ..picture.paste_back import PasteBack
 from ..picture.portrait import Portrait
 from ..pipeline import LetsTalkPipeline
@@ -28,6 +30,7 @@ from ..video.label import Label
 from ..video.listening import listening, speech_activity
 from ..video.marks import COMPOSITE, GENERATED
 from ..video.memory import MemoryBank
+from ..video.writer import VideoWriter
 
 JOB_FORMAT = 3  # raised when the same inputs begin to give other frames, so that old segments are not gone on with
 SEGMENT_SECONDS = 8.0  # about so much is lost by a crash at most; each begins with a key frame, which can be seen
@@ -52,9 +55,10 @@ class VideoJob:
     """Everything that decides a video: who speaks what, and how it is sampled.
 
     speakers: several are faces of one picture, into which they are pasted back; each listens while another speaks.
-    encoder: one of video.h264.ENCODERS. side: of the square frames in pixels; None is as fine as the picture where they
-    are pasted back, else the model's own. label: a text that is drawn into every frame. InputError where several
-    speakers are not pasted into the same picture.
+    encoder: of the pictures, from video.file_format.encoder_of. side: of the square frames in pixels; None is as fine
+    as the picture where they are pasted back, else the model's own. label: a text that is drawn into every frame.
+    background: in place of the picture's own, for portraits whose person is cut out. InputError where several speakers
+    are not pasted into the same picture.
     """
 
     pipeline: LetsTalkPipeline
@@ -62,6 +66,7 @@ class VideoJob:
     encoder: str = "x264"
     side: int | None = None
     label: str = ""
+    background: Background | None = None
 
     def __post_init__(self):
         pastes = [speaker.paste_back for speaker in self.speakers]
@@ -103,6 +108,11 @@ class VideoJob:
     def source_type(self) -> str:
         """The digital source type that the video is marked with."""
         return COMPOSITE if self.speakers[0].paste_back else GENERATED
+
+    @property
+    def transparent(self) -> bool:
+        """Do frames have an alpha channel?"""
+        return self.background is not None and self.background.transparent
 
     @property
     def segment_frames(self) -> int:
@@ -149,6 +159,7 @@ class VideoJob:
             "speakers": [self._decides(speaker) for speaker in self.speakers],
             "encoder": self.encoder,
             "label": self.drawn_label and self.drawn_label.digest,
+            "background": self.background and dataclasses.asdict(self.background),
         }
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
@@ -198,14 +209,23 @@ class VideoJob:
         for chunks in zip(*streams, strict=True):
             yield [chunk.frames for chunk in chunks], MemoryBank.joined([chunk.memory for chunk in chunks])
 
+    def writer(self, path: Path, audio: Sound | tuple[Tensor, int] | None = None) -> VideoWriter:
+        """What writes the video, or a part of it with its own audio, into a file."""
+        return VideoWriter(
+            path, *self.size, self.fps, audio, encoder=self.encoder, source_type=self.source_type,
+            transparent=self.transparent,
+        )  # fmt: skip
+
     def pixels(self, frames: list[Tensor]) -> Iterator[Tensor]:
         """Each speaker's frames [k,3,H,W] in -1..1 -> uint8 [n,H,W,3] on the CPU as they go into the file, some at a
-        time."""
+        time; [n,H,W,4] where they are transparent."""
         if self.speakers[0].paste_back is None:
             made = iter((images_to_pixels(frames[0]).cpu(),))  # a quarter of the bytes travel
         else:  # a large picture sixteen times would fill the memory
             made = map(self._pasted, *(each.cpu().split(1) for each in frames))
         for pixels in made:
+            if self.background:
+                pixels = self.background.behind(pixels)
             yield self.drawn_label.draw(pixels) if self.drawn_label else pixels
 
     def _pasted(self, *frames: Tensor) -> Tensor:

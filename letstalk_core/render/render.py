@@ -17,18 +17,21 @@ from ..defaults import LEAST_SIZE, MOST_SIZE
 from ..diffusion.samplers import check_sampler
 from ..errors import InputError
 from ..files import cannot_write, create_part, move_into_place
+from ..picture.cutout import Background, opaque, person_of
 from ..picture.paste_back import PasteBack
-from ..picture.picture_file import read_image
+from ..picture.picture_file import read_with_alpha, without_alpha
 from ..picture.portrait import Portrait, check_apart
 from ..pipeline import LetsTalkPipeline
 from ..video.clips import SamplingSettings
+from ..video.file_format import encoder_of, format_of
 from ..video.motion_keys import Motion
+from ..video.picture_folder import check_folder, move_folder, write_pictures
 from ..video.signing import Signature, check_signing, sign_video
-from ..video.writer import FORMATS, VideoWriter, check_encoder
+from ..video.writer import check_encoder
 from .behind import Behind
 from .estimate import PeakMemory, RenderEstimate, check_disk, estimate_rendering
 from .job import Speaker, VideoJob
-from .segments import WorkFolder, work_folder_of
+from .segments import JOINED, WorkFolder, work_folder_of
 
 Voice = str | Path | tuple[str | Path, str | int]  # a file, or one channel of it: "left", "right" or a number
 
@@ -64,6 +67,7 @@ def write_video(
     full_picture: bool = False,
     motion: Motion | None = None,
     label: str = "",
+    background: str = "keep",
     sign: tuple[str | Path, str | Path] | None = None,
     observer: Observer | None = None,
     resume: bool = True,
@@ -77,7 +81,8 @@ def write_video(
     audio_track: which of several (Recording). encoder: of the pictures, one of video.h264.ENCODERS. size: of the square
     video in pixels, LEAST_SIZE to MOST_SIZE; None is the model's own. full_picture: the video has the picture's size
     and all that is in it, and the face speaks in its place. motion: of head and face over time, before what `settings`
-    asks for. label: a text in the lower left corner of every frame. sign: the files of a private key and its
+    asks for. label: a text in the lower left corner of every frame. background: "keep", "transparent" (a .webm, or a
+    folder of PNG pictures) or a colour (Background.parse), behind the person. sign: the files of a private key and its
     certificate, for a C2PA manifest whose ingredient is the portrait. The other arguments are render_video's. Raises
     InputError for anything wrong with the inputs or the output, and for an encoder, a label or a signature that cannot
     be used here.
@@ -94,9 +99,11 @@ def write_video(
             else f"choose one between {LEAST_SIZE} and {MOST_SIZE}"
         )
         raise InputError(f"The size of the video is {size} pixels; {what}.")
+    output, behind = Path(output), Background.parse(background)
+    encoder = encoder_of(output, encoder, behind is not None and behind.transparent)
     sounds = [read_voice(voice, max_seconds, audio_track) for voice in voices.values()]
     with PeakMemory() as reading:
-        faces = _find_faces(pipeline, portrait, list(voices), full_picture)
+        faces = _find_faces(pipeline, portrait, list(voices), full_picture, behind is not None)
     settings, fps = settings or SamplingSettings(), pipeline.config.fps
     if motion is not None:
         frames = together(sounds).frames(fps)
@@ -105,18 +112,22 @@ def write_video(
         Speaker(square, sound, settings.of_speaker(number), paste)
         for number, ((square, paste), sound) in enumerate(zip(faces, sounds, strict=True))
     ]
-    job = VideoJob(pipeline, tuple(speakers), encoder, size, label)
+    job = VideoJob(pipeline, tuple(speakers), encoder, size, label, behind)
     signature = Signature(*sign, portrait) if sign else None
     return render_video(job, output, observer, None, resume, keep_work, reading.bytes, signature)
 
 
 def _find_faces(
-    pipeline: LetsTalkPipeline, file: str | Path, faces: Sequence[str | int], whole: bool
+    pipeline: LetsTalkPipeline, file: str | Path, faces: Sequence[str | int], whole: bool, cut_out: bool
 ) -> list[tuple[Portrait, PasteBack | None]]:
     """The faces of a picture, each with what puts it back if the whole picture is wanted."""
-    picture = read_image(file)
+    read = read_with_alpha(file)
+    picture = without_alpha(read, file)
     portraits = [pipeline.crop(picture, face) for face in faces]
     check_apart(portraits)
+    if cut_out:
+        picture = person_of(read)
+        portraits = [portrait.cut_out_of(picture) for portrait in portraits]
     if not whole:
         return [(portrait, None) for portrait in portraits]
     return [(portrait, paste_into(pipeline, picture, portrait, portraits)) for portrait in portraits]
@@ -136,8 +147,8 @@ def _file_and_channel(voice: Voice) -> tuple[str | Path, str | int | None]:
 def paste_into(
     pipeline: LetsTalkPipeline, picture: np.ndarray, portrait: Portrait, speaking: Sequence[Portrait] = ()
 ) -> PasteBack:
-    """What puts frames of a portrait into the picture [H,W,3] that it was cropped from; speaking: all portraits that
-    speak in it."""
+    """What puts frames of a portrait into the picture [H,W,3 or 4] that it was cropped from; speaking: all portraits
+    that speak in it."""
     reconstruction = pipeline.decoder(portrait)(pipeline.encode_portrait(portrait))[0].cpu()
     others = [other for other in speaking if other is not portrait]
     return PasteBack(torch.from_numpy(picture), portrait, reconstruction, others)
@@ -167,13 +178,13 @@ def render_video(
     config = job.pipeline.config
     for speaker in job.speakers:
         check_sampler(speaker.settings.sampler or config.sampling.sampler, config.diffusion.objective)
-    _check_output(output)
+    _check_output(output, job)
     check_encoder(job.encoder, *job.size, job.fps)
     if signature:
         check_signing(signature, output)
     work = work or work_folder_of(output, job.fingerprint)
     about = {"output": output.name, "frames": job.frames, "fps": job.fps}
-    with WorkFolder(work, job.fingerprint, about) as folder:
+    with WorkFolder(work, job.fingerprint, about, format_of(output).parts) as folder:
         if not resume:
             folder.clear()
         if folder.frames < job.frames:
@@ -187,11 +198,14 @@ def render_video(
     return job.frames
 
 
-def _check_output(output: Path) -> None:
+def _check_output(output: Path, job: VideoJob) -> None:
     """Raises InputError for an output that cannot be written: now rather than after hours."""
-    if output.suffix.lower() not in FORMATS:
-        raise InputError(f"{output} does not end in {', '.join(FORMATS)}; name the video file .mp4.")
-    create_part(output).unlink()
+    if encoder_of(output, job.encoder, job.transparent) != job.encoder:
+        raise InputError(f"{output} holds other pictures than the job's, of {job.encoder}; ask encoder_of for those.")
+    if output.suffix:
+        create_part(output).unlink()
+    else:
+        check_folder(output)
 
 
 def _render_segments(job: VideoJob, portraits: Tensor, folder: WorkFolder, observer: Observer) -> None:
@@ -203,15 +217,14 @@ def _render_segments(job: VideoJob, portraits: Tensor, folder: WorkFolder, obser
         samples = sound.read(job.recording.sample_of(last, job.fps) - sound.position)
         audio = (samples, sound.rate) if samples.shape[1] else None  # a frame's sound may round to nothing
         made = first
-        segment = VideoWriter(
-            folder.next_segment, *job.size, job.fps, audio, encoder=job.encoder, source_type=job.source_type
-        )
-        with segment as writer, Behind(writer.write) as write:
+        if job.encoder == "png":
+            audio = None
+        with job.writer(folder.next_segment, audio) as writer, Behind(writer.write) as write:
             for frames, memory in job.chunks(portraits, first, last, folder.memory, observer.step):  # noqa: B007 (below)
                 made += len(frames[0])
                 for pixels in job.pixels(frames):
                     write(pixels)
-                observer.advance(made, pixels[-1])
+                observer.advance(made, opaque(pixels[-1]))
         folder.add(memory, portraits, last)
 
 
@@ -219,8 +232,12 @@ def _join(job: VideoJob, folder: WorkFolder, output: Path, observer: Observer, s
     """Put all segments together as one file with the whole sound, sign it if asked for, and move it to `output`."""
     size = sum(segment.stat().st_size for segment in folder.segments)
     check_disk(folder, size * (2 if signature else 1), output, size)
-    joined = folder.path / f"joined{output.suffix}"
-    with VideoWriter(joined, *job.size, job.fps, job.recording, source_type=job.source_type) as writer:
+    joined = folder.path / f"{JOINED}{output.suffix}"
+    if not output.suffix:
+        write_pictures(joined, folder.segments, job.recording, job.fps, job.source_type, observer.check)
+        move_folder(joined, output)
+        return
+    with job.writer(joined, job.recording) as writer:
         for segment in folder.segments:
             observer.check()
             writer.copy(segment)

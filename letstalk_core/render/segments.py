@@ -5,8 +5,8 @@ then. So whatever ends a process, only the segment that was being made is lost. 
 
     job.json                    what the folder is, for people and for `leftovers`
     lock, owner.json            who is at work in it
-    00000.mp4                   segment 0: pictures with their sound, to be looked at by anyone
-    00000.safetensors           its state: memory, latents of the portraits, position, fingerprint, digest of the .mp4
+    00000.mp4                   segment 0: pictures with their sound, to be looked at by anyone; or .webm, .mov
+    00000.safetensors           its state: memory, latents of the portraits, position, fingerprint, digest of the video
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,8 @@ from ..video.memory import MemoryBank
 from ..weights import write_weights
 
 FORMAT = "letstalk-work-1"
-_OURS = re.compile(r"\d{5,}\.(mp4|safetensors)|(joined|trial)\.\w+|owner\.json|job\.json")
+JOINED = "joined"  # the whole video, with its suffix, before it is moved to its place
+_OURS = re.compile(r"\d{5,}\.(mp4|webm|mov|safetensors)|(joined|trial)\.\w+|owner\.json|job\.json")
 _DEAD = re.compile(r"\.(\d{5,}|joined|trial|owner|job)\.\w+\.[0-9a-f]{8}\.part")  # left by a process that was killed
 
 
@@ -52,14 +54,15 @@ class WorkFolder:
         path: made if missing (its parent has to be there).
         fingerprint: the digest of everything that decides the video; segments of another one do not count.
         about: what job.json says beside the fingerprint: output, frames, fps.
+        suffix: of the segments' videos.
 
     InputError where it cannot be made, or another process works in it (the sentence says which). Left with an
     exception, it keeps what is finished and vanishes if that is nothing; if somebody has removed it meanwhile, the
     exception becomes an InputError that says so. `finished` makes it vanish in any case.
     """
 
-    def __init__(self, path: Path, fingerprint: str, about: dict):
-        self.path, self.fingerprint, self.about = path, fingerprint, about
+    def __init__(self, path: Path, fingerprint: str, about: dict, suffix: str = ".mp4"):
+        self.path, self.fingerprint, self.about, self.suffix = path, fingerprint, about, suffix
         self.segments: list[Path] = []
         self.frames = 0  # how many are in the segments
         self.memory: MemoryBank | None = None  # the one to go on from
@@ -83,6 +86,7 @@ class WorkFolder:
                 _delete(self.path)
             raise
         try:
+            shutil.rmtree(self.path / JOINED, ignore_errors=True)  # a folder of pictures
             for path in self.path.iterdir():
                 if _DEAD.fullmatch(path.name) or path.stem in ("joined", "trial"):
                     path.unlink(missing_ok=True)
@@ -127,7 +131,7 @@ class WorkFolder:
     @property
     def next_segment(self) -> Path:
         """Where the next segment's video belongs."""
-        return self.path / f"{len(self.segments):05d}.mp4"
+        return self.path / f"{len(self.segments):05d}{self.suffix}"
 
     def add(self, memory: MemoryBank, portraits: Tensor, last: int) -> None:
         """Count the next segment, whose video is written: it ends before frame `last` and leaves `memory`."""
@@ -147,7 +151,7 @@ class WorkFolder:
     def clear(self) -> None:
         """Delete all segments."""
         for path in self.path.iterdir():
-            if path.suffix in (".mp4", ".safetensors") and _OURS.fullmatch(path.name):
+            if path.suffix in (self.suffix, ".safetensors") and _OURS.fullmatch(path.name):
                 path.unlink(missing_ok=True)
         self.segments, self.frames, self.memory, self.portraits = [], 0, None, None
 
@@ -171,6 +175,7 @@ def _delete(folder: Path) -> None:
 
     Nothing in here can fail: a video that is finished is not lost for a file that can't be deleted.
     """
+    shutil.rmtree(folder / JOINED, ignore_errors=True)
     with contextlib.suppress(OSError):
         ours = [path for path in folder.iterdir() if _OURS.fullmatch(path.name) or _DEAD.fullmatch(path.name)]
         for path in sorted(ours, key=lambda path: path.name == "job.json"):  # last: it says what the folder is

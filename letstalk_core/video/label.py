@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..errors import InputError
-from .reader import iter_video_frames, probe
+from .reader import is_transparent, iter_video_frames, probe
 from .writer import VideoWriter
 
 LEAST, SHARE = 14, 22  # pixels that letters are high, with what hangs below; a larger picture's height in letters
@@ -54,9 +54,15 @@ class Label:
         self.digest = hashlib.sha256(letters.numpy().tobytes()).hexdigest()
 
     def draw(self, frames: Tensor) -> Tensor:
-        """The frames uint8 [n,H,W,3], on the CPU, with the label drawn into them."""
+        """The frames uint8 [n,H,W,3 or 4], on the CPU, with the label drawn into them."""
         place = frames[:, self.rows, self.columns]
-        place.copy_((place * self._kept + self._added).round())
+        if frames.shape[-1] == 3:
+            place.copy_((place * self._kept + self._added).round())
+            return frames
+        seen = place[..., 3:] * self._kept  # of the frame's own alpha, behind the label
+        alpha = 255 * (1 - self._kept) + seen
+        place[..., :3] = ((place[..., :3] * seen + 255 * self._added) / alpha).round()
+        place[..., 3:] = alpha.round()
         return frames
 
 
@@ -84,13 +90,16 @@ def label_video(source: Path, target: Path, text: str, source_type: str, advance
 
     advance is called with (frames made, frames in all) and cancels by raising. InputError as of Label and VideoWriter.
     """
-    info, frames = probe(source), iter_video_frames(source)
+    transparent = is_transparent(source)
+    info, frames = probe(source), iter_video_frames(source, transparent)
     first = next(frames, None)
     if first is None:
         raise InputError(f"{source} has no frames to draw a label into; choose a video with pictures.")
     height, width = first.shape[:2]
     label, sound = Label(text, width, height), source if info.audio_samples else None
-    with VideoWriter(target, width, height, info.fps, sound, source_type=source_type) as writer:
+    with VideoWriter(
+        target, width, height, info.fps, sound, source_type=source_type, transparent=transparent
+    ) as writer:
         for frame in chain([first], frames):
             writer.write(label.draw(torch.from_numpy(frame)[None]))
             advance(writer.frames, info.frames)

@@ -1,8 +1,9 @@
 """Machine-readable marks of synthetic video, which every file has: IPTC's digital source type, in XMP and in a comment.
 
 In .mp4, .m4v and .mov the XMP is a box of its own after all others, so that nothing moves, and the comment is the
-container's. In .mkv, which has no place for XMP, both are tags. The comment names the type too: programs that copy a
-video's packets into a new file drop the box, and most of them keep comments.
+container's. In .mkv and .webm, which have no place for XMP, both are tags; each picture of a folder has its XMP. The
+comment names the type too: programs that copy a video's packets into a new file drop the box, and most of them keep
+comments.
 """
 
 from __future__ import annotations
@@ -44,9 +45,14 @@ def tags(source_type: str, matroska: bool = False) -> dict[str, str]:
     return {**comment, TAG: source} if matroska else comment
 
 
+def xmp_packet(source_type: str) -> str:
+    """The XMP of this digital source type."""
+    return _PACKET.format(iptc=IPTC, source=VOCABULARY + source_type, tool=TOOL)
+
+
 def append_xmp(path: Path, source_type: str) -> None:
     """Append the XMP of this digital source type to a finished .mp4, .m4v or .mov file."""
-    packet = _PACKET.format(iptc=IPTC, source=VOCABULARY + source_type, tool=TOOL).encode()
+    packet = xmp_packet(source_type).encode()
     with open(path, "ab") as file:
         file.write(struct.pack(">I4s", 24 + len(packet), b"uuid") + XMP_BOX.bytes + packet)
 

@@ -55,13 +55,35 @@ def packet_sizes(path: str | Path) -> list[int]:
         return [packet.size for packet in container.demux(container.streams.video[0]) if packet.size]
 
 
-def iter_video_frames(path: str | Path) -> Iterator[np.ndarray]:
-    """Yield a video's frames uint8 [H, W, 3], upright, one at a time; InputError where it is damaged or no video."""
+def iter_video_frames(path: str | Path, transparent: bool = False) -> Iterator[np.ndarray]:
+    """Yield a video's frames uint8 [H, W, 3], upright, one at a time; InputError where it is damaged or no video.
+
+    transparent: [H, W, 4] of one that is (is_transparent).
+    """
+    if transparent:
+        yield from _transparent_frames(path)
+        return
     with open_video(check_file(path, "video")) as container:
         container.streams.video[0].thread_type = "AUTO"
         for frame in container.decode(video=0):
             quarter_turns = round(getattr(frame, "rotation", 0) / 90)  # phones store turned pictures
             yield np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns))
+
+
+def is_transparent(path: str | Path) -> bool:
+    """Does a file say of its pictures that they have alpha, as a .webm of ours does?"""
+    with open_video(check_file(path, "video")) as container:
+        tags = container.streams.video[0].metadata.items()
+        return any(key.lower() == "alpha_mode" and text == "1" for key, text in tags)
+
+
+def _transparent_frames(path: str | Path) -> Iterator[np.ndarray]:
+    """By libvpx: ffmpeg's own decoder of VP9 passes over alpha."""
+    with open_video(check_file(path, "video")) as container:
+        decoder = av.CodecContext.create("libvpx-vp9", "r")
+        for packet in container.demux(video=0):
+            for frame in decoder.decode(packet):
+                yield frame.to_ndarray(format="rgba")
 
 
 def read_video_frames(path: str | Path) -> np.ndarray:

@@ -47,7 +47,9 @@ def check_signing(signature: Signature, output: Path) -> None:
     """
     _library()
     if output.suffix.lower() not in MIME:
-        raise InputError(f"{output} cannot be signed: C2PA has no place in that format; name it .mp4.")
+        raise InputError(
+            f"{output} cannot be signed: C2PA has no place in that format; name it .mp4, or leave the signature out."
+        )
     if signature.key is None or signature.certificate is None:
         raise InputError(
             "A signature needs a key and its certificate, and one is missing; give both (--sign-key, --sign-cert)."

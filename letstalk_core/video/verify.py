@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..files import check_file
 from .marks import C2PA_BOX, MOST_XMP, SYNTHETIC, TAG, VOCABULARY, XMP_BOX, boxes, source_type_in
+from .picture_folder import xmp_of
 from .reader import open_video
 
 _SOURCE = re.compile(re.escape(VOCABULARY) + r"(\w+)")
@@ -20,8 +21,7 @@ def verify_marks(path: str | Path) -> tuple[list[str], bool]:
     synthetic media, and no manifest is invalid: that file was changed after it was signed. InputError where the file
     cannot be read as a video, or is cut off and has no mark in what is left of it.
     """
-    path = check_file(path, "video")
-    lines, named, has_manifest, whole = _read(path)
+    lines, named, has_manifest, whole = _read(_first_picture(Path(path)))
     valid = True
     if has_manifest:
         from .signing import read_manifest
@@ -39,6 +39,12 @@ def verify_marks(path: str | Path) -> tuple[list[str], bool]:
     return lines, marked and valid is not False
 
 
+def _first_picture(path: Path) -> Path:
+    """The file to look into: of a folder of pictures the first, and else the path itself."""
+    pictures = sorted(path.glob("*.png")) if path.is_dir() else []
+    return check_file(pictures[0] if pictures else path, "video")
+
+
 def synthetic_type(path: str | Path) -> str | None:
     """The digital source type of synthetic media that a video's XMP, tag or comment names, if any does."""
     return next(iter(_synthetic(_read(check_file(path, "video"))[1])), None)
@@ -54,7 +60,7 @@ def _read(path: Path) -> tuple[list[str], list[str], bool, bool]:
     with open_video(path) as container:
         metadata = {key.lower(): value for key, value in container.metadata.items()}
         is_iso = "mp4" in container.format.name
-    xmp, has_manifest, whole = _look_into(path) if is_iso else (None, False, True)
+    xmp, has_manifest, whole = _look_into(path) if is_iso else (xmp_of(path), False, True)
     lines, named = [], []
     if xmp is not None:
         found = source_type_in(xmp)

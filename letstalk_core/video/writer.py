@@ -8,10 +8,8 @@ only when it is whole and on the disk.
 from __future__ import annotations
 
 import contextlib
-import math
 import tempfile
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -24,33 +22,36 @@ from ..audio.recording import Recording, SampleReader, Sound, exact_fps
 from ..errors import InputError
 from ..files import cannot_write, check_file, create_part, move_into_place
 from ..pixels import images_to_pixels
+from .file_format import format_of
 from .h264 import ENCODERS, HARDWARE
 from .marks import GENERATED, append_xmp, tags
 from .reader import open_video
+from .sound_track import SoundTrack
 
-AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
-AAC_BITS = 96000  # bits a second, for each channel
-FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
-# Layouts as they come in, by the number of channels; the file keeps mono, stereo and 5.1, others become stereo.
-_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
-_KEPT = (1, 2, 6)
 # Settings of x264. Threads: fixed, because its bits depend on their number and a resumed video must not differ. mbtree:
 # off, because it spends on key frames and saves on the rest, and then each segment begins with a jump in sharpness.
 THREADS, X264 = "4", "mbtree=0"
+# Of libvpx: about the quality of x264's crf 16. Pictures in their order, none of them invisible, as alpha needs it.
+VP9 = {
+    "crf": "20", "b": "0", "deadline": "good", "cpu-used": "4", "threads": THREADS, "auto-alt-ref": "0",
+    "lag-in-frames": "0", "g": "250",
+}  # fmt: skip
 
 
 class VideoWriter:
-    """Writes H.264 video with AAC sound, frame by frame::
+    """Writes H.264 video with AAC sound, or in .webm VP9 with Opus, frame by frame::
 
         with VideoWriter("talk.mp4", 512, 512, 25, "speech.wav") as writer:
             writer.write(frames)
 
     audio is a Sound, a media file's path, (waveform [channels, S], sample_rate), or None. Its sample rate is kept
-    where AAC has it, else the nearest that AAC has. Sound is cut where the picture ends; silence follows it where it
-    ends more than a frame earlier or lasts less than a frame. Odd widths and heights get one more column or row (a copy
-    of the last), which 4:2:0 video needs. copy() takes over the pictures of a finished file without encoding them
-    again; a video is made either of frames or of copies. encoder: one of h264.ENCODERS; crf and preset are for x264.
-    source_type: the digital source type that the file is marked with (marks.py).
+    where AAC or Opus has it, else the nearest that it has. Sound is cut where the picture ends; silence follows it
+    where it ends more than a frame earlier or lasts less than a frame. Odd widths and heights get one more column or
+    row (a copy of the last), which 4:2:0 video needs. copy() takes over the pictures of a finished file without
+    encoding them again; a video is made either of frames or of copies. encoder: one of h264.ENCODERS, where the format
+    does not have its own, or "png" for pictures as they are, in .mov; crf and preset are for x264. source_type: the
+    digital source type that the file is marked with (marks.py). transparent: frames have an alpha channel, for VP9 and
+    PNG.
 
     The file is written under a hidden name beside the target and renamed when it is complete. After an exception, an
     interrupt included, nothing is left. InputError where the target cannot be written, the disk is full, or the encoder
@@ -68,20 +69,22 @@ class VideoWriter:
         preset: str = "medium",
         encoder: str = "x264",
         source_type: str = GENERATED,
+        transparent: bool = False,
     ):
         self.path = Path(path)
         self.width, self.height, self.fps = width, height, exact_fps(fps)
         self.frames = 0  # written so far
-        self._audio, self._crf, self._preset, self._encoder = audio, crf, preset, encoder
-        self._source_type, self._matroska = source_type, self.path.suffix.lower() == ".mkv"
-        self._format = "nv12" if encoder in HARDWARE else "yuv420p"
-        self._sound: _Sound | None = None
+        self._audio, self._crf, self._preset, self._source_type = audio, crf, preset, source_type
+        self._sound: SoundTrack | None = None
         if width < 1 or height < 1:
             raise InputError(f"The video size is {width}x{height}; both sides must be at least 1.")
-        if self.path.suffix.lower() not in FORMATS:
-            raise InputError(f"{self.path} does not end in {', '.join(FORMATS)}; name the video file .mp4.")
-        if encoder not in ENCODERS:
+        if encoder not in (*ENCODERS, "vp9", "png"):
             raise InputError(f"There is no video encoder {encoder}; take one of {', '.join(ENCODERS)}.")
+        self._kind = format_of(self.path, transparent and encoder != "png")
+        self._encoder = self._kind.encoder or encoder
+        self._transparent, self._pixels = transparent, "rgba" if transparent else "rgb24"
+        planes = {"png": self._pixels, "vp9": "yuva420p" if transparent else "yuv420p"}
+        self._format = "nv12" if encoder in HARDWARE else planes.get(self._encoder, "yuv420p")
 
     def __enter__(self) -> VideoWriter:
         self._samples = None if self._audio is None else _reader(self._audio)  # first: a bad one must not leave a file
@@ -89,24 +92,26 @@ class VideoWriter:
         self._container = self._stream = None
         try:
             with self._sentences():
-                options = {} if self._matroska else {"movflags": "+faststart"}
+                options = {} if self._kind.is_matroska else {"movflags": "+faststart"}
                 self._container = av.open(
-                    f"file:{self._part}", "w", format=FORMATS[self.path.suffix.lower()], container_options=options
+                    f"file:{self._part}", "w", format=self._kind.container, container_options=options
                 )
-                self._container.metadata.update(tags(self._source_type, self._matroska))
+                self._container.metadata.update(tags(self._source_type, self._kind.is_matroska))
         except BaseException:
             self._discard()
             raise
         return self
 
     def write(self, frames: Tensor | np.ndarray) -> None:
-        """Append frames: float [n, 3, H, W] in -1..1 (values outside are clipped), or uint8 [n, H, W, 3].
+        """Append frames: float [n, 3, H, W] in -1..1 (values outside are clipped), or uint8 [n, H, W, 3]
+        ([n, H, W, 4] for a transparent video).
 
         InputError for frames of another shape, NaN or infinite, and where the file cannot be written.
         """
-        for picture in _to_pixels(frames, self.width, self.height, self.frames):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame = frame.reformat(format=self._format, dst_colorspace="ITU709", dst_color_range="MPEG")
+        for picture in _to_pixels(frames, self.width, self.height, self.frames, 3 + self._transparent):
+            frame = av.VideoFrame.from_ndarray(picture, format=self._pixels)
+            if self._format != self._pixels:
+                frame = frame.reformat(format=self._format, dst_colorspace="ITU709", dst_color_range="MPEG")
             frame.pts, frame.time_base = self.frames, 1 / self.fps
             with self._sentences():
                 if self._stream is None:
@@ -131,8 +136,10 @@ class VideoWriter:
 
     def _begin(self, stream) -> None:
         self._stream = stream
+        if self._transparent and self._kind.is_matroska:
+            stream.metadata["alpha_mode"] = "1"  # players look for the second picture, of alpha, where it says so
         if self._samples is not None:
-            self._sound = _Sound(self._container, self._samples)
+            self._sound = SoundTrack(self._container, self._samples, self._kind)
 
     def _advance(self, frames: int) -> None:
         self.frames += frames
@@ -157,7 +164,7 @@ class VideoWriter:
             self._container.close()
             if not self._part.stat().st_size:
                 raise OSError(0, "nothing was written")
-            if not self._matroska:
+            if not self._kind.is_matroska:
                 append_xmp(self._part, self._source_type)
             move_into_place(self._part, self.path)
 
@@ -172,12 +179,15 @@ class VideoWriter:
 
     def _add_video(self):
         x264 = {"crf": str(self._crf), "preset": self._preset, "threads": THREADS, "x264-params": X264}
-        name, options = HARDWARE.get(self._encoder, ("libx264", x264))
+        own = {"x264": ("libx264", x264), "vp9": ("libvpx-vp9", VP9), "png": ("png", {})}
+        name, options = (own | HARDWARE)[self._encoder]
         with self._encoding():
             stream = self._container.add_stream(name, rate=self.fps, options=options)
         stream.width, stream.height = self.width + self.width % 2, self.height + self.height % 2
         stream.pix_fmt = self._format
         stream.time_base = 1 / self.fps
+        if self._encoder == "png":
+            return stream
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1  # BT.709, limited
         return stream
@@ -218,7 +228,7 @@ def check_encoder(encoder: str, width: int, height: int, fps: float) -> None:
 
     ffmpeg lists encoders whose hardware or driver is missing: only encoding a picture tells.
     """
-    if encoder == "x264":
+    if encoder not in HARDWARE:
         return
     before = av.logging.get_level()
     av.logging.set_level(av.logging.ERROR)  # for the driver's own words
@@ -233,57 +243,18 @@ def check_encoder(encoder: str, width: int, height: int, fps: float) -> None:
         av.logging.set_level(before)
 
 
-class _Sound:
-    """The audio track: samples go in as the picture advances."""
-
-    def __init__(self, container, reader: SampleReader):
-        self.reader, self.container = reader, container
-        self.rate, self.position = reader.rate, 0  # samples written
-        # Unusual layouts of more than eight channels are mixed to one.
-        self.channels = reader.channels if reader.channels in _LAYOUTS else 1
-        rate = min(AAC_RATES, key=lambda candidate: abs(candidate - self.rate))
-        layout = _LAYOUTS[self.channels] if self.channels in _KEPT else "stereo"
-        self.stream = container.add_stream("aac", rate=rate, layout=layout)
-        self.stream.bit_rate = AAC_BITS * len(self.stream.layout.channels)
-
-    def write_until(self, seconds: Fraction) -> None:
-        """Write the sound from where it is up to `seconds`."""
-        missing = math.ceil(seconds * self.rate) - self.position
-        while missing > 0:
-            samples = self.reader.read(min(missing, self.rate))
-            if samples.shape[1] == 0:
-                return
-            missing -= samples.shape[1]
-            self._encode(samples if self.channels == self.reader.channels else samples.mean(dim=0, keepdim=True))
-
-    def finish(self, seconds: Fraction, frame: Fraction) -> None:
-        """End the sound at `seconds`, where the picture ends; silence fills in where more than a `frame` is missing."""
-        self.write_until(seconds)
-        missing = math.ceil(seconds * self.rate) - self.position
-        # A sound shorter than a millisecond would round to nothing in the file's header.
-        if missing > frame * self.rate or (missing > 0 and self.position < frame * self.rate):
-            self._encode(torch.zeros(self.channels, missing))
-        self.reader.read(1)  # beyond the end: a recording says there if it was changed while it was read
-        self.container.mux(self.stream.encode(None))
-
-    def _encode(self, samples: Tensor) -> None:
-        packed = np.ascontiguousarray(samples.clamp(-1, 1).T.numpy()).reshape(1, -1)  # PyAV has eight planes at most
-        frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=_LAYOUTS[self.channels])
-        frame.sample_rate, frame.pts, frame.time_base = self.rate, self.position, Fraction(1, self.rate)
-        self.position += samples.shape[1]
-        self.container.mux(self.stream.encode(frame))
-
-
 def _reader(audio: Sound | str | Path | tuple[Tensor, int]) -> SampleReader:
     return SampleReader((audio if isinstance(audio, Sound) else Recording(audio)).blocks())
 
 
-def _to_pixels(frames: Tensor | np.ndarray, width: int, height: int, first: int) -> Iterator[np.ndarray]:
-    """Frames as uint8 [H, W, 3] with even sides, one at a time."""
+def _to_pixels(
+    frames: Tensor | np.ndarray, width: int, height: int, first: int, channels: int = 3
+) -> Iterator[np.ndarray]:
+    """Frames as uint8 [H, W, channels] with even sides, one at a time."""
     is_uint8 = frames.dtype in (torch.uint8, np.uint8)
-    expected = (height, width, 3) if is_uint8 else (3, height, width)
+    expected = (height, width, channels) if is_uint8 else (channels, height, width)
     if frames.ndim != 4 or tuple(frames.shape[1:]) != expected:
-        kind = "uint8 frames [n, H, W, 3]" if is_uint8 else "float frames [n, 3, H, W]"
+        kind = f"uint8 frames [n, H, W, {channels}]" if is_uint8 else f"float frames [n, {channels}, H, W]"
         raise InputError(f"The video is {width}x{height}, but the {kind} have the shape {list(frames.shape)}.")
     for number, frame in enumerate(frames):
         if not is_uint8:
