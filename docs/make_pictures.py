@@ -2,7 +2,7 @@
 
 demo.webp is the demo, frame for frame, two thirds as large; people.jpg people and a drawing who were held out and
 speak, their portraits first; puppets.jpg twelve photographs as they are and at their controls' extremes; sharp.jpg
-one frame at the model's own size, enlarged, and as large as the photograph.
+one frame at the model's own size, enlarged, and as large as the photograph; two.jpg two people who speak in turns.
 """
 
 import sys
@@ -40,6 +40,7 @@ EXTREMES = (
     {"yaw": -0.43, "open": 0.6}, {"pitch": 0.27}, {"pitch": -0.27, "jaw": 1.0, "open": 0.3}, {"roll": 0.3},
     {"size": -0.2, "shift_x": 0.8, "open": 0.5}, {"size": 0.2, "shift_x": -0.4},
 )  # fmt: skip
+TURNS = (20, 95, 190)  # frames of the dialogue
 
 
 def speak(pipeline: LetsTalkPipeline, picture: Path, start: float = 0.0, seconds: float = 60.0) -> np.ndarray:
@@ -79,10 +80,21 @@ def sharp(pipeline: LetsTalkPipeline) -> Image.Image:
     return Image.fromarray(np.concatenate([np.asarray(enlarged), fine], 1))
 
 
+def two(pipeline: LetsTalkPipeline) -> Image.Image:
+    """Who speaks, and who listens, at three moments of the example's dialogue."""
+    voices = {side: (ASSETS / "dialogue.flac", side) for side in ("left", "right")}
+    with tempfile.TemporaryDirectory() as folder:
+        video = Path(folder) / "two.mp4"
+        write_video(pipeline, ASSETS / "two.jpg", voices, video)
+        frames = read_video_frames(video)[list(TURNS)]
+    return Image.fromarray(np.concatenate([np.asarray(Image.fromarray(frame).reduce(2)) for frame in frames], 1))
+
+
 if __name__ == "__main__":
     puppet_sheet().save(HERE / "puppets.jpg", quality=84)
     pipeline = LetsTalkPipeline.load(device="cpu")  # from here on the bundled model is needed
     sharp(pipeline).save(HERE / "sharp.jpg", quality=88)
+    two(pipeline).save(HERE / "two.jpg", quality=85)
     speakers = [ASSETS / "people" / f"{number:03d}.jpg" for number in SPEAKERS] + [ASSETS / "drawing.png"]
     rows = [speak(pipeline, picture, 2.2, 1.6)[SHOWN, ::2, ::2] for picture in speakers]
     Image.fromarray(rearrange(np.stack(rows), "people frames h w c -> (people h) (frames w) c")).save(

@@ -21,13 +21,13 @@ WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 COLUMN, LEFT, TOP = 360, 40, 60
 
 # name: (class, column, y, size, inputs); an input ("name", slot) is a link.
+PICTURE = {"letstalk_model": ("model", 0), "image": ("example", 0)}
+SOUND = {"letstalk_model": ("model", 0), "audio": ("example", 1)}
 COMMON = {
     "model": ("LoadLetsTalkModel", 0, 0, (320, 190), {}),
     "example": ("LetsTalkExample", 0, 250, (320, 90), {}),
-    "portrait": (
-        "EncodePortrait", 1, 0, (320, 210), {"letstalk_model": ("model", 0), "image": ("example", 0)},
-    ),
-    "audio": ("EncodeAudio", 1, 270, (320, 150), {"letstalk_model": ("model", 0), "audio": ("example", 1)}),
+    "portrait": ("EncodePortrait", 1, 0, (320, 210), PICTURE),
+    "audio": ("EncodeAudio", 1, 270, (320, 150), SOUND),
 }  # fmt: skip
 SAMPLING = {"letstalk_model": ("model", 0), "letstalk_portrait": ("portrait", 0), "letstalk_audio": ("audio", 0)}
 
@@ -70,11 +70,25 @@ GRAPHS = {
         ),
         **saved(("paste", 0), 4),
     },
+    "two people talking": {
+        "model": COMMON["model"],
+        "example": ("LetsTalkExample", 0, 250, (320, 90), {"picture": "two people"}),
+        "portrait": ("EncodePortrait", 1, 0, (320, 210), {**PICTURE, "face": "left"}),
+        "audio": ("EncodeAudio", 1, 270, (320, 150), {**SOUND, "channel": "left"}),
+        "other": ("EncodePortrait", 1, 560, (320, 210), {**PICTURE, "face": "right"}),
+        "voice": ("EncodeAudio", 1, 830, (320, 150), {**SOUND, "channel": "right"}),
+        "speaker": (
+            "LetsTalkSpeaker", 2, 560, (280, 110), {"letstalk_portrait": ("other", 0), "letstalk_audio": ("voice", 0)},
+        ),
+        "video": ("MemoryBankLongVideo", 2, 0, (320, 250), {**SAMPLING, "letstalk_speakers": ("speaker", 0)}),
+        "save": ("SaveVideo", 3, 0, (480, 420), {"video": ("video", 0), "filename_prefix": "video/LetsTalk_two"}),
+    },
 }  # fmt: skip
 
 
 THUMBNAILS = {
     "short talking portrait": [33], "long video": [33, 60, 116], "continued take": [89, 90], "full picture": [33],
+    "two people talking": [33, 150],
 }  # fmt: skip
 
 

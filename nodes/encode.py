@@ -19,7 +19,7 @@ SOUNDS = ["audio", "video"]
 FACES = ("largest", "by index", "none", "left", "right")
 CHANNELS = ("all", "left", "right")
 MISSING = {"centred crop": "crop", "stop with an error": "error"}
-EXAMPLES = {"portrait": "portrait.jpg", "drawing": "drawing.png", "scene": "scene.jpg"}
+EXAMPLES = {"portrait": "portrait.jpg", "drawing": "drawing.png", "scene": "scene.jpg", "two people": "two.jpg"}
 
 
 class EncodeAudio(io.ComfyNode):
@@ -263,12 +263,12 @@ class LetsTalkExample(io.ComfyNode):
                     options=list(EXAMPLES),
                     default="portrait",
                     tooltip="portrait: a photograph of somebody who does not exist. drawing: a drawn face. scene: a "
-                    "face that is a small part of a photograph.",
+                    "face that is a small part of a photograph. two people: with a dialogue, one in either channel.",
                 )
             ],
             outputs=[
                 io.Image.Output("image", display_name="image", tooltip="A photograph or a drawing."),
-                io.Audio.Output("audio", display_name="audio", tooltip="A spoken sentence."),
+                io.Audio.Output("audio", display_name="audio", tooltip="A spoken sentence, or a dialogue."),
             ],
         )
 
@@ -277,6 +277,6 @@ class LetsTalkExample(io.ComfyNode):
         from ..letstalk_core.audio.recording import read_audio
         from ..letstalk_core.picture.picture_file import read_image
 
-        waveform, rate = read_audio(ASSETS / "speech.wav")
+        waveform, rate = read_audio(ASSETS / ("dialogue.flac" if picture == "two people" else "speech.wav"))
         image = torch.from_numpy(read_image(ASSETS / EXAMPLES[picture]))[None]
         return io.NodeOutput(image, {"waveform": waveform[None], "sample_rate": rate})

@@ -30,7 +30,7 @@ NODES = (
     ),
 )
 SOURCE = {"image": "1,64,64,3", "audio": "1,16000,16000", "sounds": 1, "value": 0.5, "nan": False}
-WORKFLOWS = ("short_talking_portrait", "long_video", "continued_take", "full_picture")
+WORKFLOWS = ("short_talking_portrait", "long_video", "continued_take", "full_picture", "two_people_talking")
 
 
 def only(graph: dict, kind: str) -> dict:
