@@ -75,17 +75,17 @@ def write_video(
 ) -> int:
     """Make a talking video of any length from the files of a picture and a recording; returns its number of frames.
 
-    audio: a file, (file, channel), or for several speakers a mapping from each one's face to its sound; the picture is
-    whole then, and each listens while another speaks. face: which one of the picture (portrait.crop_portrait), where
-    one speaks. max_seconds: only the beginning of the recording.
-    audio_track: which of several (Recording). encoder: of the pictures, one of video.h264.ENCODERS. size: of the square
-    video in pixels, LEAST_SIZE to MOST_SIZE; None is the model's own. full_picture: the video has the picture's size
-    and all that is in it, and the face speaks in its place. motion: of head and face over time, before what `settings`
-    asks for. label: a text in the lower left corner of every frame. background: "keep", "transparent" (a .webm, or a
-    folder of PNG pictures) or a colour (Background.parse), behind the person. sign: the files of a private key and its
-    certificate, for a C2PA manifest whose ingredient is the portrait. The other arguments are render_video's. Raises
-    InputError for anything wrong with the inputs or the output, and for an encoder, a label or a signature that cannot
-    be used here.
+    audio: a file, (file, channel), or for several speakers a mapping from each one's face to its sound; the picture
+    is whole then, and each listens while another speaks. face: which one of the picture (portrait.crop_portrait),
+    where one speaks. max_seconds: only the beginning of the recording. audio_track: which of several (Recording).
+    encoder: of the pictures, one of video.h264.ENCODERS. size: of the square video in pixels, LEAST_SIZE to
+    MOST_SIZE; None is the model's own. full_picture: the video has the picture's size and all that is in it, and
+    the face speaks in its place. motion: of head and face over time, before what `settings` asks for. label: a text
+    in the lower left corner of every frame. background: "keep", "transparent" (a .webm, or a folder of PNG
+    pictures) or a colour (Background.parse), behind the person. sign: the files of a private key and its
+    certificate, for a C2PA manifest whose ingredient is the portrait. The other arguments are render_video's.
+    Raises InputError for anything wrong with the inputs or the output, and for an encoder, a label or a signature
+    that cannot be used here.
     """
     voices = audio if isinstance(audio, Mapping) else {face: audio}
     full_picture = full_picture or len(voices) > 1
