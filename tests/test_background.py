@@ -20,6 +20,7 @@ from letstalk_core.picture.portrait import crop_portrait
 from letstalk_core.pipeline import LetsTalkPipeline
 from letstalk_core.pixels import images_to_pictures
 from letstalk_core.render.job import Speaker, VideoJob
+from letstalk_core.render.many import find_pairs
 from letstalk_core.render.render import paste_into, render_video, write_video
 from letstalk_core.video.clips import SamplingSettings
 from letstalk_core.video.file_format import encoder_of
@@ -287,6 +288,11 @@ def test_what_cannot_be_is_said_before_anything_is_made(tiny, files, tmp_path, n
     with pytest.raises(InputError, match=sentence):
         make(tiny, files, tmp_path / name, **options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["me.png", "me.wav"]
+
+
+def test_many_transparent_videos_are_webm(tiny, files, tmp_path):
+    (pair,) = find_pairs(tmp_path, tmp_path / "made", ".webm")
+    assert pair.output == tmp_path / "made" / "me.webm"
 
 
 def test_on_the_command_line(capsys, files, tmp_path):

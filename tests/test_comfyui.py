@@ -80,7 +80,7 @@ def test_import_pulls_in_nothing_heavy(comfyui):
     assert seconds < 0.5
     assert not {name.split(".")[0] for name in new} & {"cv2", "av", "transformers", "diffusers", "torchaudio"}
     # What the schemas name: sentences, limits, the encoders, the marks and the example's place.
-    light = {"", ".errors", ".config", ".files", ".video", ".video.h264", ".video.marks"}
+    light = {"", ".errors", ".config", ".defaults", ".files", ".video", ".video.h264", ".video.marks"}
     assert {name.rpartition("letstalk_core")[2] for name in new if "letstalk_core" in name} == light
 
 

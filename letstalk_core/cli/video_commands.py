@@ -202,8 +202,8 @@ def _generate(arguments) -> None:
 def _generate_many(arguments) -> None:
     from ..render.many import find_pairs, write_videos
 
-    output = Path(arguments.output)
-    pairs, failed = find_pairs(Path(arguments.batch), output), 0
+    output, suffix = Path(arguments.output), ".webm" if arguments.background == "transparent" else ".mp4"
+    pairs, failed = find_pairs(Path(arguments.batch), output, suffix), 0
     if there := [pair for pair in pairs if arguments.resume and pair.output.exists()]:
         print(f"{len(there)} of {len(pairs)} videos are there already; --no-resume makes them anew")
         pairs = [pair for pair in pairs if pair not in there]

@@ -27,16 +27,17 @@ class Pair:
     output: Path
 
 
-def find_pairs(batch: Path, output: Path) -> list[Pair]:
+def find_pairs(batch: Path, output: Path, suffix: str = ".mp4") -> list[Pair]:
     """The videos that a batch asks for, to be made in the folder `output`.
 
     batch: a folder with a picture and a recording of the same name for each, or a CSV file with the columns portrait,
-    audio and, if wanted, output; paths are relative to the CSV, and `output` to the other folder. InputError where
+    audio and, if wanted, output; paths are relative to the CSV, and `output` to the other folder. suffix: of
+    videos that are not named. InputError where
     there are none, one lacks a part, or two are to have the same name.
     """
     if not batch.exists():
         raise InputError(f"There is no {batch}; give a folder of pictures and recordings, or a CSV file.")
-    pairs = _pairs_in(batch, output) if batch.is_dir() else _pairs_of(batch, output)
+    pairs = _pairs_in(batch, output, suffix) if batch.is_dir() else _pairs_of(batch, output, suffix)
     if not pairs:
         raise InputError(f"{batch} has no picture with a recording of the same name; there is nothing to make.")
     outputs = [os.path.normcase(pair.output) for pair in pairs]
@@ -46,7 +47,7 @@ def find_pairs(batch: Path, output: Path) -> list[Pair]:
     return pairs
 
 
-def _pairs_in(folder: Path, output: Path) -> list[Pair]:
+def _pairs_in(folder: Path, output: Path, suffix: str) -> list[Pair]:
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     pictures = {path.stem: path for path in files if path.suffix.lower() in PICTURES}
     sounds = {path.stem: path for path in files if path.suffix.lower() not in PICTURES}
@@ -54,10 +55,10 @@ def _pairs_in(folder: Path, output: Path) -> list[Pair]:
     for name in names:
         if sum(path.stem == name for path in files) > 2:
             raise InputError(f"{folder} has more than one picture and one recording called {name}; keep one of each.")
-    return [Pair(pictures[name], sounds[name], output / f"{name}.mp4") for name in names]
+    return [Pair(pictures[name], sounds[name], output / f"{name}{suffix}") for name in names]
 
 
-def _pairs_of(file: Path, output: Path) -> list[Pair]:
+def _pairs_of(file: Path, output: Path, suffix: str) -> list[Pair]:
     try:
         with open(file, encoding="utf-8-sig", newline="") as opened:
             rows = list(csv.DictReader(opened))
@@ -68,7 +69,7 @@ def _pairs_of(file: Path, output: Path) -> list[Pair]:
         if not row.get("portrait") or not row.get("audio") or set(row) - set(COLUMNS):
             raise InputError(f"Line {number} of {file} does not fit; its columns are {', '.join(COLUMNS)}.")
         portrait, audio = (file.parent / row[name] for name in ("portrait", "audio"))
-        pairs.append(Pair(portrait, audio, output / (row.get("output") or f"{portrait.stem}_{audio.stem}.mp4")))
+        pairs.append(Pair(portrait, audio, output / (row.get("output") or f"{portrait.stem}_{audio.stem}{suffix}")))
     return pairs
 
 
