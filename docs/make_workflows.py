@@ -80,8 +80,8 @@ GRAPHS = {
         "speaker": (
             "LetsTalkSpeaker", 2, 560, (280, 110), {"letstalk_portrait": ("other", 0), "letstalk_audio": ("voice", 0)},
         ),
-        "video": ("MemoryBankLongVideo", 2, 0, (320, 250), {**SAMPLING, "letstalk_speakers": ("speaker", 0)}),
-        "save": ("SaveVideo", 3, 0, (480, 420), {"video": ("video", 0), "filename_prefix": "video/LetsTalk_two"}),
+        "video": ("MemoryBankLongVideo", 3, 0, (320, 250), {**SAMPLING, "letstalk_speakers": ("speaker", 0)}),
+        "save": ("SaveVideo", 4, 0, (480, 420), {"video": ("video", 0), "filename_prefix": "video/LetsTalk_two"}),
     },
 }  # fmt: skip
 

@@ -146,15 +146,16 @@ def test_the_files_are_what_the_graphs_make(comfyui, repository, workflow, scrip
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_each_workflow_makes_the_whole_video(comfyui, workflow, repository, name):
-    waveform, rate = read_audio(repository / "assets" / "speech.wav")
+    waveform, rate = read_audio(repository / "assets" / ("dialogue.flac" if "two_people" in name else "speech.wav"))
     frames = -(-waveform.shape[1] * 25 // rate)
     ended = comfyui.run(workflow(name))
     assert ended.status == "success", ended.error
     (video,) = ended.videos
     found = probe(video)
     assert found.frames == frames
-    side = {"full_picture": 768, "long_video": 768, "short_talking_portrait": 512}.get(name, 256)
-    assert (found.width, found.height) == (side, side)
+    whole = {"full_picture": (768, 768), "long_video": (768, 768), "two_people_talking": (1024, 640)}
+    square = (512, 512) if name == "short_talking_portrait" else (256, 256)
+    assert (found.width, found.height) == whole.get(name, square)
     sound, sound_rate = read_audio(video)
     assert abs(sound.shape[1] / sound_rate - waveform.shape[1] / rate) < 0.05
     assert sound.std() > 0.5 * waveform.std()
