@@ -50,9 +50,9 @@ def pictures_to_pixels(pictures: np.ndarray | Tensor) -> np.ndarray | Tensor:
     return pictures.mul(255).round().clamp(0, 255).byte()
 
 
-def pixels_to_pictures(pixels: np.ndarray) -> np.ndarray:
-    """uint8 [...,H,W,C] -> float32 in 0..1."""
-    return np.asarray(pixels, dtype=np.float32) / 255
+def pixels_to_pictures(pixels: np.ndarray | Tensor) -> np.ndarray | Tensor:
+    """uint8 [...,H,W,C] -> float32 of the same kind in 0..1."""
+    return pixels.float().div(255) if isinstance(pixels, Tensor) else np.asarray(pixels, dtype=np.float32) / 255
 
 
 def images_to_pixels(images: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from PIL import ImageColor
 from torch import Tensor
 
 from ..errors import InputError
+from ..pixels import pixels_to_pictures
 from .matte import cut_out, find_matte, with_own_matte
 from .picture_file import BACKDROP
 
@@ -54,7 +55,7 @@ def opaque(pixels: Tensor) -> Tensor:
 
 
 def _over(pixels: Tensor, colour: tuple[int, int, int]) -> Tensor:
-    alpha = pixels[..., 3:].float() / 255
+    alpha = pixels_to_pictures(pixels[..., 3:])
     behind = torch.tensor(colour, dtype=torch.float32)
     return torch.lerp(behind.expand(*pixels.shape[:-1], 3), pixels[..., :3].float(), alpha).round().byte()
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import InputError
-from ..pixels import images_to_pictures, pictures_to_pixels
+from ..pixels import images_to_pictures, pictures_to_pixels, pixels_to_pictures
 from .portrait import Portrait
 from .similarity import apply, corners, size_of
 
@@ -131,7 +131,7 @@ class PasteBack:
         if onto is None:
             pixels, there = self._pixels.expand(len(frames), -1, -1, -1).clone(), None
         else:
-            pixels, there = onto, onto[:, self.place.rows, self.place.columns].to(frames) / 255
+            pixels, there = onto, pixels_to_pictures(onto[:, self.place.rows, self.place.columns]).to(frames)
         pixels[:, self.place.rows, self.place.columns] = pictures_to_pixels(self._around(frames, there))
         return pixels
 
