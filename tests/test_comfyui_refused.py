@@ -55,7 +55,9 @@ def test_bad_input_gets_one_sentence(comfyui, workflow, case):
     assert sentence in error and "\n" not in error and not PYTHON_NAMES.search(error), error
 
 
-@pytest.mark.parametrize(("card", "advice"), [(True, "choose a smaller size, or precision bf16 or fp16"), (False, "make fewer frames")])
+@pytest.mark.parametrize(
+    ("card", "advice"), [(True, "choose a smaller size, or precision bf16 or fp16"), (False, "make fewer frames")]
+)
 def test_out_of_memory_says_what_to_lower(comfyui, workflow, card, advice):
     graph = workflow("short_talking_portrait")
     graph["short"] = {"class_type": "TestShortOfMemory", "inputs": {"letstalk_model": ["1", 0], "card": card}}
