@@ -1,6 +1,7 @@
 """The steps from a video to its clips, each a plain function: probe, cut, follow the face, crop, measure.
 
-Frame numbers count from the first sample of sound (from the file's beginning where it has none), at the result's rate. One clip at a time is in memory, however long a video is: it is decoded twice, small to find clips and faces, and at its
+Frame numbers count from the first sample of sound (from the file's beginning where it has none), at the result's rate.
+One clip at a time is in memory, however long a video is: it is decoded twice, small to find clips and faces, and at its
 own size to cut out the squares of those clips that may be kept.
 """
 

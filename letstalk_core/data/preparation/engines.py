@@ -6,16 +6,21 @@ many videos are prepared as there are processes, and the same numbers come out e
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
 
 from ...errors import InputError
 from .clip_filters import UNREADABLE
 from .video_clips import Task, prepare_video, rejected
+
+MOST_BLOCKS = 10_000  # of a Ray data set: so many tasks are planned, of some videos each where there are more
 
 Numbered = tuple[int, list[dict]]  # the number of a task, and its rows
 
@@ -24,26 +29,32 @@ def run_local(tasks: Sequence[Task], workers: int | None) -> Iterator[Numbered]:
     """Yield the rows of each task, as they are done, by a pool of processes. A video that ends its process (a decoder
     that crashes, too little memory) is rejected, and the others go on."""
     waiting, workers = dict(enumerate(tasks)), workers or os.cpu_count() or 1
-    for number, rows in _pooled(waiting, workers):
-        del waiting[number]
-        yield number, rows
-    # Those that were in a pool when it broke, each in a pool of its own: so it is known which one breaks it.
-    for number, task in list(waiting.items()):
-        alone = dict(_pooled({number: task}, 1))
-        said = "The process that read it ended: it is damaged, or needs more memory than there is."
-        yield number, alone.get(number) or [rejected(UNREADABLE, said)]
+    while waiting:
+        for number, rows in _pooled(waiting, workers):
+            del waiting[number]
+            yield number, rows
+        # What is left was in a pool that broke. Those that were in its processes or next, each in a pool of its own: so
+        # it is known which one breaks it.
+        for number in list(waiting)[: 2 * workers + 1]:
+            alone = dict(_pooled({number: waiting.pop(number)}, 1))
+            said = "The process that read it ended: it is damaged, or needs more memory than there is."
+            yield number, alone.get(number) or [rejected(UNREADABLE, said)]
 
 
 def _pooled(tasks: dict[int, Task], workers: int) -> Iterator[Numbered]:
-    """As run_local, until a process ends."""
+    """As run_local, but without those that are not done when a process ends. They are begun in the order of `tasks`."""
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(min(workers, max(len(tasks), 1)), multiprocessing.get_context("spawn"), start_worker)
     try:
         futures: dict[Future, int] = {pool.submit(prepare_video, task): number for number, task in tasks.items()}
         for future in as_completed(futures):
-            try:
+            with contextlib.suppress(BrokenProcessPool):
                 yield futures[future], future.result()
-            except BrokenProcessPool:
-                return
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()  # in the middle of a video: what is not done is done the next time
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -70,26 +81,23 @@ def run_ray(tasks: Sequence[Task], workers: int | None) -> Iterator[Numbered]:
         raise InputError("The engine ray needs Ray; install it with: pip install 'ray[data]'") from None
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    videos = ray.data.from_items([{"number": number} for number in range(len(tasks))], override_num_blocks=len(tasks))
-    # Clips as text: their rows have lists and missing numbers, whose types Arrow would guess from each block anew.
-    clips = videos.flat_map(_Clips(tasks), num_cpus=1, concurrency=workers)
+    rows = [{"number": number, "task": json.dumps(asdict(task))} for number, task in enumerate(tasks)]
+    videos = ray.data.from_items(rows, override_num_blocks=min(len(rows), MOST_BLOCKS))
+    clips = videos.flat_map(_clips, num_cpus=1, compute=ray.data.TaskPoolStrategy(size=workers))
     found: dict[int, list[dict]] = {number: [] for number in range(len(tasks))}
     for row in clips.iter_rows():
         found[row["number"]].append(json.loads(row["clip"]))
     yield from found.items()
 
 
-class _Clips:
-    """The stage: a row with a task's number -> the rows of its clips."""
-
-    def __init__(self, tasks: Sequence[Task]):
-        self._tasks = tasks
-
-    def __call__(self, row: dict) -> list[dict]:
-        start_worker()
-        number = int(row["number"])
-        return [{"number": number, "clip": json.dumps(clip)} for clip in prepare_video(self._tasks[number])]
+def _clips(row: dict) -> list[dict]:
+    """The stage: a video -> its clips. As text: Arrow would guess the types of lists and missing numbers anew for each
+    block."""
+    start_worker()
+    rows = prepare_video(Task.of(json.loads(row["task"])))
+    return [{"number": row["number"], "clip": json.dumps(clip)} for clip in rows]
 
 
 ENGINES: dict[str, Callable[[Sequence[Task], int | None], Iterator[Numbered]]] = {"local": run_local, "ray": run_ray}

@@ -66,7 +66,7 @@ def filter_table(rows: Sequence[dict], thresholds: Thresholds) -> list[tuple[str
 
 
 def draw(output: Path, rows: Sequence[dict], thresholds: Thresholds, table: Table) -> None:
-    """Write report.png: a histogram for each filter with its threshold, and contact sheets of kept and rejected clips."""
+    """Write report.png: a histogram for each filter with its threshold; contact sheets of kept and rejected clips."""
     from matplotlib.figure import Figure
 
     figure = Figure((14, 15), layout="constrained")

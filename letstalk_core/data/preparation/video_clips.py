@@ -33,7 +33,7 @@ from .clip_steps import (
     thumbnail,
 )
 from .ear_opening import load_ear
-from .preparation_settings import PreparationSettings
+from .preparation_settings import PreparationSettings, Thresholds
 from .video_sources import VideoSource
 
 WORK, SILENT = "work", "silent"  # folders beside those of the splits
@@ -52,6 +52,14 @@ class Task:
     source: VideoSource
     settings: PreparationSettings
     output: str
+
+    @classmethod
+    def of(cls, given: dict) -> Task:
+        """Of dataclasses.asdict, also through JSON."""
+        source, settings = dict(given["source"]), dict(given["settings"])
+        source["box"] = source["box"] and tuple(source["box"])
+        settings["thresholds"] = Thresholds(**settings["thresholds"])
+        return cls(VideoSource(**source), PreparationSettings(**settings), given["output"])
 
 
 def prepare_video(task: Task) -> list[dict]:
