@@ -46,6 +46,7 @@ def _pooled(tasks: dict[int, Task], workers: int) -> Iterator[Numbered]:
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(min(workers, max(len(tasks), 1)), multiprocessing.get_context("spawn"), start_worker)
     try:
+        _check_starts(pool)
         futures: dict[Future, int] = {pool.submit(prepare_video, task): number for number, task in tasks.items()}
         for future in as_completed(futures):
             with contextlib.suppress(BrokenProcessPool):
@@ -57,6 +58,17 @@ def _pooled(tasks: dict[int, Task], workers: int) -> Iterator[Numbered]:
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _check_starts(pool: ProcessPoolExecutor) -> None:
+    """InputError where no process can be started: else every video would be blamed for it."""
+    try:
+        pool.submit(os.getpid).result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            "No process can be started to prepare videos; in a script of your own, call prepare below "
+            "if __name__ == '__main__', and see that there is memory."
+        ) from error
 
 
 def start_worker() -> None:

@@ -24,7 +24,7 @@ class Thresholds:
     faces: float = 1.0  # in a picture, most
     inside: float = 0.95  # of the frames in which the whole face is in the picture and in the square, least
     eyes: float = 30.0  # source pixels between the eyes, least
-    sharpness: float = 3.0  # least
+    sharpness: float = 5.0  # least
     darkest: float = 40.0  # mean grey of the square, 0..255, least
     brightest: float = 215.0  # the same, most
     motion: float = 0.25  # grey levels, least
