@@ -131,6 +131,27 @@ def test_the_split_is_by_identity_and_about_the_share():
     assert all(more.split_of(f"somebody {number}") == "eval" for number in range(2000) if splits[number] == "eval")
 
 
+@pytest.mark.parametrize("keep_frames", [True, False])
+def test_latents(folder, tmp_path, keep_frames):
+    from dataclasses import replace
+
+    from letstalk_core.picture.autoencoder import build_autoencoder, load_autoencoder
+
+    from .tiny import AUTOENCODER
+
+    torch.manual_seed(0)
+    build_autoencoder(AUTOENCODER).model.save_pretrained(tmp_path / "vae")
+    autoencoder = load_autoencoder(tmp_path / "vae")
+    settings = replace(QUICK, autoencoder=str(tmp_path / "vae"), keep_frames=keep_frames)
+    (row,) = rows_of(folder / "deep", tmp_path / "out", settings)
+    (entry,) = index_shard(tmp_path / "out" / row["stored"])
+    assert ("mp4" in entry.members) == keep_frames and entry.autoencoder == autoencoder.encoder_digest
+    assert entry.latents(0, entry.frames).shape == (50, 4, 4, 4)
+    if keep_frames:
+        again = autoencoder.encode(entry.pixels(0, 2).float() / 127.5 - 1)
+        assert torch.corrcoef(torch.stack([again.flatten(), entry.latents(0, 2).flatten()]))[0, 1] > 0.99
+
+
 # Engines -------------------------------------------------------------------------------------------------------------
 
 SAME = ("manifest.parquet", "train/*.tar", "work/*.json")
@@ -232,6 +253,8 @@ def test_one_process_at_a_time(folder, tmp_path):
         ([".", "--threshold", "sharpnes=2"], "no threshold 'sharpnes'"),
         ([".", "--threshold", "sharpness=high"], "must be a number"),
         ([".", "--seconds", "0.5"], "choose 1 to 60"),
+        ([".", "--no-keep-frames"], "frames have to be kept"),
+        ([".", "--features", "nowhere"], "nowhere"),
         ([".", "--workers", "0"], "at least 1"),
         ([".", "--eval-share", "1"], "below 1"),
     ],

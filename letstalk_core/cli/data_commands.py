@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 
@@ -13,6 +14,10 @@ def add_data_commands(commands) -> None:
     prepare.add_argument("--seconds", type=float, default=10.0, help="of the longest clip, 1 to 60 (default: 10)")
     prepare.add_argument(
         "--features", default="whisper", metavar="whisper|mel|PATH", help="of the sound; PATH is a wav2vec2 model"
+    )
+    prepare.add_argument("--autoencoder", default="", metavar="PATH", help="store its latents of the frames, too")
+    prepare.add_argument(
+        "--keep-frames", action=argparse.BooleanOptionalAction, default=True, help="beside the latents"
     )
     prepare.add_argument("--engine", choices=("local", "ray"), default="local", help="a process pool, or Ray Data")
     prepare.add_argument("--workers", type=int, metavar="N", help="videos at once; default: one a processor")
@@ -33,7 +38,7 @@ def _prepare(arguments) -> None:
     from ..data.preparation.preparation_settings import PreparationSettings, thresholds_of
     from ..data.preparation.preparing import prepare
 
-    names = ("size", "seconds", "features", "lips", "allow_silent", "eval_share")
+    names = ("size", "seconds", "features", "autoencoder", "keep_frames", "lips", "allow_silent", "eval_share")
     given = {name: getattr(arguments, name) for name in names}
     settings = PreparationSettings(**given, thresholds=thresholds_of(arguments.threshold))
     print(prepare(arguments.source, Path(arguments.output), settings, arguments.engine, arguments.workers))

@@ -52,15 +52,18 @@ def thresholds_of(changes: Sequence[str]) -> Thresholds:
 class PreparationSettings:
     """What decides the result, beside the videos.
 
-    size: side of the square in pixels. seconds: of the longest clip. lips: compare the sound with the mouth.
-    allow_silent: videos without sound are prepared too, as plain videos beside the shards. eval_share: of the
-    identities. features: what the shards' features are made by (load_audio_encoder).
+    size: side of the square in pixels. seconds: of the longest clip. features: what the shards' features are made by
+    (load_audio_encoder). autoencoder: the path of one whose latents are stored too; without keep_frames only they are.
+    lips: compare the sound with the mouth. allow_silent: videos without sound are prepared too, as plain videos beside
+    the shards. eval_share: of the identities.
     """
 
     size: int = 256
     fps: float = 25.0
     seconds: float = 10.0
     features: str = "whisper"
+    autoencoder: str = ""
+    keep_frames: bool = True
     lips: bool = True
     allow_silent: bool = False
     eval_share: float = 0.1
@@ -71,6 +74,8 @@ class PreparationSettings:
             raise InputError(f"The size of the frames is {self.size}; it must be an even number, at least 16.")
         if not 1 <= self.seconds <= 60:
             raise InputError(f"Clips of {self.seconds} seconds were asked for; choose 1 to 60.")
+        if not self.keep_frames and not self.autoencoder:
+            raise InputError("Without an autoencoder the frames have to be kept; give --autoencoder, or keep them.")
         if not 0 <= self.eval_share < 1:
             raise InputError(f"The share of identities for evaluation is {self.eval_share}; choose 0 to below 1.")
         exact_fps(self.fps)

@@ -13,8 +13,11 @@ from pathlib import Path
 import filelock
 from tqdm import tqdm
 
+from ...audio.load_encoder import load_audio_encoder
 from ...errors import InputError
 from ...files import write_durably
+from ...picture.autoencoder import load_autoencoder
+from .ear_opening import load_ear
 from .engines import ENGINES
 from .manifest import MANIFEST, write_manifest
 from .preparation_report import write_report
@@ -40,6 +43,13 @@ def prepare(
         raise InputError(f"The engine is {engine!r}; choose {' or '.join(ENGINES)}.")
     if workers is not None and workers < 1:
         raise InputError(f"{workers} workers were asked for; choose at least 1.")
+    if settings.autoencoder:
+        downscale = load_autoencoder(settings.autoencoder).downscale
+        if settings.size % downscale:
+            raise InputError(f"The size is {settings.size}, but the autoencoder needs a multiple of {downscale}.")
+    load_audio_encoder(settings.features)  # a wrong path is said now, and not of every video
+    if settings.lips:
+        load_ear()
     sources, missing = find_sources(given)
     output = Path(output).absolute()
     with _opened(output, settings):

@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from ...audio.encoder import AudioEncoder, FeatureStream, Samples
 from ...audio.load_encoder import load_audio_encoder
 from ...audio.recording import Recording
 from ...errors import InputError
 from ...files import check_file, write_durably
-from ..footage.prepare import CONTEXT, features_around
+from ...picture.autoencoder import Autoencoder, load_autoencoder
+from ..footage.prepare import CONTEXT, features_around, with_latents
 from ..footage.shard_writer import Stretch, encode_frames, write_shard
 from .clip_filters import FILTERS, UNREADABLE, judge
 from .clip_steps import (
@@ -190,7 +193,7 @@ class _Video:
 
     def _stretch(self, clip: Clip, sound: _Sound, samples) -> Stretch:
         place = f"{float(clip.start / self.settings.rate):.1f} s"
-        return Stretch(
+        stretch = Stretch(
             name=f"{self.key}, {place}",
             fps=self.settings.fps,
             features=features_around(sound.features, clip.start, clip.start + len(clip), CONTEXT),
@@ -199,6 +202,9 @@ class _Video:
             frames=clip.frames,
             sound=samples,
         )
+        if not self.settings.autoencoder:
+            return stretch
+        return with_latents(stretch, *_autoencoder(self.settings.autoencoder), self.settings.keep_frames)
 
     def _write_silent(self, clip: Clip) -> None:
         path = self.output / SILENT / f"{self.key}-{len(self.rows) - 1:04d}.mp4"
@@ -232,6 +238,13 @@ class _Sound:
 @functools.cache
 def _encoder(name: str) -> AudioEncoder:
     return load_audio_encoder(name)
+
+
+@functools.cache
+def _autoencoder(path: str) -> tuple[Autoencoder, str]:
+    """With its encoder_digest. On a graphics card where the process sees one."""
+    autoencoder = load_autoencoder(path)
+    return autoencoder.to("cuda" if torch.cuda.is_available() else "cpu"), autoencoder.encoder_digest
 
 
 def _chain(first: Stretch, rest: Iterator[Stretch]) -> Iterator[Stretch]:
