@@ -209,6 +209,36 @@ def test_a_video_that_ends_its_process_is_rejected_and_the_others_go_on(folder, 
     assert "process that read it ended" in rows[3]["reasons"][0]
 
 
+@pytest.mark.slow
+def test_ray_too_rejects_a_video_that_ends_its_process_and_ends_where_nothing_can_be_written(
+    folder, prepared, tmp_path, monkeypatch
+):
+    ray = pytest.importorskip("ray.data", reason="Ray is not installed") and pytest.importorskip("ray")
+    from letstalk_core.data.preparation import engines
+
+    stage = engines._clips
+
+    def dies(row):  # a function of a function: Ray's workers get it by value
+        if "b.mp4" in row["task"]:
+            os._exit(1)
+        return stage(row)
+
+    def full(row):
+        return [{"number": -1, "clip": "It cannot be written (No space left on device)."}]
+
+    try:
+        monkeypatch.setattr(engines, "prepare_video", _dies_of_b)  # of the process that tries it once more
+        monkeypatch.setattr(engines, "_clips", dies)
+        rows = rows_of(folder, tmp_path / "out", engine="ray", workers=2)
+        assert [row["kept"] for row in rows] == [True, True, True, False]
+        assert "process that read it ended" in rows[3]["reasons"][0]
+        monkeypatch.setattr(engines, "_clips", full)
+        with pytest.raises(InputError, match="No space left"):
+            rows_of(folder, tmp_path / "other", engine="ray", workers=2)
+    finally:
+        ray.shutdown()
+
+
 def _dies_of_b(task):
     if task.source.name.endswith("b.mp4"):
         os._exit(1)

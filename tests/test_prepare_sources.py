@@ -25,15 +25,22 @@ def test_files_and_folders(tmp_path):
 
 
 def test_hdtf(tmp_path):
-    touch(tmp_path, "videos/KatieHill.mp4", "videos/WDA_AmyKlobuchar1.mkv", "clips/RD_Radio1_000.mp4")
+    touch(
+        tmp_path,
+        "videos/KatieHill.mp4",
+        "videos/WDA_AmyKlobuchar1.mkv",
+        "clips/RD_Radio1_000.mp4",
+        "clips/Radio2_0.mp4",
+    )
     (tmp_path / "WDA_annotion_time.txt").write_text(
         "KatieHill.mp4 00:05-03:20\nAmyKlobuchar1.mp4 00:35-02:45 03:25-1:04:00\nGone.mp4 00:01-00:05\n"
     )
-    (tmp_path / "RD_annotion_time.txt").write_text("Radio1.mp4 00:00-00:30 01:00-02:00\n")
+    (tmp_path / "RD_annotion_time.txt").write_text("Radio1.mp4 00:00-00:30 01:00-02:00\nRadio2.mp4 00:01-00:09\n")
     sources, missing = find_sources([tmp_path])
     found = {source.name: (source.identity, source.start, source.end) for source in sources}
     assert found == {
         "RD_Radio1_000": ("hdtf/RD_Radio1", 0.0, None),  # cut already
+        "RD_Radio2_000": ("hdtf/RD_Radio2", 0.0, None),
         "WDA_KatieHill_000": ("hdtf/WDA_KatieHill", 5.0, 200.0),
         "WDA_AmyKlobuchar1_000": ("hdtf/WDA_AmyKlobuchar1", 35.0, 165.0),
         "WDA_AmyKlobuchar1_001": ("hdtf/WDA_AmyKlobuchar1", 205.0, 3840.0),

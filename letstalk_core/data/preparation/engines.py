@@ -22,6 +22,8 @@ from .video_clips import Task, prepare_video, rejected
 
 MOST_BLOCKS = 10_000  # of a Ray data set: so many tasks are planned, of some videos each where there are more
 
+RETRIES = 1  # of a Ray task whose process ended; Ray Data's own default is for ever
+
 Numbered = tuple[int, list[dict]]  # the number of a task, and its rows
 
 
@@ -94,21 +96,32 @@ def run_ray(tasks: Sequence[Task], workers: int | None) -> Iterator[Numbered]:
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars, context.max_errored_blocks = False, -1  # what has no rows in the end is seen below
     rows = [{"number": number, "task": json.dumps(asdict(task))} for number, task in enumerate(tasks)]
     videos = ray.data.from_items(rows, override_num_blocks=min(len(rows), MOST_BLOCKS))
-    clips = videos.flat_map(_clips, num_cpus=1, compute=ray.data.TaskPoolStrategy(size=workers))
-    found: dict[int, list[dict]] = {number: [] for number in range(len(tasks))}
+    pool = ray.data.TaskPoolStrategy(size=workers)
+    clips = videos.flat_map(_clips, num_cpus=1, compute=pool, max_retries=RETRIES)
+    found: dict[int, list[dict]] = {}
     for row in clips.iter_rows():
-        found[row["number"]].append(json.loads(row["clip"]))
+        if row["number"] < 0:
+            raise InputError(row["clip"])
+        found.setdefault(row["number"], []).append(json.loads(row["clip"]))
     yield from found.items()
+    # Whose processes ended: once more here, where each is alone, and what ends its process again is rejected.
+    lost = [number for number in range(len(tasks)) if number not in found]
+    for place, rows in run_local([tasks[number] for number in lost], 1):
+        yield lost[place], rows
 
 
 def _clips(row: dict) -> list[dict]:
     """The stage: a video -> its clips. As text: Arrow would guess the types of lists and missing numbers anew for each
     block."""
     start_worker()
-    rows = prepare_video(Task.of(json.loads(row["task"])))
+    try:
+        rows = prepare_video(Task.of(json.loads(row["task"])))
+    except InputError as error:  # nothing can be written: no video is to blame, and all ends
+        return [{"number": -1, "clip": str(error)}]
     return [{"number": row["number"], "clip": json.dumps(clip)} for clip in rows]
 
 

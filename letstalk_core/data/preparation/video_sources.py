@@ -99,9 +99,10 @@ def _hdtf(path: Path) -> Iterator[tuple[VideoSource, ...]]:
                 raise InputError(
                     f"{path}, line {number}: {span!r} is not a time as in 00:05-03:20; take HDTF's own file."
                 ) from None
-            clip = f"{kind}_{name}_{part:03d}"  # the name that HDTF's users give to a cut part
+            clip = f"{kind}_{name}_{part:03d}"  # what its users call a cut part; its own page says NAME_0
             yield (
                 VideoSource(clip, clip, f"hdtf/{kind}_{name}"),
+                VideoSource(f"{name}_{part}", clip, f"hdtf/{kind}_{name}"),
                 VideoSource(f"{kind}_{name}", clip, f"hdtf/{kind}_{name}", start, end),
                 VideoSource(name, clip, f"hdtf/{kind}_{name}", start, end),
             )
