@@ -101,7 +101,7 @@ def run_ray(tasks: Sequence[Task], workers: int | None) -> Iterator[Numbered]:
     rows = [{"number": number, "task": json.dumps(asdict(task))} for number, task in enumerate(tasks)]
     videos = ray.data.from_items(rows, override_num_blocks=min(len(rows), MOST_BLOCKS))
     pool = ray.data.TaskPoolStrategy(size=workers)
-    clips = videos.flat_map(_clips, num_cpus=1, compute=pool, max_retries=RETRIES)
+    clips = videos.flat_map(_clips, num_cpus=1, compute=pool, ray_remote_args_fn=lambda: {"max_retries": RETRIES})
     found: dict[int, list[dict]] = {}
     for row in clips.iter_rows():
         if row["number"] < 0:

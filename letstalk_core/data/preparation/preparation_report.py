@@ -76,10 +76,11 @@ def draw(output: Path, rows: Sequence[dict], thresholds: Thresholds, table: Tabl
         _histogram(axes, each, rows, thresholds)
     kept = [row for row in rows if row["kept"]]
     rejections = [row for row in rows if not row["kept"]]
-    _sheet(middle, output, _examples(kept), f"{len(kept)} kept")
+    _sheet(middle, output, _examples(kept), f"{len(kept)} clips kept")
     _sheet(bottom, output, _one_of_each(rejections), f"{len(rejections)} rejected")
     told = "; ".join(f"{what}: {people} identities, {hours:.3f} h" for what, people, _, hours in table[:4])
-    figure.suptitle(told, fontsize=11)
+    paper = "; ".join(f"{what}: {people}, {hours:g} h" for what, (people, hours) in PAPER.items())
+    figure.suptitle(f"{told}\nthe paper: {paper}", fontsize=10)
     part = output / f".{REPORT}.png"
     figure.savefig(part, dpi=90)
     write_durably(output / f"{REPORT}.png", part.read_bytes())
@@ -87,8 +88,9 @@ def draw(output: Path, rows: Sequence[dict], thresholds: Thresholds, table: Tabl
 
 
 def _histogram(axes, each, rows: Sequence[dict], thresholds: Thresholds) -> None:
+    measured = [row for row in rows if row["seconds"] and row[each.measure] is not None]  # not what is unreadable
     values = {
-        kind: [each.value(row[each.measure]) for row in rows if row["kept"] == kept and row[each.measure] is not None]
+        kind: [each.value(row[each.measure]) for row in measured if row["kept"] == kept]
         for kind, kept in (("kept", True), ("rejected", False))
     }
     axes.hist(list(values.values()), bins=24, stacked=True, color=("tab:blue", "tab:orange"), label=list(values))
@@ -104,9 +106,7 @@ def _sheet(figure, output: Path, rows: Sequence[dict], title: str) -> None:
     """A contact sheet of at most EXAMPLES clips."""
     from matplotlib.image import imread
 
-    figure.suptitle(
-        f"{title}: {len(rows)} clips" if title == "kept" else f"{title}, an example of each first", fontsize=9
-    )
+    figure.suptitle(title, fontsize=9)
     panels = figure.subplots(2, EXAMPLES // 2).ravel()
     for axes, row in zip(panels, rows, strict=False):
         if row["thumbnail"] and (output / row["thumbnail"]).exists():
