@@ -1,5 +1,5 @@
 """python -m letstalk_core: generate, demo, generate-many, leftovers, verify, convert, info, train, train-portraits,
-puppet, evaluate, drift.
+puppet, prepare, evaluate, drift.
 
 Every command ends with exit status 0, or prints one line on stderr and ends with another. Heavy imports happen inside
 the commands, so that help is instant.
@@ -18,6 +18,7 @@ import warnings
 from pathlib import Path
 
 from ..errors import ABOUT, InputError
+from .data_commands import add_data_commands
 from .model_commands import add_evaluation_commands, add_model_commands, add_training_commands
 from .video_commands import EXIT_NOT_MARKED, add_video_commands
 
@@ -42,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_video_commands(commands)
     add_model_commands(commands)
     add_training_commands(commands)
+    add_data_commands(commands)
     add_evaluation_commands(commands)
     for command in commands.choices.values():
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")

@@ -187,11 +187,14 @@ def guesses(
 
 
 @torch.inference_mode()
-def read_points(image: np.ndarray, centre: np.ndarray, eyes: float, tilt: float) -> Face:
-    """The face around a centre (half way from eyes to mouth), `eyes` pixels between its eyes, tilted clockwise."""
+def read_points(image: np.ndarray, centre: np.ndarray, eyes: float, tilt: float, readings: int = READINGS) -> Face:
+    """The face around a centre (half way from eyes to mouth), `eyes` pixels between its eyes, tilted clockwise.
+
+    readings: fewer are enough where the place is known well, as from the frame before.
+    """
     _, net = networks()
     matrix = crop_matrix(centre, eyes, tilt)
-    for _ in range(READINGS):
+    for _ in range(readings):
         crop = cut(image, matrix, CROP)
         points, there, hidden = net(pictures_to_images(crop)[None])
         places = apply(inverse(matrix), points[0].numpy() * CROP)

@@ -48,11 +48,16 @@ def audio_start(path: Path) -> Fraction:
         return Fraction(0) if first is None or first.pts is None else first.pts * first.time_base
 
 
-def timed_frames(path: Path) -> Iterator[tuple[Fraction, Picture]]:
-    """Yield (seconds on the file's clock, picture) of a video, the seconds rising. InputError where it is damaged."""
+def timed_frames(path: Path, start: float = 0.0) -> Iterator[tuple[Fraction, Picture]]:
+    """Yield (seconds on the file's clock, picture) of a video, the seconds rising. InputError where it is damaged.
+
+    start: seconds; decoding begins at the last picture before it that can be decoded alone.
+    """
     with _decoding(path, "video") as (container, stream):
         stream.thread_type = "AUTO"
         ratio = stream.sample_aspect_ratio
+        if start > 0:
+            container.seek(int(start / stream.time_base), stream=stream)
         for seconds, frame in rising(container.decode(stream), period_of(stream)):
             yield seconds, (frame, ratio)
 
@@ -75,11 +80,15 @@ def resample(pictures: Iterator[tuple[Fraction, T]], rate: Fraction, origin: Fra
         number += 1
 
 
-def to_rgb(picture: Picture) -> np.ndarray:
-    """A decoded picture as RGB uint8 [H, W, 3], upright and with square pixels."""
+def to_rgb(picture: Picture, most: int | None = None) -> np.ndarray:
+    """A decoded picture as RGB uint8 [H, W, 3], upright and with square pixels; most: pixels of its shorter side, to
+    which a larger one is reduced."""
     frame, ratio = picture
-    width = round(frame.width * ratio) if ratio else frame.width
-    pixels = frame.reformat(width=width, format="rgb24").to_ndarray()
+    width, height = round(frame.width * ratio) if ratio else frame.width, frame.height
+    if most is not None and min(width, height) > most:
+        scale = most / min(width, height)
+        width, height = round(width * scale), round(height * scale)
+    pixels = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
     quarter_turns = round(getattr(frame, "rotation", 0) / 90)  # phones store turned pictures
     return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
 

@@ -229,17 +229,23 @@ class _Preparation:
             raise _Unusable(str(error)) from error
 
     def _with_latents(self, stretch: Stretch) -> Stretch:
-        """The stretch with latents, if there is an autoencoder, and without frames where they are not to be kept."""
         if self.autoencoder is None:
             return stretch
-        device, parts = next(self.autoencoder.parameters()).device, []
-        for begin in range(0, len(stretch.frames), CHUNK):
-            pixels = torch.from_numpy(stretch.frames[begin : begin + CHUNK]).to(device)
-            with torch.no_grad():
-                parts.append(self.autoencoder.encode(pixels_to_images(pixels)).cpu())
-        frames = stretch.frames if self.keep_frames else None
-        size = tuple(stretch.frames.shape[1:3])
-        return replace(stretch, frames=frames, size=size, latents=torch.cat(parts), autoencoder=self.latents_digest)
+        return with_latents(stretch, self.autoencoder, self.latents_digest, self.keep_frames)
+
+
+def with_latents(stretch: Stretch, autoencoder: Autoencoder, digest: str, keep_frames: bool) -> Stretch:
+    """The stretch with latents of its frames, and without the frames where they are not to be kept. digest: the
+    autoencoder's encoder_digest, which takes long to make."""
+    device, parts = next(autoencoder.parameters()).device, []
+    for begin in range(0, len(stretch.frames), CHUNK):
+        pixels = torch.from_numpy(stretch.frames[begin : begin + CHUNK]).to(device)
+        with torch.no_grad():
+            parts.append(autoencoder.encode(pixels_to_images(pixels)).cpu())
+    frames = stretch.frames if keep_frames else None
+    size = tuple(stretch.frames.shape[1:3])
+    latents = torch.cat(parts)
+    return replace(stretch, frames=frames, size=size, latents=latents, autoencoder=digest)
 
 
 def _digest(text: str) -> str:

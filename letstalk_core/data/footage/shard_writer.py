@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import wave
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...audio.recording import exact_fps
+from ...audio.recording import SAMPLE_RATE, exact_fps
 from ...errors import InputError
 from ...files import cannot_write, create_part, move_into_place
 from ...video.writer import THREADS
@@ -46,6 +47,7 @@ class Stretch:
     portrait: np.ndarray | Tensor | None = None  # uint8 [H, W, 3]
     portrait_latents: np.ndarray | Tensor | None = None  # [C, h, w]
     size: tuple[int, int] | None = None  # H, W in pixels; known where there are frames
+    sound: np.ndarray | Tensor | None = None  # float32 [S] in -1..1 at 16 kHz, of the T frames; training needs none
 
     def members(self) -> dict[str, bytes]:
         """The files of the stretch by their suffixes. Raises InputError where the fields contradict each other."""
@@ -76,6 +78,8 @@ class Stretch:
             members["portrait.png"] = buffer.getvalue()
         if self.portrait_latents is not None:
             members["portrait_latents.npy"] = self._half(self.portrait_latents, 3)
+        if self.sound is not None:
+            members["wav"] = encode_sound(np.asarray(self.sound))
         return members
 
     def _half(self, array: np.ndarray | Tensor, axes: int) -> bytes:
@@ -123,6 +127,17 @@ def write_shard(path: str | Path, stretches: Iterable[Stretch]) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def encode_sound(samples: np.ndarray) -> bytes:
+    """Samples float32 [S] in -1..1 at 16 kHz as a WAV file of 16 bits."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes((samples.clip(-1, 1) * 32767).round().astype("<i2").tobytes())
+    return buffer.getvalue()
 
 
 def encode_frames(frames: np.ndarray, fps: float) -> bytes:

@@ -1,0 +1,114 @@
+"""The whole preparation: videos -> shards, a manifest and a report in one folder.
+
+It can be stopped at any time; the same call goes on where it was, by the content of the files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import filelock
+from tqdm import tqdm
+
+from ...audio.load_encoder import load_audio_encoder
+from ...errors import InputError
+from ...files import write_durably
+from ...picture.autoencoder import load_autoencoder
+from .ear_opening import load_ear
+from .engines import ENGINES
+from .manifest import MANIFEST, write_manifest
+from .preparation_report import write_report
+from .preparation_settings import PreparationSettings
+from .video_clips import WORK, Task, rejected
+from .video_sources import find_sources
+
+SETTINGS = "settings.json"
+COPY, MISSING = "a copy", "missing"  # in the place of filters
+
+
+def prepare(
+    given: Sequence[str | Path], output: str | Path, settings: PreparationSettings, engine: str = "local",
+    workers: int | None = None,
+) -> str:  # fmt: skip
+    """Prepare videos, files or folders, into `output`: train/ and eval/ with shards, silent/ with videos, the manifest
+    and the report. Returns what came of it, as text.
+
+    engine: one of ENGINES. workers: videos at once; None for one a processor (or what Ray has). Raises InputError where
+    nothing can be read or written, and where `output` holds a preparation with other settings or of another version.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"The engine is {engine!r}; choose {' or '.join(ENGINES)}.")
+    if workers is not None and workers < 1:
+        raise InputError(f"{workers} workers were asked for; choose at least 1.")
+    if settings.autoencoder:
+        downscale = load_autoencoder(settings.autoencoder).downscale
+        if settings.size % downscale:
+            raise InputError(f"The size is {settings.size}, but the autoencoder needs a multiple of {downscale}.")
+    load_audio_encoder(settings.features)  # a wrong path is said now, and not of every video
+    if settings.lips:
+        load_ear()
+    sources, missing = find_sources(given)
+    output = Path(output).absolute()
+    with _opened(output, settings):
+        tasks = [Task(source, settings, str(output)) for source in sources]
+        found: dict[int, list[dict]] = {}
+        for number, rows in tqdm(ENGINES[engine](tasks, workers), "videos", len(tasks), unit="video", disable=None):
+            found[number] = rows
+        rows = _named(sources, found) + [_absent(name) for name in missing]
+        write_manifest(output / MANIFEST, rows)
+        return write_report(output, rows, settings)
+
+
+def _named(sources, found: dict[int, list[dict]]) -> list[dict]:
+    """The rows with their videos' names. What has the same content as a video before it is a copy, and counts once."""
+    rows, names = [], {}
+    for number, source in enumerate(sources):
+        key = found[number][0]["key"]
+        original = names.setdefault(key, source.name) if key else source.name
+        own = found[number]
+        if original != source.name:
+            own = [rejected(COPY, f"It has the same content as {original}.") | {"key": key}]
+        rows += [row | {"video": source.name} for row in own]
+    return rows
+
+
+def _absent(name: str) -> dict:
+    return rejected(MISSING, "The annotation names it, but there is no such file.") | {"video": name}
+
+
+@contextlib.contextmanager
+def _opened(output: Path, settings: PreparationSettings) -> Iterator[None]:
+    """The output folder of these settings, for one process at a time."""
+    try:
+        (output / WORK).mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(output / ".lock", timeout=0)
+        lock.acquire()
+    except filelock.Timeout:
+        raise InputError(f"Another process is preparing videos in {output}; wait for it, or stop it.") from None
+    except OSError as error:
+        raise InputError(f"{output} cannot be made ({error.strerror}); choose another output folder.") from error
+    try:
+        _check_settings(output / SETTINGS, settings)
+        yield
+    finally:
+        lock.release()
+
+
+def _check_settings(path: Path, settings: PreparationSettings) -> None:
+    wanted = json.loads(settings.to_json())
+    try:
+        there = json.loads(path.read_text())
+    except FileNotFoundError:
+        write_durably(path, settings.to_json().encode())
+        return
+    except (OSError, ValueError):
+        raise InputError(f"{path} is damaged; prepare into another folder.") from None
+    differing = [name for name in wanted if not isinstance(there, dict) or there.get(name) != wanted[name]]
+    if differing:
+        raise InputError(
+            f"{path.parent} was prepared with another {', '.join(differing)}; give the same settings, or another "
+            "folder."
+        )

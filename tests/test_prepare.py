@@ -1,0 +1,304 @@
+"""prepare: what comes out of videos, that it trains, goes on after a kill, and is the same by both engines."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import wave
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+
+from letstalk_core.audio.load_encoder import load_audio_encoder
+from letstalk_core.cli import main
+from letstalk_core.data.footage.shard_index import index_shard
+from letstalk_core.data.footage.shards import ShardSource
+from letstalk_core.data.preparation import video_clips
+from letstalk_core.data.preparation.manifest import MANIFEST, read_manifest
+from letstalk_core.data.preparation.preparation_settings import PreparationSettings, Thresholds
+from letstalk_core.data.preparation.preparing import prepare
+from letstalk_core.data.source import Window
+from letstalk_core.data.speech.synthesis import available_engines
+from letstalk_core.errors import InputError
+
+from .talking_videos import RATE, talk, write_video
+
+for package in ("webdataset", "scenedetect", "pyarrow", "matplotlib"):
+    pytest.importorskip(package)
+pytestmark = pytest.mark.skipif("espeak" not in available_engines(), reason="espeak-ng is not installed")
+
+QUICK = PreparationSettings(size=64, features="mel", lips=False, eval_share=0.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three people who speak: one as photographed, one at 30 frames a second, one in two shots."""
+    place = tmp_path_factory.mktemp("videos")
+    frames, sound = talk()
+    write_video(place / "a.mp4", frames, sound)
+    write_video(place / "deep" / "b.mp4", frames[:60], sound[:, : 2 * RATE], fps=30.0)
+    other, speech = talk(5)
+    both = np.concatenate([frames[:40], other[:40]])
+    write_video(place / "c.mp4", both, torch.cat([sound[:, : 40 * 640], speech[:, : 40 * 640]], 1))
+    return place
+
+
+def rows_of(folder, output, settings=QUICK, **changes):
+    prepare([folder], output, settings, **{"workers": 1, **changes})
+    return read_manifest(output / MANIFEST)
+
+
+def files_of(output, *patterns):
+    return {path.relative_to(output): path.read_bytes() for pattern in patterns for path in output.glob(pattern)}
+
+
+@pytest.fixture(scope="module")
+def prepared(folder, tmp_path_factory):
+    output = tmp_path_factory.mktemp("prepared")
+    return output, rows_of(folder, output)
+
+
+def test_clips_of_shots_at_25_frames_a_second(prepared):
+    _, rows = prepared
+    assert [row["video"] for row in rows] == ["a.mp4", "c.mp4", "c.mp4", "deep/b.mp4"]
+    assert [row["kept"] for row in rows] == [True] * 4, [row["reasons"] for row in rows]
+    assert [(row["start"], row["seconds"]) for row in rows[1:3]] == [(0.0, 1.6), (1.6, 1.6)]
+    assert rows[3]["fps"] == 30.0 and rows[3]["seconds"] == 2.0
+    assert len({row["identity"] for row in rows}) == 3 and {row["split"] for row in rows} == {"train"}
+
+
+def test_shards_train_and_have_their_sound(prepared):
+    output, rows = prepared
+    encoder = load_audio_encoder("mel")
+    source = ShardSource(
+        output / "train", Window(16, 2, 5), latents_digest=None, features_shape=(encoder.blocks, encoder.channels)
+    )
+    assert len(source) == 4 and (source.fps, source.size, source.audio_encoder) == (25.0, (64, 64), "mel")
+    example = source.read(0, np.random.default_rng(0))
+    assert example["clip"].shape == (16, 3, 64, 64)
+    for row in rows:
+        entry = next(e for e in index_shard(output / row["stored"]) if e.frames == round(row["seconds"] * 25))
+        place, size = entry.members["wav"]
+        content = (output / row["stored"]).read_bytes()[place : place + size]
+        with wave.open(BytesIO(content)) as sound:
+            assert (sound.getframerate(), sound.getnframes()) == (RATE, entry.frames * 640)
+
+
+def test_the_square_is_steady_and_holds_the_face(prepared):
+    from letstalk_core.picture.face import find_faces
+
+    output, _ = prepared
+    for path in sorted((output / "train").glob("*.tar")):
+        entry = index_shard(path)[0]
+        for picture in entry.pixels(0, entry.frames)[::15]:
+            face = find_faces(picture.permute(1, 2, 0).numpy().astype(np.float32) / 255, 8.0)[0]
+            assert np.abs(face.anchors.mean(0) - (32, 35)).max() < 6 and 10 < face.eyes < 21
+
+
+def test_a_second_call_decodes_nothing(folder, prepared, monkeypatch):
+    output, rows = prepared
+    before = files_of(output, "train/*", "*.parquet")
+    monkeypatch.setattr(video_clips, "_Video", None)
+    sources = [video_clips.VideoSource(str(folder / row["video"]), row["video"]) for row in rows]
+    for source, row in zip(sources, rows, strict=True):
+        found = video_clips.prepare_video(video_clips.Task(source, QUICK, str(output)))
+        assert row["key"] in {one["key"] for one in found}
+    assert files_of(output, "train/*", "*.parquet") == before
+
+
+def test_a_renamed_video_is_known_by_its_content_and_copies_count_once(folder, prepared, tmp_path):
+    _, rows = prepared
+    for name in ("new name.mp4", "again.mp4"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes((folder / "a.mp4").read_bytes())
+    copy, own = rows_of(tmp_path / "in", tmp_path / "out")[0], rows[0]
+    assert (copy["key"], copy["identity"], copy["video"]) == (own["key"], own["identity"], "again.mp4")
+    second = read_manifest(tmp_path / "out" / MANIFEST)[1]
+    assert not second["kept"] and second["reasons"] == ["It has the same content as again.mp4."]
+    assert len(list((tmp_path / "out" / "train").iterdir())) == 1
+
+
+def test_the_split_is_by_identity_and_about_the_share():
+    settings = PreparationSettings(eval_share=0.2)
+    splits = [settings.split_of(f"somebody {number}") for number in range(2000)]
+    assert 0.17 < splits.count("eval") / 2000 < 0.23
+    assert splits == [settings.split_of(f"somebody {number}") for number in range(2000)]
+    more = PreparationSettings(eval_share=0.3)  # who was held out stays so
+    assert all(more.split_of(f"somebody {number}") == "eval" for number in range(2000) if splits[number] == "eval")
+
+
+@pytest.mark.parametrize("keep_frames", [True, False])
+def test_latents(folder, tmp_path, keep_frames):
+    from dataclasses import replace
+
+    from letstalk_core.picture.autoencoder import build_autoencoder, load_autoencoder
+
+    from .tiny import AUTOENCODER
+
+    torch.manual_seed(0)
+    build_autoencoder(AUTOENCODER).model.save_pretrained(tmp_path / "vae")
+    autoencoder = load_autoencoder(tmp_path / "vae")
+    settings = replace(QUICK, autoencoder=str(tmp_path / "vae"), keep_frames=keep_frames)
+    (row,) = rows_of(folder / "deep", tmp_path / "out", settings)
+    (entry,) = index_shard(tmp_path / "out" / row["stored"])
+    assert ("mp4" in entry.members) == keep_frames and entry.autoencoder == autoencoder.encoder_digest
+    assert entry.latents(0, entry.frames).shape == (50, 4, 4, 4)
+    if keep_frames:
+        again = autoencoder.encode(entry.pixels(0, 2).float() / 127.5 - 1)
+        assert torch.corrcoef(torch.stack([again.flatten(), entry.latents(0, 2).flatten()]))[0, 1] > 0.99
+
+
+# Engines -------------------------------------------------------------------------------------------------------------
+
+SAME = ("manifest.parquet", "train/*.tar", "work/*.json")
+
+
+def test_processes_give_the_same_bytes(folder, prepared, tmp_path):
+    rows_of(folder, tmp_path / "out", workers=2)
+    assert files_of(tmp_path / "out", *SAME) == files_of(prepared[0], *SAME)
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_bytes(folder, prepared, tmp_path):
+    ray = pytest.importorskip("ray.data", reason="Ray is not installed") and pytest.importorskip("ray")
+    try:
+        rows_of(folder, tmp_path / "out", engine="ray", workers=2)
+        assert files_of(tmp_path / "out", *SAME) == files_of(prepared[0], *SAME)
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_killed_in_the_middle_and_run_again(folder, prepared, tmp_path, repository, engine):
+    if engine == "ray":
+        pytest.importorskip("ray.data", reason="Ray is not installed")
+    options = ["--features", "mel", "--no-lips", "--eval-share", "0", "--workers", "1", "--engine", engine]
+    command = [sys.executable, "-m", "letstalk_core", "prepare", folder, "--output", tmp_path / "out", *options]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(repository), *sys.path]))}
+
+    def start():
+        return subprocess.Popen(
+            list(map(str, command)), env=environment, cwd=repository, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    process, deadline = start(), time.monotonic() + 120
+    while not list(tmp_path.glob("out/work/*.json")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = files_of(tmp_path / "out", "work/*.json")
+    assert 1 <= len(done) < 3 and not (tmp_path / "out" / MANIFEST).exists()
+    assert start().wait(timeout=180) == 0
+    settings = PreparationSettings(features="mel", lips=False, eval_share=0.0)
+    rows_of(folder, tmp_path / "whole", settings)
+    assert files_of(tmp_path / "out", *SAME) == files_of(tmp_path / "whole", *SAME)
+
+
+def test_a_video_that_ends_its_process_is_rejected_and_the_others_go_on(folder, tmp_path, monkeypatch):
+    from letstalk_core.data.preparation import engines
+
+    monkeypatch.setattr(engines, "prepare_video", _dies_of_b)
+    rows = rows_of(folder, tmp_path / "out", workers=2)
+    assert [row["kept"] for row in rows] == [True, True, True, False]
+    assert "process that read it ended" in rows[3]["reasons"][0]
+
+
+@pytest.mark.slow
+def test_ray_too_rejects_a_video_that_ends_its_process_and_ends_where_nothing_can_be_written(
+    folder, prepared, tmp_path, monkeypatch
+):
+    ray = pytest.importorskip("ray.data", reason="Ray is not installed") and pytest.importorskip("ray")
+    from letstalk_core.data.preparation import engines
+
+    stage = engines._clips
+
+    def dies(row):  # a function of a function: Ray's workers get it by value
+        if "b.mp4" in row["task"]:
+            os._exit(1)
+        return stage(row)
+
+    def full(row):
+        return [{"number": -1, "clip": "It cannot be written (No space left on device)."}]
+
+    try:
+        monkeypatch.setattr(engines, "prepare_video", _dies_of_b)  # of the process that tries it once more
+        monkeypatch.setattr(engines, "_clips", dies)
+        rows = rows_of(folder, tmp_path / "out", engine="ray", workers=2)
+        assert [row["kept"] for row in rows] == [True, True, True, False]
+        assert "process that read it ended" in rows[3]["reasons"][0]
+        monkeypatch.setattr(engines, "_clips", full)
+        with pytest.raises(InputError, match="No space left"):
+            rows_of(folder, tmp_path / "other", engine="ray", workers=2)
+    finally:
+        ray.shutdown()
+
+
+def _dies_of_b(task):
+    if task.source.name.endswith("b.mp4"):
+        os._exit(1)
+    return video_clips.prepare_video(task)
+
+
+# Asked for -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_has_the_papers_table_and_ours(prepared):
+    output, rows = prepared
+    page = (output / "report.html").read_text()
+    for words in ("<td>35666</td>", "<td>41.27</td>", "<td>raw</td><td>3</td><td>4</td>", "report.png"):
+        assert words in page
+    assert (output / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_other_settings_need_another_folder(folder, prepared):
+    with pytest.raises(InputError, match="another size; give the same settings"):
+        prepare([folder], prepared[0], PreparationSettings(size=128, features="mel", lips=False, eval_share=0.0))
+
+
+def test_work_of_another_version_is_refused(folder, prepared, tmp_path):
+    old = json.loads(QUICK.to_json()) | {"version": 0}
+    (tmp_path / "settings.json").write_text(json.dumps(old))
+    with pytest.raises(InputError, match="another version"):
+        prepare([folder], tmp_path, QUICK)
+
+
+def test_one_process_at_a_time(folder, tmp_path):
+    import filelock
+
+    with filelock.FileLock(tmp_path / ".lock"), pytest.raises(InputError, match="Another process"):
+        prepare([folder], tmp_path, QUICK)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "There is no file or folder nowhere"),
+        (["."], "There are no videos in ."),
+        ([".", "--threshold", "sharpnes=2"], "no threshold 'sharpnes'"),
+        ([".", "--threshold", "sharpness=high"], "must be a number"),
+        ([".", "--seconds", "0.5"], "choose 1 to 60"),
+        ([".", "--no-keep-frames"], "frames have to be kept"),
+        ([".", "--features", "nowhere"], "nowhere"),
+        ([".", "--workers", "0"], "at least 1"),
+        ([".", "--eval-share", "1"], "below 1"),
+    ],
+)
+def test_what_cannot_be_asked_for(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    assert main(["prepare", *arguments, "--output", "out"]) == 1
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+
+
+def test_thresholds_change_what_is_kept(folder, tmp_path):
+    from dataclasses import replace
+
+    rows = rows_of(folder, tmp_path / "out", replace(QUICK, thresholds=Thresholds(seconds=1.9)))
+    assert [row["kept"] for row in rows] == [True, False, False, True]
+    assert rows[1]["filters"] == ["length"] and rows[1]["reasons"] == ["It lasts 1.60 s, less than 1.9 s."]
