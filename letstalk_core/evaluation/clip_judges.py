@@ -12,7 +12,7 @@ from ..picture.similarity import similarity
 from ..pixels import pixels_to_images
 from . import measures
 from .clip_sets import RATES_ALIKE, Clip
-from .face_tracks import FaceTrack, cut_out, face_square, follow_face
+from .followed_face import FaceTrack, cut_out, face_square, follow_face
 from .feature_networks import Networks, OnnxJudge
 from .identity import SIZE, IdentityNet, load_identity
 from .measure_table import FOLLOWS, LAGS
