@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from ..errors import InputError
 from ..picture.similarity import similarity
-from ..pixels import pixels_to_images
+from ..pixels import pixels_to_images, pixels_to_planes
 from . import measures
 from .clip_sets import RATES_ALIKE, Clip
-from .followed_face import FaceTrack, cut_out, face_square, follow_face
 from .feature_networks import Networks, OnnxJudge
+from .followed_face import FaceTrack, cut_out, face_square, follow_face
 from .identity import SIZE, IdentityNet, load_identity
 from .measure_table import FOLLOWS, LAGS
 from .meter import FaceMeter, load_meter, reduced
@@ -55,13 +57,13 @@ class Judges:
         """The measures of one of the clip's videos; NaN where one has no meaning."""
         clip, networks = real.clip, self.networks
         made = clip.made[row]
-        track = real.track if made is clip.real else follow_face(made, f"{clip.name} ({row})")
+        track = real.track if made is clip.real else _track_of_made(made, f"{clip.name} ({row})")
         crops = cut_out(made, real.square, SIZE)
         readings = self.meter.read(crops)
         found = {
             **picture_numbers(made[SOME], clip.real[SOME]),
             **mouth_numbers(readings[:, OPEN], real.readings[:, OPEN]),
-            "mouth_r_points": measures.correlation(track.opening, real.track.opening),
+            "mouth_r_points": measures.correlation(track.opening, real.track.opening) if track else float("nan"),
             "blinks": measures.blinks_per_minute(readings[:, BLINK], clip.fps),
             "blinks_real": measures.blinks_per_minute(real.readings[:, BLINK], clip.fps),
             "border_jump": measures.border_jump(made, clip_frames),
@@ -69,7 +71,7 @@ class Judges:
         }
         if networks.lpips is not None:
             found["lpips"] = float(networks.lpips(made[SOME], clip.real[SOME]).mean())
-        if networks.identity is not None:
+        if networks.identity is not None and track is not None:
             portrait = vectors_of(networks.identity, clip.real[:1], real.track.places)
             vectors = vectors_of(networks.identity, made[SOME], track.places[SOME])
             found["identity"] = float((vectors @ portrait[0]).mean())
@@ -97,6 +99,15 @@ class Judges:
         return {"identity_distance": float(distances.mean()), "identity_drift": float(drift)}
 
 
+def _track_of_made(frames: np.ndarray, name: str) -> FaceTrack | None:
+    """None where what was made shows no face, as a model's does that has hardly begun to learn; a warning says so."""
+    try:
+        return follow_face(frames, name)
+    except InputError as error:
+        warnings.warn(f"Landmarks and identity are not measured here. {error}", stacklevel=3)
+        return None
+
+
 @torch.inference_mode()
 def judged(meter: FaceMeter, identity: IdentityNet, frames: np.ndarray) -> np.ndarray:
     """What our judges see in frames uint8 [n,S,S,3], before the meter's last layer and after IdentityNet's: [n,176]."""
@@ -117,11 +128,12 @@ def picture_numbers(made: np.ndarray, real: np.ndarray) -> dict[str, float]:
     """SSIM and PSNR of frames uint8 [n,H,W,3]."""
     from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
-    pairs = [[pixels_to_images(video[i : i + 1]) for video in (made, real)] for i in range(len(made))]
+    # 0..255, black at 0: SSIM's term of brightness is another one where grey is 0.
+    pairs = [[pixels_to_planes(video[i : i + 1]).double() for video in (made, real)] for i in range(len(made))]
     error = np.mean([((a - b) ** 2).mean().item() for a, b in pairs])
     return {
-        "ssim": float(np.mean([ssim(a, b, data_range=2.0).item() for a, b in pairs])),
-        "psnr": float(10 * np.log10(4 / max(error, 4e-10))),
+        "ssim": float(np.mean([ssim(a, b, data_range=255.0).item() for a, b in pairs])),
+        "psnr": float(10 * np.log10(255**2 / max(error, 255**2 * 1e-10))),
     }
 
 

@@ -36,7 +36,7 @@ def follow_face(frames: np.ndarray, name: str) -> FaceTrack:
     """
     face = next(iter(find_faces(pixels_to_pictures(frames[0]))), None)
     if face is None:
-        raise InputError(f"The first frame of {name} shows no face; leave the clip out, or cut it to where one is.")
+        raise InputError(f"The first frame of {name} shows no face; leave the clip out or cut it.")
     track, seen = [], 0
     for i, frame in enumerate(frames):
         found = face if not i else _followed(pixels_to_pictures(frame), face)
