@@ -116,7 +116,7 @@ def test_a_late_mouth_has_its_lag(damaged):
 
 
 def test_ssim_and_psnr_are_those_of_their_formulas():
-    """Wang et al. 2004 by scipy's filters, away from the edges, and the logarithm of the mean squared error."""
+    """Wang et al. 2004 by scipy's filters, mirrored at the edges, and the logarithm of the mean squared error."""
     rng = np.random.default_rng(0)
     real = gaussian_filter(rng.integers(0, 256, (2, 48, 48, 3)).astype(float), (0, 2, 2, 0))
     real = ((real - real.min()) / np.ptp(real) * 255).astype(np.uint8)
@@ -125,7 +125,7 @@ def test_ssim_and_psnr_are_those_of_their_formulas():
     a, b = (np.asarray(x, float) for x in (made, real))
 
     def mean(x):
-        return gaussian_filter(x, (0, 1.5, 1.5, 0), truncate=3.5)
+        return gaussian_filter(x, (0, 1.5, 1.5, 0), truncate=3.5, mode="mirror")
 
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     spread_a, spread_b, together = (
@@ -135,7 +135,7 @@ def test_ssim_and_psnr_are_those_of_their_formulas():
     )
     index = (2 * mean(a) * mean(b) + c1) * (2 * together + c2)
     index /= (mean(a) ** 2 + mean(b) ** 2 + c1) * (spread_a + spread_b + c2)
-    assert found["ssim"] == pytest.approx(index[:, 5:-5, 5:-5].mean(), abs=1e-4)
+    assert found["ssim"] == pytest.approx(index.mean(), abs=1e-4)
     assert found["psnr"] == pytest.approx(10 * np.log10(255**2 / ((a - b) ** 2).mean()), abs=1e-3)
 
 

@@ -39,7 +39,9 @@ MEASURES = {
         f"windows of {WINDOW} frames that follow one another, whole, resized to 224 (antialiased bilinear); logits",
         "i3d",
     ),
-    "ssim": Measure("SSIM", "+", f"{SOME}, whole; Gaussian window of 11 pixels, sigma 1.5, mean of the three colours"),
+    "ssim": Measure(
+        "SSIM", "+", f"{SOME}, whole; Gaussian window of 11 pixels, sigma 1.5, of 0..255, mean of the colours"
+    ),
     "e_fid": Measure(
         "E-FID",
         "-",
