@@ -20,11 +20,13 @@ sys.path.insert(0, str(REPOSITORY))
 
 from letstalk_core.config import CONTROLS  # noqa: E402
 from letstalk_core.evaluation import report  # noqa: E402
+from letstalk_core.evaluation.clip_judges import judged  # noqa: E402
+from letstalk_core.evaluation.frechet import frechet_distance  # noqa: E402
 from letstalk_core.evaluation.held_out import held_out_pairs  # noqa: E402
 from letstalk_core.evaluation.identity import load_identity  # noqa: E402
-from letstalk_core.evaluation.meter import load_meter, reduced  # noqa: E402
+from letstalk_core.evaluation.meter import load_meter  # noqa: E402
 from letstalk_core.pipeline import BUNDLED_MODEL, LetsTalkPipeline  # noqa: E402
-from letstalk_core.pixels import images_to_pixels, pixels_to_images  # noqa: E402
+from letstalk_core.pixels import images_to_pixels  # noqa: E402
 from letstalk_core.training.train import train  # noqa: E402
 from letstalk_core.training.training_config import TransformerTraining  # noqa: E402
 from letstalk_core.video.clips import SamplingSettings  # noqa: E402
@@ -90,26 +92,19 @@ class Judge:
         self.truth = [clip.frames() for clip in self.clips]
         self.meter, self.identity = load_meter(report.METER), load_identity()
 
-    def features(self, frames: np.ndarray) -> torch.Tensor:
-        """What the judges see in frames [F,H,W,3], before their last layers: [F,128 + 48]."""
-        with torch.inference_mode():
-            images = reduced(pixels_to_images(frames))
-            reading = self.meter.head[:-1](self.meter.layers(images))
-            return torch.cat([reading, self.identity(images)], dim=1)
-
     def score(self, path: Path) -> dict:
         pipeline = LetsTalkPipeline.load(path, "cpu")
         rows, made, true, distances = [], [], [], []
         for i, (clip, truth) in enumerate(zip(self.clips, self.truth, strict=True)):
             frames = report.generate_frames(pipeline, clip.portrait, clip.waveform, 16000, SamplingSettings(seed=i))
             rows.append(report.score_pair(clip, frames, truth, self.meter, pipeline))
-            made.append(self.features(frames))
-            true.append(self.features(truth))
+            made.append(judged(self.meter, self.identity, frames))
+            true.append(judged(self.meter, self.identity, truth))
             distances.append(float(self.distance(frames, images_to_pixels(clip.portrait[None]).numpy()).mean()))
         summary = report.summarise_pairs(rows, pipeline.config.fps)
         return {
             "identity_distance": float(np.mean(distances)),
-            "frechet_distance": frechet(torch.cat(made), torch.cat(true)),
+            "frechet_distance": frechet_distance(np.concatenate(made), np.concatenate(true)),
             **{name: summary[name]["mean"] for name in ("psnr", "psnr_outside_mouth", "ssim", "open_r", "width_r")},
             "open_r_shuffled": summary["open_r_shuffled"]["mean"],
             **self.diversity(pipeline),
@@ -161,23 +156,6 @@ class Judge:
 def sharpness(frames: np.ndarray) -> float:
     """Mean size of the differences between neighbouring pixels."""
     return float(np.abs(np.diff(frames.astype(np.float32), axis=2)).mean())
-
-
-def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Fréchet distance of two sets of features [n,D], as torchmetrics' FID computes it."""
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    class Given(torch.nn.Module):
-        num_features = a.shape[1]
-
-        def forward(self, images):
-            return images.flatten(1)
-
-    metric = FrechetInceptionDistance(Given(), input_img_size=(1, 1, a.shape[1]), normalize=True)
-    metric.set_dtype(torch.float64)
-    metric.update(b[:, None, None].double(), real=True)
-    metric.update(a[:, None, None].double(), real=False)
-    return float(metric.compute())
 
 
 def fusion(work: Path) -> None:

@@ -5,6 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+FEATURE_NETWORKS = {
+    "inception": "FID",
+    "i3d": "FVD",
+    "lpips": "LPIPS",
+    "syncnet": "Sync-C and Sync-D",
+    "identity": "identity",
+    "expression": "E-FID",
+}
+
 
 def add_model_commands(commands) -> None:
     convert = commands.add_parser("convert", help="convert a checkpoint of the official layout")
@@ -57,14 +66,28 @@ def add_training_commands(commands) -> None:
 
 
 def add_evaluation_commands(commands) -> None:
-    evaluate = commands.add_parser("evaluate", help="measure a model on held-out people and speech")
+    evaluate = commands.add_parser(
+        "evaluate", help="measure a model on held-out people or prepared footage, or videos against real ones"
+    )
     evaluate.add_argument("--model", metavar="FILE.safetensors")
     evaluate.add_argument("--output", default="runs/evaluation", metavar="FOLDER")
     evaluate.add_argument("--pairs", type=int, default=40, help="0 with --speech: only that")
-    evaluate.add_argument("--seconds", type=float, default=4.0, help="length of each held-out clip")
+    evaluate.add_argument(
+        "--seconds", type=float, help="of each clip (4; with --generated its whole length), from its start"
+    )
     evaluate.add_argument("--speech", metavar="FOLDER", help="also: real recordings, or people with their tracks.npz")
     evaluate.add_argument("--memory-noise", type=float, default=0.0, help="as in generate")
     evaluate.add_argument("--drawings", action="store_true", help="drawings speak instead of people")
+    evaluate.add_argument("--data", metavar="SHARDS", help="what the model makes of prepared footage, against it")
+    evaluate.add_argument("--generated", metavar="FOLDER", help="videos that were made, against --real")
+    evaluate.add_argument("--real", metavar="FOLDER", help="the real videos, of the same names")
+    evaluate.add_argument("--size", type=int, metavar="PIXELS", help="side that square frames are resized to first")
+    evaluate.add_argument(
+        "--rungs", action="store_true", help="also the truth, a still first frame and, with --data, another's sound"
+    )
+    evaluate.add_argument("--clip-frames", type=int, default=16, help="of the model that made --generated")
+    for name, measure in FEATURE_NETWORKS.items():
+        evaluate.add_argument(f"--{name}", metavar="FILE", help=f"network for {measure}; docs/evaluation.md names it")
     evaluate.set_defaults(run=_evaluate)
 
     drift = commands.add_parser("drift", help="how a long video changes, second by second, with a plot")
@@ -129,19 +152,47 @@ def _puppet(arguments) -> None:
 
 
 def _evaluate(arguments) -> None:
-    from ..evaluation.report import evaluate
+    from ..errors import InputError
     from ..pipeline import BUNDLED_MODEL
 
-    print(
-        evaluate(
-            arguments.model or BUNDLED_MODEL,
-            Path(arguments.output),
-            arguments.pairs,
-            arguments.seconds,
-            Path(arguments.speech) if arguments.speech else None,
-            arguments.memory_noise,
-            arguments.drawings,
-        )
+    if bool(arguments.generated) != bool(arguments.real):
+        raise InputError("--generated and --real go together: give both folders.")
+    if arguments.generated and (arguments.data or arguments.model):
+        raise InputError("--generated compares finished videos; give it without --model and --data.")
+    model = arguments.model or BUNDLED_MODEL
+    if arguments.generated or arguments.data:
+        print(_compare(arguments, model), end="")
+    else:
+        print(_evaluate_pairs(arguments, model))
+
+
+def _compare(arguments, model: str | Path) -> str:
+    from ..evaluation.comparison_report import evaluate_folders, evaluate_on_shards
+
+    files = {name: Path(path) for name in FEATURE_NETWORKS if (path := getattr(arguments, name))}
+    common = {name: getattr(arguments, name) for name in ("seconds", "size", "rungs")}
+    output = Path(arguments.output)
+    if arguments.data:
+        return evaluate_on_shards(model, Path(arguments.data), output, files=files, **common)
+    generated, real, frames = Path(arguments.generated), Path(arguments.real), arguments.clip_frames
+    return evaluate_folders(generated, real, output, clip_frames=frames, files=files, **common)
+
+
+def _evaluate_pairs(arguments, model: str | Path) -> str:
+    from ..errors import InputError
+    from ..evaluation.report import evaluate
+
+    given = [name for name in (*FEATURE_NETWORKS, "size", "rungs") if getattr(arguments, name)]
+    if given:
+        raise InputError(f"--{given[0]} is for real clips: give --generated and --real, or --data.")
+    return evaluate(
+        model,
+        Path(arguments.output),
+        arguments.pairs,
+        4.0 if arguments.seconds is None else arguments.seconds,
+        Path(arguments.speech) if arguments.speech else None,
+        arguments.memory_noise,
+        arguments.drawings,
     )
 
 

@@ -30,16 +30,20 @@ def lagged_correlation(a: np.ndarray, b: np.ndarray, most: int = 8) -> tuple[flo
 
 
 def border_jump(frames: np.ndarray, clip_frames: int) -> float:
-    """Mean change between frames [F,H,W,3] at the borders of clips, over the mean change inside clips."""
+    """Mean change between frames [F,H,W,3] at the borders of clips, over the mean change inside clips; NaN where there
+    is no border, or where nothing moves."""
     change = np.abs(np.diff(frames.astype(np.float32), axis=0)).mean((1, 2, 3))
     at_border = (np.arange(1, len(frames)) % clip_frames) == 0
+    if not at_border.any() or not change[~at_border].any():
+        return float("nan")
     return float(change[at_border].mean() / change[~at_border].mean())
 
 
-def bootstrap_interval(values: np.ndarray, draws: int = 2000) -> list[float]:
-    """Between which the median of values [n] lies in 95 of 100 draws of n of them, with replacement."""
+def bootstrap_interval(values: np.ndarray, draws: int = 2000, of=np.median) -> list[float]:
+    """Between which the median (or another function of an axis) of values [n] lies in 95 of 100 draws of n of them,
+    with replacement."""
     drawn = np.random.default_rng(0).choice(values, (draws, len(values)))
-    return np.percentile(np.median(drawn, 1), (2.5, 97.5)).tolist()
+    return np.percentile(of(drawn, 1), (2.5, 97.5)).tolist()
 
 
 def blinks_per_minute(closure: np.ndarray, fps: float) -> float:

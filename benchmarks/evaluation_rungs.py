@@ -1,0 +1,49 @@
+"""Does `evaluate` put what it should know into order? The bundled model on held-out people, beside the truth, a still
+first frame, and the same model with another's sound.
+
+    python benchmarks/evaluation_rungs.py [WORK [CLIPS [SECONDS]]]    # defaults: runs/evaluation-rungs 12 4
+
+The people are puppets of photographs that training never saw, who speak sentences and voices that it never heard; their
+videos go through the same preparation and the same command as anybody's footage. Needs requirements-dev.txt and
+espeak-ng; five minutes on one core.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from letstalk_core.data.footage.prepare import prepare_videos  # noqa: E402
+from letstalk_core.evaluation.comparison_report import evaluate_on_shards  # noqa: E402
+from letstalk_core.evaluation.held_out import held_out_pairs  # noqa: E402
+from letstalk_core.pipeline import BUNDLED_MODEL, LetsTalkPipeline  # noqa: E402
+from letstalk_core.video.writer import VideoWriter  # noqa: E402
+
+
+def write_videos(folder: Path, clips: int, seconds: float, size: int, fps: float) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, pair in enumerate(held_out_pairs(clips, seconds, size)):
+        sound = torch.from_numpy(pair.waveform)[None], 16000
+        with VideoWriter(folder / f"person-{i:02d}.mp4", size, size, fps, sound, crf=12) as writer:
+            writer.write(pair.frames())
+
+
+def main(work: Path, clips: int, seconds: float) -> None:
+    pipeline = LetsTalkPipeline.load(device="cpu")
+    size, fps = pipeline.config.image_size, pipeline.config.fps
+    if not (work / "videos").exists():
+        write_videos(work / "videos", clips, seconds, size, fps)
+    shards = prepare_videos(work / "videos", work / "shards", size=size, fps=fps, audio_encoder=pipeline.audio_encoder)
+    print(evaluate_on_shards(BUNDLED_MODEL, shards[0].parent, work, seconds=seconds, rungs=True, files={}), end="")
+
+
+if __name__ == "__main__":
+    given = sys.argv[1:]
+    main(
+        Path(given[0]) if given else REPOSITORY / "runs" / "evaluation-rungs",
+        int(given[1]) if len(given) > 1 else 12,
+        float(given[2]) if len(given) > 2 else 4.0,
+    )

@@ -1,0 +1,74 @@
+"""A face followed through a clip: how far its mouth is open, and the square around it that judges look at."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import InputError
+from ..picture.face import CORNERS, POINTS, Face, find_faces, read_points
+from ..picture.portrait import FRAMING
+from ..picture.similarity import cut
+from ..pixels import pixels_to_pictures
+
+LOST = 0.5  # score below which a followed face is looked for anew
+UPPER, LOWER = POINTS.index("upper lip, edge"), POINTS.index("lower lip, edge")
+NOSE = POINTS.index("nose")
+LEAST_SEEN = 0.8  # of a clip's frames that show the face
+
+
+@dataclass(frozen=True)
+class FaceTrack:
+    """opening [F]: the distance of the lips' inner edges, in eye distances. places [F,5,2]: the middles of both eyes,
+    the nose and the mouth's corners, in pixels. Frames in which no face is found have what the frame before them has.
+    """
+
+    opening: np.ndarray
+    places: np.ndarray
+
+
+def follow_face(frames: np.ndarray, name: str) -> FaceTrack:
+    """The largest face of the first frame of frames uint8 [F,H,W,3], through all of them.
+
+    InputError, which names the clip, where the first frame shows none or too few of the others do.
+    """
+    face = next(iter(find_faces(pixels_to_pictures(frames[0]))), None)
+    if face is None:
+        raise InputError(f"The first frame of {name} shows no face; leave the clip out or cut it.")
+    track, seen = [], 0
+    for i, frame in enumerate(frames):
+        found = face if not i else _followed(pixels_to_pictures(frame), face)
+        seen += found is not None
+        face = found or face
+        track.append(face)
+    if seen < LEAST_SEEN * len(frames):
+        raise InputError(f"Only {seen} of {len(frames)} frames of {name} show a face; leave the clip out.")
+    gaps = [np.hypot(*(each.points[LOWER] - each.points[UPPER])) / each.eyes for each in track]
+    return FaceTrack(np.array(gaps), np.stack([_five(each) for each in track]))
+
+
+def _five(face: Face) -> np.ndarray:
+    return np.concatenate([face.anchors[:2], face.points[[NOSE, *CORNERS]]])
+
+
+def _followed(picture: np.ndarray, before: Face) -> Face | None:
+    left, right, mouth = before.anchors
+    tilt = math.atan2(*(right - left)[::-1])
+    face = read_points(picture, ((left + right) / 2 + mouth) / 2, before.eyes, tilt)
+    return face if face.score > LOST else next(iter(find_faces(picture)), None)
+
+
+def face_square(real: np.ndarray) -> np.ndarray:
+    """The similarity [2,3] from frames to a square of side 1 around the first frame's face, as portraits are framed.
+
+    real: uint8 [F,H,W,3]; its first frame shows a face (follow_face has seen it).
+    """
+    return find_faces(pixels_to_pictures(real[0]))[0].to_aligned(FRAMING)
+
+
+def cut_out(frames: np.ndarray, square: np.ndarray, side: int) -> np.ndarray:
+    """What a square (face_square) shows of frames uint8 [F,H,W,3]: uint8 [F,side,side,3]. It stays where it is, so
+    that the head moves in it."""
+    return np.stack([cut(frame, square * side, side) for frame in frames])

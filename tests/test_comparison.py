@@ -1,0 +1,288 @@
+"""What `evaluate` says of clips beside real ones: right on controlled damage, the same twice, or refused."""
+
+import json
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from letstalk_core.cli import main
+from letstalk_core.data.footage.shard_writer import Stretch, write_shard
+from letstalk_core.data.speech.synthesis import available_engines
+from letstalk_core.evaluation.clip_judges import Judges, picture_numbers, vectors_of
+from letstalk_core.evaluation.clip_sets import ANOTHER, GENERATED, STILL, TRUTH, Clip, ClipSet
+from letstalk_core.evaluation.comparison import compare
+from letstalk_core.evaluation.feature_networks import Networks, OnnxJudge
+from letstalk_core.evaluation.held_out import held_out_pairs
+from letstalk_core.evaluation.measure_table import MEASURES
+from letstalk_core.evaluation.syncnet import SyncNet
+from letstalk_core.video.writer import VideoWriter
+
+from .test_feature_networks import write_onnx
+from .tiny import write_tiny_checkpoint
+
+SIZE, FRAMES, LATE = 128, 40, 4
+needs_speech = pytest.mark.skipif(not available_engines(), reason="espeak-ng and flite are not installed")
+
+
+@pytest.fixture(scope="module")
+def people():
+    """Two people who speak: frames uint8 [2,40,128,128,3] and waveforms."""
+    pairs = list(held_out_pairs(2, FRAMES / 25, SIZE))
+    return np.stack([pair.frames()[:FRAMES] for pair in pairs]), [pair.waveform for pair in pairs]
+
+
+def blurred(frames, sigma):
+    return gaussian_filter(frames, (0, sigma, sigma, 0))
+
+
+def noisy(frames, deviation):
+    noise = np.random.default_rng(0).normal(0, deviation, frames.shape)
+    return np.clip(frames + noise, 0, 255).astype(np.uint8)
+
+
+def jumping(frames):
+    brighter = (np.arange(len(frames)) // 16 % 2)[:, None, None, None] * 20
+    return np.clip(frames.astype(int) + brighter, 0, 255).astype(np.uint8)
+
+
+def clip_set(clips):
+    return ClipSet(
+        [clip.name for clip in clips], list(clips[0].made), 25.0, (SIZE, SIZE), "not resized", 16,
+        [lambda clip=clip: clip for clip in clips],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def damaged(people):
+    frames, sounds = people
+    clips = []
+    for i in range(2):
+        real = frames[i]
+        made = {
+            TRUTH: real,
+            "blurred": blurred(real, 1.0),
+            "more blurred": blurred(real, 2.5),
+            "noisy": noisy(real, 12),
+            "late": np.concatenate([real[:1].repeat(LATE, 0), real[:-LATE]]),
+            "another's face": frames[1 - i],
+            "jumping": jumping(real),
+        }
+        clips.append(Clip(f"clip {i}", real, made, 25.0, sounds[i]))
+    return compare(clip_set(clips), Networks())[0]
+
+
+@needs_speech
+def test_the_truth_is_perfect(damaged):
+    truth = damaged["rows"][TRUTH]
+    assert truth["ssim"]["value"] == pytest.approx(1) and truth["psnr"]["value"] == pytest.approx(100)
+    assert truth["mouth_r"]["value"] == pytest.approx(1) and truth["mouth_extent"]["value"] == pytest.approx(1)
+    assert truth["lag"]["value"] == 0 and truth["blinks"] == truth["blinks_real"]
+    assert truth["readings_frechet"]["value"] < 1e-9 and truth["judges_frechet"]["value"] < 1e-9
+
+
+@needs_speech
+@pytest.mark.parametrize(
+    ("measure", "order"),  # from what it finds best to what it finds worst
+    [
+        ("ssim", (TRUTH, "blurred", "more blurred")),
+        ("ssim", (TRUTH, "noisy", "another's face")),
+        ("psnr", (TRUTH, "blurred", "more blurred", "another's face")),
+        ("psnr", (TRUTH, "noisy")),
+        ("judges_frechet", (TRUTH, "blurred", "more blurred")),
+        ("judges_frechet", (TRUTH, "noisy")),
+        ("readings_frechet", (TRUTH, "more blurred")),
+        ("identity_distance", (TRUTH, "another's face")),
+        ("mouth_r", (TRUTH, "late")),
+        ("mouth_r", (TRUTH, "another's face")),
+        ("mouth_r_points", (TRUTH, "late")),
+        ("border_jump", (TRUTH, "jumping")),
+    ],
+)
+def test_damage_makes_a_measure_worse(damaged, measure, order):
+    values = [damaged["rows"][row][measure]["value"] for row in order]
+    sign = {"+": -1, "-": 1}[MEASURES[measure].better]
+    assert values == sorted(values, key=lambda value: sign * value) and len(set(values)) == len(values)
+
+
+@needs_speech
+def test_a_late_mouth_has_its_lag(damaged):
+    assert damaged["rows"]["late"]["lag"]["value"] == LATE
+    assert set(damaged["not_computed"]) == {name for name, measure in MEASURES.items() if measure.network}
+    assert damaged["not_computed"]["fvd"] == "needs FILE (--i3d)"
+
+
+def test_ssim_and_psnr_are_those_of_their_formulas():
+    """Wang et al. 2004 by scipy's filters, mirrored at the edges, and the logarithm of the mean squared error."""
+    rng = np.random.default_rng(0)
+    real = gaussian_filter(rng.integers(0, 256, (2, 48, 48, 3)).astype(float), (0, 2, 2, 0))
+    real = ((real - real.min()) / np.ptp(real) * 255).astype(np.uint8)
+    made = noisy(real, 10)
+    found = picture_numbers(made, real)
+    a, b = (np.asarray(x, float) for x in (made, real))
+
+    def mean(x):
+        return gaussian_filter(x, (0, 1.5, 1.5, 0), truncate=3.5, mode="mirror")
+
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    spread_a, spread_b, together = (
+        mean(a * a) - mean(a) ** 2,
+        mean(b * b) - mean(b) ** 2,
+        mean(a * b) - mean(a) * mean(b),
+    )
+    index = (2 * mean(a) * mean(b) + c1) * (2 * together + c2)
+    index /= (mean(a) ** 2 + mean(b) ** 2 + c1) * (spread_a + spread_b + c2)
+    assert found["ssim"] == pytest.approx(index.mean(), abs=1e-4)
+    assert found["psnr"] == pytest.approx(10 * np.log10(255**2 / ((a - b) ** 2).mean()), abs=1e-3)
+
+
+@needs_speech
+def test_with_every_network_everything_is_computed(people, tmp_path):
+    frames, sounds = people
+    torch.manual_seed(0)
+    face = OnnxJudge(write_onnx(tmp_path / "face.onnx", (3, 3)), from_signed=True)
+    networks = Networks(
+        inception=lambda video: video[:, :2, :2].reshape(len(video), -1).astype(np.float32),
+        i3d=lambda video: video[::16, :2, :2].reshape(-1, 12).astype(np.float32),
+        lpips=lambda made, real: np.abs(made.astype(float) - real).mean((1, 2, 3)),
+        syncnet=SyncNet().eval(),
+        identity=face,
+        expression=face,
+    )  # fmt: skip
+    clips = [Clip(f"clip {i}", frames[i, :20], {GENERATED: frames[i, :20]}, 25.0, sounds[i][:12800]) for i in range(2)]
+    report, _ = compare(clip_set(clips), networks)
+    row = report["rows"][GENERATED]
+    assert not report["not_computed"] and set(row) == set(MEASURES)
+    assert row["fid"]["value"] == row["fvd"]["value"] == row["lpips"]["value"] == 0
+    assert row["identity"]["value"] == pytest.approx(1, abs=0.05) and row["sync_d"]["value"] > 0
+    silent = [Clip(clip.name, clip.real, clip.made, 25.0, None) for clip in clips]
+    assert "sound" in compare(clip_set(silent), networks)[0]["not_computed"]["sync_c"]
+
+
+@needs_speech
+def test_faces_are_aligned_before_they_are_compared(people, tmp_path):
+    """Where a head lies in the picture makes no difference to who it is."""
+    frames = people[0][0, :1]
+    network = OnnxJudge(write_onnx(tmp_path / "face.onnx", (3, 3)), from_signed=False)
+    moved = np.roll(frames, 9, 2)
+    seen = [
+        vectors_of(network, video, Judges(Networks()).look(Clip("", video, {}, 25.0, None)).track.places)
+        for video in (frames, moved)
+    ]
+    assert np.allclose(*seen, atol=0.02)
+
+
+@needs_speech
+def test_folders_are_compared_and_twice_alike(people, tmp_path, capsys):
+    frames, sounds = people
+    for i in range(2):
+        for folder, video in (("real", frames[i]), ("made", noisy(frames[i], 8))):
+            write(tmp_path / folder / f"{i}.mp4", video, sound=sounds[i])
+    options = ["--generated", str(tmp_path / "made"), "--real", str(tmp_path / "real"), "--rungs", "--size", "96"]
+    texts = []
+    for output in ("one", "two"):
+        assert main(["evaluate", *options, "--seconds", "1", "--output", str(tmp_path / output)]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] == (tmp_path / "one" / "report.md").read_text()
+    assert "needs FILE (--inception)" in texts[0] and "| LetsTalk-L | 37.134 | 219.119 | 0.632 | 1.962 |" in texts[0]
+    report = json.loads((tmp_path / "one" / "report.json").read_text())
+    assert report == json.loads((tmp_path / "two" / "report.json").read_text())
+    assert report["size"] == [96, 96] and report["frames"] == 50 and "resized to 96x96" in report["resized"]
+    assert list(report["rows"]) == [GENERATED, TRUTH, STILL]
+    rungs = [report["rows"][row] for row in (TRUTH, GENERATED, STILL)]
+    assert rungs[0]["mouth_r"]["value"] > rungs[1]["mouth_r"]["value"] > 0.5 > rungs[2]["mouth_r"]["value"]
+    assert {"report.png", "clips.png"} <= {path.name for path in (tmp_path / "one").iterdir()}
+
+
+@needs_speech
+def test_a_model_is_measured_on_the_eval_split_of_shards(people, tmp_path, capsys):
+    """A model that has not learned anything: faces that nobody finds are said, not refused."""
+    model = write_tiny_checkpoint(tmp_path / "tiny.safetensors", image_size=64, default_steps=1, clip_frames=8)
+    from letstalk_core.pipeline import LetsTalkPipeline
+
+    pipeline = LetsTalkPipeline.load(model, "cpu")
+    shards = tmp_path / "shards"
+    stretches = []
+    for i in range(2):
+        features = pipeline.encode_audio(torch.from_numpy(people[1][i])[None], 16000)[:20]
+        encoder = pipeline.config.audio.encoder
+        stretches.append(Stretch(f"person {i}", 25.0, features, 0, encoder, people[0][i, :20]))
+    (shards / "eval").mkdir(parents=True)
+    write_shard(shards / "eval" / "a.tar", stretches)
+    write_shard(shards / "b.tar", stretches[:1])
+    options = ["--model", str(model), "--data", str(shards), "--rungs", "--output", str(tmp_path / "out")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert main(["evaluate", *options]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["clips"] == 2 and report["frames"] == 40 and report["size"] == [64, 64]
+    assert list(report["rows"]) == [GENERATED, TRUTH, STILL, ANOTHER]
+    assert report["rows"][TRUTH]["ssim"]["value"] > report["rows"][GENERATED]["ssim"]["value"]
+    shutil.rmtree(shards / "eval")
+    capsys.readouterr()
+    assert main(["evaluate", *options]) == 1
+    assert "1 stretches of at least 16 frames" in capsys.readouterr().err
+
+
+def write(path, frames, fps=25.0, sound=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    audio = None if sound is None else (torch.from_numpy(sound)[None], 16000)
+    with VideoWriter(path, frames.shape[2], frames.shape[1], fps, audio) as writer:
+        writer.write(frames)
+
+
+GREY = np.full((20, 64, 64, 3), 128, np.uint8)
+CASES = {  # of the folders' videos: generated, real
+    "names": ({"a": GREY, "b": GREY}, {"a": GREY, "c": GREY}, "has no video named b"),
+    "length": ({"a": GREY[:18], "b": GREY}, {"a": GREY, "b": GREY}, "cut both to the same length"),
+    "short": ({"a": GREY[:9], "b": GREY}, {"a": GREY[:9], "b": GREY}, "has at least 16"),
+    "size": ({"a": GREY[:, :32, :32], "b": GREY}, {"a": GREY, "b": GREY}, "give --size"),
+    "sizes of clips": ({"a": GREY[:, :32], "b": GREY}, {"a": GREY[:, :32], "b": GREY}, "give clips of one frame rate"),
+    "one clip": ({"a": GREY}, {"a": GREY}, "has 1 video"),
+    "no face": ({"a": GREY, "b": GREY}, {"a": GREY, "b": GREY}, "shows no face"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_folders_that_do_not_fit_are_refused(case, tmp_path, capsys):
+    *sides, words = CASES[case]
+    for folder, videos in zip(("made", "real"), sides, strict=True):
+        for name, frames in videos.items():
+            write(tmp_path / folder / f"{name}.mp4", frames)
+    refused(tmp_path, capsys, words)
+
+
+def test_other_rates_and_empty_folders_are_refused(tmp_path, capsys):
+    for folder, fps in (("made", 25.0), ("real", 30.0)):
+        for name in ("a", "b"):
+            write(tmp_path / folder / f"{name}.mp4", GREY, fps)
+    refused(tmp_path, capsys, "convert one to the other's rate")
+    shutil.rmtree(tmp_path / "made")
+    refused(tmp_path, capsys, "is not a folder")
+    (tmp_path / "made").mkdir()
+    refused(tmp_path, capsys, "There are no videos")
+
+
+def refused(folder, capsys, words):
+    options = ["--generated", str(folder / "made"), "--real", str(folder / "real"), "--output", str(folder / "out")]
+    assert main(["evaluate", *options]) == 1
+    error = capsys.readouterr().err.strip()
+    assert words in error and len([line for line in error.splitlines() if not line.startswith("clips:")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--generated", "x"], "go together"),
+        (["--generated", "x", "--real", "y", "--model", "z"], "without --model"),
+        (["--i3d", "x"], "--i3d is for real clips"),
+        (["--generated", "x", "--real", "y", "--size", "3"], "choose 32 to 2048"),
+        (["--generated", "x", "--real", "y", "--seconds", "0"], "choose 1 to 600"),
+    ],
+)
+def test_options_that_do_not_go_together(options, words, tmp_path, capsys):
+    assert main(["evaluate", "--output", str(tmp_path), *options]) == 1
+    assert words in capsys.readouterr().err
