@@ -102,8 +102,8 @@ def on_device(model: LoadedModel):
         if management.is_oom(error):
             management.unload_all_models()
             raise InputError(
-                "The graphics card has too little memory free: close other programs, choose a smaller size, or precision "
-                "bf16 or fp16 in Load Model, or start ComfyUI with --cpu."
+                "The graphics card has too little memory free: close other programs, choose a smaller size, or "
+                "precision bf16 or fp16 in Load Model, or start ComfyUI with --cpu."
             ) from None
         if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
             raise InputError(

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import InputError
-from ..picture.face import CORNERS, POINTS, Face, find_faces, read_points
+from ..picture.face import CORNERS, POINTS, Face, find_faces, follow
 from ..picture.portrait import FRAMING
 from ..picture.similarity import cut
 from ..pixels import pixels_to_pictures
 
-LOST = 0.5  # score below which a followed face is looked for anew
-UPPER, LOWER = POINTS.index("upper lip, edge"), POINTS.index("lower lip, edge")
 NOSE = POINTS.index("nose")
 LEAST_SEEN = 0.8  # of a clip's frames that show the face
 
@@ -39,25 +36,21 @@ def follow_face(frames: np.ndarray, name: str) -> FaceTrack:
         raise InputError(f"The first frame of {name} shows no face; leave the clip out or cut it.")
     track, seen = [], 0
     for i, frame in enumerate(frames):
-        found = face if not i else _followed(pixels_to_pictures(frame), face)
+        found = _again(pixels_to_pictures(frame), face) if i else face
         seen += found is not None
         face = found or face
         track.append(face)
     if seen < LEAST_SEEN * len(frames):
         raise InputError(f"Only {seen} of {len(frames)} frames of {name} show a face; leave the clip out.")
-    gaps = [np.hypot(*(each.points[LOWER] - each.points[UPPER])) / each.eyes for each in track]
-    return FaceTrack(np.array(gaps), np.stack([_five(each) for each in track]))
+    return FaceTrack(np.array([each.opening for each in track]), np.stack([_five(each) for each in track]))
 
 
 def _five(face: Face) -> np.ndarray:
     return np.concatenate([face.anchors[:2], face.points[[NOSE, *CORNERS]]])
 
 
-def _followed(picture: np.ndarray, before: Face) -> Face | None:
-    left, right, mouth = before.anchors
-    tilt = math.atan2(*(right - left)[::-1])
-    face = read_points(picture, ((left + right) / 2 + mouth) / 2, before.eyes, tilt)
-    return face if face.score > LOST else next(iter(find_faces(picture)), None)
+def _again(picture: np.ndarray, before: Face) -> Face | None:
+    return follow(picture, before) or next(iter(find_faces(picture)), None)
 
 
 def face_square(real: np.ndarray) -> np.ndarray:

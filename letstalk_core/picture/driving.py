@@ -8,9 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from ..errors import InputError
-from .face import POINTS, Face, find_faces, read_points
+from .face import POINTS, Face, find_faces, follow
 
-LOST = 0.5  # score below which a face that is followed is looked for anew
 SMOOTHED = 0.5  # of a frame's own value; the rest is its neighbours': points tremble
 # Of the controls for what is measured, fitted to held-out people who were led: they show half of the yaw that is asked
 # for, and pitch moves the nose between eyes and mouth; degrees for all of that way.
@@ -42,25 +41,15 @@ def head_motion(frames: Iterable[tuple[float, np.ndarray]]) -> tuple[np.ndarray,
 
 
 def _follow(picture: np.ndarray, before: Face | None) -> Face | None:
-    if before is not None:
-        left, right, mouth = before.anchors
-        face = read_points(picture, ((left + right) / 2 + mouth) / 2, before.eyes, _tilt(before))
-        if face.score > LOST:
-            return face
-    return next(iter(find_faces(picture)), None)
+    found = before and follow(picture, before)
+    return found or next(iter(find_faces(picture)), None)
 
 
 def _measured(face: Face) -> tuple[float, float, float]:
     left, right, mouth = face.anchors
     eyes, nose = (left + right) / 2, face.points[POINTS.index("nose")]
     down = mouth - eyes
-    return YAW * face.yaw, PITCH * float((nose - eyes) @ down / (down @ down)), math.degrees(_tilt(face))
-
-
-def _tilt(face: Face) -> float:
-    """Clockwise, in radians."""
-    left, right, _ = face.anchors
-    return math.atan2(*(right - left)[::-1])
+    return YAW * face.yaw, PITCH * float((nose - eyes) @ down / (down @ down)), math.degrees(face.tilt)
 
 
 def _smooth(track: np.ndarray, times: np.ndarray) -> np.ndarray:

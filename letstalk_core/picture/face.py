@@ -29,6 +29,7 @@ POINTS = (
     "nose", "mouth, left corner", "mouth, right corner", "upper lip, top", "upper lip, edge", "lower lip, edge",
     "lower lip, bottom", "chin", "left brow", "right brow",
 )  # fmt: skip
+LIP_EDGES = [POINTS.index("upper lip, edge"), POINTS.index("lower lip, edge")]
 LEFT_EYE, RIGHT_EYE, CORNERS = [0, 1, 2, 3], [5, 6, 7, 8], [11, 12]
 # Where aligned squares, 256 pixels wide, have the eyes and the mouth.
 ALIGNED = np.array([(96.0, 112.0), (160.0, 112.0), (128.0, 176.0)])
@@ -40,6 +41,7 @@ WIDTH = 32  # of its layers
 LEAST_EYES = 20.0  # pixels between the eyes of the smallest faces: some 45 pixels from ear to ear
 FEWEST = 8  # of the smallest faces' distances of eyes that a small picture is wide
 FOUND, BELIEVED = 0.3, 0.9  # least scores of the finder and of the points
+LOST = 0.5  # and of the points of a face that is followed
 APART = 1.2  # distances of eyes that two faces lie apart, at least
 CROP, CROP_EYES = 80, 26.0  # of the points' network: its side, and the distance of eyes in it, in pixels
 READINGS = 4  # of a face, each from where the last one says that it is: tilted ones come upright
@@ -74,6 +76,18 @@ class Face:
         eyes = (left + right) / 2
         aside = (self.points[POINTS.index("nose")] - (eyes + mouth) / 2) @ (right - left) / np.hypot(*(right - left))
         return math.degrees(math.atan(TURN * aside / max(float(np.hypot(*(mouth - eyes))), 1e-6)))
+
+    @property
+    def tilt(self) -> float:
+        """Clockwise, in radians."""
+        left, right, _ = self.anchors
+        return math.atan2(*(right - left)[::-1])
+
+    @property
+    def opening(self) -> float:
+        """Between the edges of the lips, in distances of the eyes."""
+        upper, lower = self.points[LIP_EDGES]
+        return float(np.hypot(*(lower - upper)) / max(self.eyes, 1e-6))
 
     def to_aligned(self, places: np.ndarray = ALIGNED) -> np.ndarray:
         """The similarity [2,3] from the picture to the square that has eyes and mouth at these places [3,2]."""
@@ -201,6 +215,13 @@ def read_points(image: np.ndarray, centre: np.ndarray, eyes: float, tilt: float,
         face = Face(places, float(there[0].sigmoid()), float(hidden[0].sigmoid()))
         matrix = similarity(face.anchors, crop_anchors())
     return face
+
+
+def follow(image: np.ndarray, before: Face, readings: int = READINGS) -> Face | None:
+    """The face of the picture before in the next one of a video; None where it is lost."""
+    left, right, mouth = before.anchors
+    face = read_points(image, ((left + right) / 2 + mouth) / 2, before.eyes, before.tilt, readings)
+    return face if face.score > LOST else None
 
 
 def crop_matrix(centre: np.ndarray, eyes: float, tilt: float) -> np.ndarray:

@@ -29,7 +29,7 @@ from ..footage.frames import Picture, audio_start, resample, timed_frames, to_rg
 from .clip_filters import Measures
 from .clip_measures import brightness, greys, inside_share, motion, sharpness, speech_share
 from .ear_opening import Ear
-from .face_tracks import FaceTracker, lip_distance, steady_square
+from .face_tracks import FaceTracker, steady_square
 from .lip_timing import compare_lips
 from .preparation_settings import PreparationSettings
 from .shot_cuts import ShotCuts
@@ -176,7 +176,7 @@ def measure_sound(clip: Clip, samples: Samples, settings: PreparationSettings) -
 def measure_lips(clip: Clip, ear: Ear, features) -> None:
     """How the mouth that is heard follows the one that is seen; features: Ear.features of the whole recording."""
     heard = ear.opening(features[clip.start : clip.start + len(clip)])
-    r, lag = compare_lips(heard, np.array([lip_distance(face) for face in clip.faces]))
+    r, lag = compare_lips(heard, np.array([face.opening for face in clip.faces]))
     clip.measures |= {"lips_r": r, "lips_lag": None if lag is None else float(lag)}
 
 

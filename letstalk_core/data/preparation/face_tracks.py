@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from ...picture.face import POINTS, Face, find_faces, read_points
+from ...picture.face import Face, find_faces, follow
 from ...pixels import pixels_to_pictures
 
 LOOK_EVERY = 12  # frames between two searches of the whole picture, which tell how many faces there are
-LOST = 0.5  # score below which a face that is followed is looked for anew
 READINGS = 2  # of a face that is followed
-EDGES = [POINTS.index("upper lip, edge"), POINTS.index("lower lip, edge")]
 
 Box = tuple[float, float, float, float]  # top, bottom, left, right in sides of the picture
 
@@ -35,7 +31,7 @@ class FaceTracker:
         looked for."""
         picture, found, faces = pixels_to_pictures(pixels), None, None
         if self._last is not None:
-            found = _again(picture, self._last)
+            found = follow(picture, self._last, READINGS)
         if found is None or self._number % LOOK_EVERY == 0:
             faces = [face for face in find_faces(picture) if self._inside(face, pixels.shape)]
             found = found or next(iter(faces), None)
@@ -48,19 +44,6 @@ class FaceTracker:
         top, bottom, left, right = self.box
         x, y = face.anchors.mean(0) / (shape[1], shape[0])
         return left <= x <= right and top <= y <= bottom
-
-
-def _again(picture: np.ndarray, before: Face) -> Face | None:
-    left, right, mouth = before.anchors
-    tilt = math.atan2(*(right - left)[::-1])
-    face = read_points(picture, ((left + right) / 2 + mouth) / 2, before.eyes, tilt, READINGS)
-    return face if face.score > LOST else None
-
-
-def lip_distance(face: Face) -> float:
-    """Between the edges of the lips, in distances of the eyes."""
-    upper, lower = face.points[EDGES]
-    return float(np.hypot(*(lower - upper)) / max(face.eyes, 1e-6))
 
 
 def steady_square(faces: list[Face], places: np.ndarray) -> np.ndarray:
