@@ -5,7 +5,7 @@ first frame, and the same model with another's sound.
 
 The people are puppets of photographs that training never saw, who speak sentences and voices that it never heard; their
 videos go through the same preparation and the same command as anybody's footage. Needs requirements-dev.txt and
-espeak-ng; five minutes on one core.
+espeak-ng.
 """
 
 import sys
