@@ -29,9 +29,10 @@ def speech_activity(sound: Sound, fps: float, frames: int) -> np.ndarray:
     level = 10 * np.log10(np.array(power) + 1e-12)
     spoken = (level > max(np.percentile(level, 95) - QUIETER, FAINT)).astype(float)
     width = round(PAUSE * 100)
+    spoken = np.pad(spoken, width)  # numpy's "same" is as long as the longer of the two
     closed = np.convolve(spoken, np.ones(width), "same") > 0
-    soft = np.convolve(np.pad(closed, width, mode="edge"), np.hanning(width) / np.hanning(width).sum(), "same")
-    return np.interp((np.arange(frames) + 0.5) / fps * 100, np.arange(len(power)), soft[width:-width], right=0.0)
+    soft = np.convolve(closed, np.hanning(width) / np.hanning(width).sum(), "same")
+    return np.interp((np.arange(frames) + 0.5) / fps * 100, np.arange(len(soft)) - width, soft, right=0.0)
 
 
 def listening(
