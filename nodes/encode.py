@@ -244,6 +244,11 @@ def _matte_of(picture: torch.Tensor, matte: torch.Tensor) -> torch.Tensor:
             f"The image is {width}x{height}, but the matte has {len(matte)} of {columns}x{rows}; connect one mask of "
             "that image's size, white where the person is."
         )
+    if not matte.any():
+        raise InputError(
+            "The matte is black everywhere, so nobody would be left; it has to be white where the person is (Invert "
+            "Mask turns it round)."
+        )
     return matte[0]
 
 

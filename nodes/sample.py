@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ..letstalk_core.pipeline import LetsTalkPipeline
     from ..letstalk_core.render.job import Speaker
 
+COLOUR = "#00b140"  # chroma key green
 PICTURES = ("crop", "full picture")
 BACKGROUNDS = ("keep", "colour", "transparent")
 
@@ -153,7 +154,7 @@ class MemoryBankLongVideo(io.ComfyNode):
                 io.String.Input(
                     "background_colour",
                     display_name="background colour",
-                    default="#00b140",
+                    default=COLOUR,
                     optional=True,
                     tooltip="For the background 'colour': as #00b140 or white.",
                 ),
@@ -163,7 +164,9 @@ class MemoryBankLongVideo(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, background: str = "keep", background_colour: str = "") -> bool | str:
+    def validate_inputs(cls, background: str | None = "keep", background_colour: str | None = COLOUR) -> bool | str:
+        if None in (background, background_colour):  # linked: known when it runs
+            return True
         try:
             _behind(background, background_colour)
         except InputError as error:
@@ -174,7 +177,7 @@ class MemoryBankLongVideo(io.ComfyNode):
     def execute(
         cls, letstalk_model, letstalk_portrait, letstalk_audio, picture: str, encoder: str = "x264", size: int = 0,
         letstalk_motion=None, letstalk_speakers: tuple[TalkingFace, ...] = (), background: str = "keep",
-        background_colour: str = "", **sampling,
+        background_colour: str = COLOUR, **sampling,
     ) -> io.NodeOutput:  # fmt: skip
         from ..letstalk_core.render.job import VideoJob
         from ..letstalk_core.render.render import render_video
@@ -209,6 +212,7 @@ def _speakers(model: LoadedModel, faces: tuple[TalkingFace, ...], whole: bool, s
     from ..letstalk_core.picture.portrait import check_apart
     from ..letstalk_core.render.job import Speaker
 
+    check_one_picture(faces)
     if len(faces) > 1 and not whole:
         raise InputError("Several faces speak in the whole picture; set picture to 'full picture'.")
     portraits, voices = [face.portrait.portrait for face in faces], [face.audio.recording for face in faces]
@@ -222,6 +226,12 @@ def _speakers(model: LoadedModel, faces: tuple[TalkingFace, ...], whole: bool, s
     return tuple(speakers)
 
 
+def check_one_picture(faces: tuple[TalkingFace, ...]) -> None:
+    """Raises InputError where they are of several."""
+    if not all(torch.equal(face.portrait.picture, faces[0].portrait.picture) for face in faces[1:]):
+        raise InputError("Several speakers must be faces of one picture; connect the same to all of them.")
+
+
 def _behind(background: str, colour: str) -> Background | None:
     """What the inputs ask for; None keeps the picture's own."""
     from ..letstalk_core.picture.cutout import Background
@@ -233,13 +243,12 @@ def _cut_out(pipeline: LetsTalkPipeline, faces: tuple[TalkingFace, ...]) -> tupl
     """The faces of one picture, the first of which brings a matte if there is one, with everybody cut out of it."""
     from ..letstalk_core.picture.cutout import person_of
 
+    check_one_picture(faces)
     first, made = faces[0].portrait, []
     picture = first.picture if first.transparent is None else first.transparent
     person = person_of(picture.numpy(), None if first.matte is None else first.matte.numpy())
     for face in faces:
         encoded = face.portrait
-        if not torch.equal(encoded.picture, first.picture):
-            raise InputError("Several speakers must be faces of one picture; connect the same to all of them.")
         portrait = encoded.portrait.cut_out_of(person)
         reconstruction = pipeline.decoder(portrait)(encoded.latents.to(pipeline.device))[0].cpu()
         changes = {"portrait": portrait, "picture": torch.from_numpy(person), "reconstruction": reconstruction}

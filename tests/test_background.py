@@ -300,3 +300,32 @@ def test_on_the_command_line(capsys, files, tmp_path):
     arguments = ["--portrait", str(files[0]), "--audio", str(files[1]), "--output", str(out)]
     assert cli.main(["generate", *arguments, "--face", "none", "--background", "transparent"]) == 1
     assert "cannot be transparent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["file", "link to nothing", "no name"])
+def test_a_folder_that_cannot_be_one_is_said_before_the_first_frame(tiny, files, tmp_path, kind, monkeypatch):
+    output = tmp_path / "out"
+    if kind == "file":
+        output.write_text("mine")
+    elif kind == "no name":
+        monkeypatch.chdir(tmp_path)
+        output = type(output)(".")
+    else:
+        output.symlink_to(tmp_path / "nowhere" / "out")
+    with pytest.raises(InputError, match="is a file|does not exist|folder of their own"):
+        make(tiny, files, output, "transparent")
+    assert kind != "file" or output.read_text() == "mine"
+
+
+def test_pictures_go_into_an_empty_folder_and_through_a_link(tiny, files, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    inode = (tmp_path / "there").stat().st_ino
+    assert make(tiny, files, tmp_path / "link", "transparent") == 25
+    assert (tmp_path / "there").stat().st_ino == inode and len(list((tmp_path / "there").glob("*.png"))) == 25
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_pictures_of_an_odd_size_keep_it(tiny, files, tmp_path):
+    make(tiny, files, tmp_path / "odd", "transparent", size=65)
+    assert cv2.imread(str(tmp_path / "odd" / "00000.png"), cv2.IMREAD_UNCHANGED).shape == (65, 65, 4)

@@ -97,6 +97,10 @@ def test_when_somebody_speaks():
     assert not activity[42:58].any() and not activity[116:].any()  # in the long pause, and after the end
     assert np.abs(np.diff(activity)).max() < 0.2  # softly
     assert not speech_activity(Recording((torch.zeros(1, 16000), 16000)), FPS, 25).any()
+    noise = torch.randn(1, 16000 * 60, generator=torch.Generator().manual_seed(0)) * 10 ** (-50 / 20)
+    noise[:, 160000:192000] *= 10 ** (30 / 20)  # two seconds of a minute
+    activity = speech_activity(Recording((noise, 16000)), FPS, 1500)
+    assert activity[255:295].min() > 0.95 and not activity[:230].any() and not activity[320:].any()
     for samples in (1, 100, 4000):  # shorter than what it is smoothed over
         short = speech_activity(Recording((torch.ones(1, samples) / 2, 16000)), FPS, 25)
         assert short.shape == (25,) and short[0] > 0.9 and not short[22:].any()

@@ -199,13 +199,19 @@ def _generate(arguments) -> None:
     print(bar.summary(frames, pipeline.config.fps, time.monotonic() - began))
 
 
+def _is_made(output: Path) -> bool:
+    """Whether a video is there, or the pictures of one."""
+    return any(output.iterdir()) if output.is_dir() else output.exists()
+
+
 def _generate_many(arguments) -> None:
     from ..render.many import find_pairs, write_videos
 
     output, suffix = Path(arguments.output), ".webm" if arguments.background == "transparent" else ".mp4"
     pairs, failed = find_pairs(Path(arguments.batch), output, suffix), 0
-    if there := [pair for pair in pairs if arguments.resume and pair.output.exists()]:
-        print(f"{len(there)} of {len(pairs)} videos are there already; --no-resume makes them anew")
+    if there := [pair for pair in pairs if arguments.resume and _is_made(pair.output)]:
+        folders = ", but for folders, which have to be removed" if any(pair.output.is_dir() for pair in there) else ""
+        print(f"{len(there)} of {len(pairs)} videos are there already; --no-resume makes them anew{folders}")
         pairs = [pair for pair in pairs if pair not in there]
     pipeline, options = _pipeline_and_options(arguments)
     output.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,7 @@ def write_video(
     that cannot be used here.
     """
     voices = audio if isinstance(audio, Mapping) else {face: audio}
-    full_picture = full_picture or len(voices) > 1
+    full_picture = full_picture or isinstance(audio, Mapping)
     for source in (portrait, *(_file_and_channel(voice)[0] for voice in voices.values())):
         if os.path.exists(output) and os.path.exists(source) and os.path.samefile(output, source):
             raise InputError(f"The output {output} is one of the inputs; give it another name.")

@@ -88,7 +88,7 @@ class WorkFolder:
         try:
             shutil.rmtree(self.path / JOINED, ignore_errors=True)  # a folder of pictures
             for path in self.path.iterdir():
-                if _DEAD.fullmatch(path.name) or path.stem in ("joined", "trial"):
+                if _DEAD.fullmatch(path.name) or path.stem in (JOINED, "trial") and not path.is_dir():
                     path.unlink(missing_ok=True)
             self._write("job.json", {"format": FORMAT, "fingerprint": self.fingerprint, **self.about})
             since = datetime.datetime.now().isoformat(" ", "seconds")

@@ -15,6 +15,7 @@ from ..diffusion.samplers import clip_generator
 from .controls import AskedFor
 
 HOP = SAMPLE_RATE // 100  # samples between two measurements of how loud it is
+LOUDEST = 100  # measurements: in a second of the loudest somebody speaks, if ever
 QUIETER, FAINT = 25.0, -55.0  # dB below loud speech, and below full scale, where nobody speaks
 PAUSE = 0.6  # seconds of silence that belong to speech, half of them before it; and to take a turn
 TURN, LOOK = 5.0, 0.45  # degrees of yaw, and gaze, towards who speaks
@@ -25,9 +26,10 @@ def speech_activity(sound: Sound, fps: float, frames: int) -> np.ndarray:
     """How much somebody speaks in each frame, float [frames] in 0..1, with soft beginnings and ends."""
     reader, power = SampleReader((piece[None], SAMPLE_RATE) for piece in sound.mono_16k()), []
     while (samples := reader.read(100 * HOP)[0]).numel():
-        power += [float(piece.square().mean()) for piece in samples.split(HOP)]
-    level = 10 * np.log10(np.array(power) + 1e-12)
-    spoken = (level > max(np.percentile(level, 95) - QUIETER, FAINT)).astype(float)
+        power.append(np.array([float(piece.square().mean()) for piece in samples.split(HOP)]))
+    level = 10 * np.log10(np.concatenate(power) + 1e-12)
+    loud = np.median(np.sort(level)[-LOUDEST:])  # of speech, also where there is little of it in much noise
+    spoken = (level > max(loud - QUIETER, FAINT)).astype(float)
     width = round(PAUSE * 100)
     spoken = np.pad(spoken, width)  # numpy's "same" is as long as the longer of the two
     closed = np.convolve(spoken, np.ones(width), "same") > 0

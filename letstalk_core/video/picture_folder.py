@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import av
 
 from ..audio.recording import SampleReader, Sound, exact_fps
 from ..errors import InputError
-from ..files import cannot_write, create_part
+from ..files import cannot_write, create_part, followed, sync_folder
 from .file_format import FOLDER
 from .marks import xmp_packet
 from .reader import open_video
@@ -25,10 +26,17 @@ _XMP = b"XML:com.adobe.xmp"
 
 def check_folder(path: Path) -> None:
     """Raises InputError where pictures cannot be written to the folder `path`, which may be empty or not there yet."""
+    path = followed(path)
+    if not path.name:
+        raise InputError("The pictures need a folder of their own; give the name of a new one.")
     if path.is_dir():
         if any(path.iterdir()):
             raise InputError(f"The folder {path} is not empty; give the name of a new one for the pictures.")
         create_part(path / "sound.wav").unlink()
+    elif path.exists():
+        raise InputError(
+            f"{path} is a file; give the name of a new folder for the pictures, or one that ends in .webm."
+        )
     else:
         create_part(path).unlink()
 
@@ -38,35 +46,65 @@ def write_pictures(
 ) -> None:
     """Write the pictures of parts, made by a VideoWriter with the encoder "png", and the sound into a new folder.
 
-    Each picture is marked with its digital source type. check is called for each part and cancels by raising.
+    Each picture is marked with its digital source type. check is called for each part and cancels by raising. All of it
+    is on the disk when this returns; after an exception nothing of it is left.
     """
     folder.mkdir()
-    xmp, frames = xmp_packet(source_type).encode(), 0
     try:
+        frames = 0
         for part in parts:
             check()
-            with open_video(part) as container:
-                for packet in container.demux(video=0):
-                    if packet.size:
-                        (folder / f"{frames:05d}.png").write_bytes(_marked(bytes(packet), xmp))
-                        frames += 1
-        with av.open(f"file:{folder / 'sound.wav'}", "w", options={"rf64": "auto"}) as container:
+            frames = _write_part(folder, part, frames, xmp_packet(source_type).encode())
+        _write_sound(folder / "sound.wav", sound, frames, fps)
+        sync_folder(folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def _sentences(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (av.FFmpegError, OSError) as error:
+        raise cannot_write(path, error) from error
+
+
+def _write_part(folder: Path, part: Path, first: int, xmp: bytes) -> int:
+    """The pictures of a part, numbered from `first` on; returns the number after the last."""
+    with open_video(part) as container, _sentences(folder):
+        for packet in container.demux(video=0):
+            if packet.size:
+                with open(folder / f"{first:05d}.png", "wb") as file:
+                    file.write(_marked(bytes(packet), xmp))
+                    file.flush()
+                    os.fsync(file.fileno())
+                first += 1
+    return first
+
+
+def _write_sound(path: Path, sound: Sound, frames: int, fps: float) -> None:
+    with _sentences(path):
+        with av.open(f"file:{path}", "w", options={"rf64": "auto"}) as container:
             track = SoundTrack(container, SampleReader(sound.blocks()), FOLDER)
             for second in range(int(frames / fps)):
                 track.write_until(exact_fps(1) * second)  # little by little
             track.finish(frames / exact_fps(fps), 1 / exact_fps(fps))
-    except (av.FFmpegError, OSError) as error:
-        raise cannot_write(folder, error) from error
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
 
 
 def move_folder(folder: Path, path: Path) -> None:
-    """Rename a finished folder, also onto another file system; `path` is empty or not there."""
-    if path.is_dir():
-        path.rmdir()
-    try:
-        os.rename(folder, path)
-    except OSError:
-        shutil.move(folder, path)
+    """Move what a finished folder holds to `path`, also onto another file system; that one is empty or not there."""
+    path = followed(path)
+    with _sentences(path):
+        if path.is_dir():  # it stays: it may be a mount
+            for file in sorted(folder.iterdir()):
+                shutil.move(file, path / file.name)
+            folder.rmdir()
+        else:
+            shutil.move(folder, path)
+        sync_folder(path.parent)
 
 
 def xmp_of(path: Path) -> bytes | None:

@@ -84,6 +84,7 @@ class VideoWriter:
         self._encoder = self._kind.encoder or encoder
         self._transparent, self._pixels = transparent, "rgba" if transparent else "rgb24"
         planes = {"png": self._pixels, "vp9": "yuva420p" if transparent else "yuv420p"}
+        self._more = (0, 0) if self._encoder == "png" else (width % 2, height % 2)  # columns and rows
         self._format = "nv12" if encoder in HARDWARE else planes.get(self._encoder, "yuv420p")
 
     def __enter__(self) -> VideoWriter:
@@ -109,6 +110,7 @@ class VideoWriter:
         InputError for frames of another shape, NaN or infinite, and where the file cannot be written.
         """
         for picture in _to_pixels(frames, self.width, self.height, self.frames, 3 + self._transparent):
+            picture = np.pad(picture, ((0, self._more[1]), (0, self._more[0]), (0, 0)), mode="edge")
             frame = av.VideoFrame.from_ndarray(picture, format=self._pixels)
             if self._format != self._pixels:
                 frame = frame.reformat(format=self._format, dst_colorspace="ITU709", dst_color_range="MPEG")
@@ -183,7 +185,7 @@ class VideoWriter:
         name, options = (own | HARDWARE)[self._encoder]
         with self._encoding():
             stream = self._container.add_stream(name, rate=self.fps, options=options)
-        stream.width, stream.height = self.width + self.width % 2, self.height + self.height % 2
+        stream.width, stream.height = self.width + self._more[0], self.height + self._more[1]
         stream.pix_fmt = self._format
         stream.time_base = 1 / self.fps
         if self._encoder == "png":
@@ -250,7 +252,7 @@ def _reader(audio: Sound | str | Path | tuple[Tensor, int]) -> SampleReader:
 def _to_pixels(
     frames: Tensor | np.ndarray, width: int, height: int, first: int, channels: int = 3
 ) -> Iterator[np.ndarray]:
-    """Frames as uint8 [H, W, channels] with even sides, one at a time."""
+    """Frames as uint8 [H, W, channels], one at a time."""
     is_uint8 = frames.dtype in (torch.uint8, np.uint8)
     expected = (height, width, channels) if is_uint8 else (channels, height, width)
     if frames.ndim != 4 or tuple(frames.shape[1:]) != expected:
@@ -262,4 +264,4 @@ def _to_pixels(
             if not frame.isfinite().all():
                 raise InputError(f"Frame {first + number} has NaN or infinite values; try other settings or float32.")
             frame = images_to_pixels(frame)
-        yield np.pad(np.asarray(frame), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        yield np.asarray(frame)
