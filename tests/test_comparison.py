@@ -13,12 +13,13 @@ from letstalk_core.cli import main
 from letstalk_core.data.footage.shard_writer import Stretch, write_shard
 from letstalk_core.data.speech.synthesis import available_engines
 from letstalk_core.evaluation.clip_judges import Judges, picture_numbers, vectors_of
-from letstalk_core.evaluation.clip_sets import ANOTHER, GENERATED, STILL, TRUTH, Clip, ClipSet
+from letstalk_core.evaluation.clip_sets import ANOTHER, GENERATED, STILL, TRUTH, Clip, ClipSet, of_model
 from letstalk_core.evaluation.comparison import compare
 from letstalk_core.evaluation.feature_networks import Networks, OnnxJudge
 from letstalk_core.evaluation.held_out import held_out_pairs
 from letstalk_core.evaluation.measure_table import MEASURES
 from letstalk_core.evaluation.syncnet import SyncNet
+from letstalk_core.pipeline import LetsTalkPipeline
 from letstalk_core.video.writer import VideoWriter
 
 from .test_feature_networks import write_onnx
@@ -201,15 +202,7 @@ def test_folders_are_compared_and_twice_alike(people, tmp_path, capsys):
 def test_a_model_is_measured_on_the_eval_split_of_shards(people, tmp_path, capsys):
     """A model that has not learned anything: faces that nobody finds are said, not refused."""
     model = write_tiny_checkpoint(tmp_path / "tiny.safetensors", image_size=64, default_steps=1, clip_frames=8)
-    from letstalk_core.pipeline import LetsTalkPipeline
-
-    pipeline = LetsTalkPipeline.load(model, "cpu")
-    shards = tmp_path / "shards"
-    stretches = []
-    for i in range(2):
-        features = pipeline.encode_audio(torch.from_numpy(people[1][i])[None], 16000)[:20]
-        encoder = pipeline.config.audio.encoder
-        stretches.append(Stretch(f"person {i}", 25.0, features, 0, encoder, people[0][i, :20]))
+    shards, stretches = tmp_path / "shards", stretches_of(people, LetsTalkPipeline.load(model, "cpu"))
     (shards / "eval").mkdir(parents=True)
     write_shard(shards / "eval" / "a.tar", stretches)
     write_shard(shards / "b.tar", stretches[:1])
@@ -225,6 +218,33 @@ def test_a_model_is_measured_on_the_eval_split_of_shards(people, tmp_path, capsy
     capsys.readouterr()
     assert main(["evaluate", *options]) == 1
     assert "1 stretches of at least 16 frames" in capsys.readouterr().err
+
+
+def stretches_of(people, pipeline, **fields):
+    """The first 20 frames of each person as they go into a shard."""
+    encoder, found = pipeline.config.audio.encoder, []
+    for i in range(2):
+        features = pipeline.encode_audio(torch.from_numpy(people[1][i])[None], 16000)[:20]
+        found.append(Stretch(f"person {i}", 25.0, features, 0, encoder, people[0][i, :20], **fields))
+    return found
+
+
+@needs_speech
+@pytest.mark.filterwarnings("ignore")  # a model that has not learned anything makes no faces
+def test_the_sound_that_shards_keep_goes_to_syncnet(people, tmp_path):
+    model = write_tiny_checkpoint(tmp_path / "tiny.safetensors", image_size=64, default_steps=1, clip_frames=8)
+    pipeline, sound = LetsTalkPipeline.load(model, "cpu"), people[1][0][: 20 * 640]
+    networks = Networks(syncnet=SyncNet().eval())
+    for folder in ("heard", "silent"):
+        (tmp_path / folder).mkdir()
+    write_shard(tmp_path / "heard" / "a.tar", stretches_of(people, pipeline, sound=sound))
+    clips = of_model(pipeline, tmp_path / "heard", 0.64, 64, False)
+    for clip in clips.clips():
+        assert len(clip.waveform) == 16 * 640 and np.abs(clip.waveform - sound[: 16 * 640]).max() < 1e-4
+    assert compare(clips, networks)[0]["rows"][GENERATED]["sync_d"]["clips"] == 2
+    write_shard(tmp_path / "silent" / "a.tar", stretches_of(people, pipeline))
+    silent, _ = compare(of_model(pipeline, tmp_path / "silent", 0.64, 64, False), networks)
+    assert silent["not_computed"]["sync_d"] == "needs clips with sound"
 
 
 def write(path, frames, fps=25.0, sound=None):

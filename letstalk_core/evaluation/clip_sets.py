@@ -247,7 +247,9 @@ def _make(
     made, real = {GENERATED: frames(_features(entry, count))}, _resized(real, side)
     if rungs:
         made = {**with_rungs(made, real), ANOTHER: frames(_features(other, count))}
-    return Clip(entry.title, real, made, entry.fps, None)
+    sound = entry.sound()
+    waveform = None if sound is None else sound[: round(count / entry.fps * SAMPLE_RATE)]
+    return Clip(entry.title, real, made, entry.fps, waveform)
 
 
 def _resized(frames: np.ndarray, side: int) -> np.ndarray:

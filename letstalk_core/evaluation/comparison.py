@@ -76,7 +76,7 @@ def _not_computed(rows: dict[str, dict], networks: Networks, fps: float, silent:
         elif measure.network == "syncnet" and abs(fps - SYNCNET_FPS) >= RATES_ALIKE:
             reasons[name] = f"needs {SYNCNET_FPS:g} frames a second, not {fps:g}"
         elif measure.network == "syncnet" and silent:
-            reasons[name] = "needs clips with sound, which shards do not keep"
+            reasons[name] = "needs clips with sound"
         else:
             reasons[name] = "has no meaning for these clips"
     return reasons
