@@ -15,6 +15,7 @@ from letstalk_core.data.speech.synthesis import available_engines
 from letstalk_core.evaluation.clip_judges import Judges, picture_numbers, vectors_of
 from letstalk_core.evaluation.clip_sets import ANOTHER, GENERATED, STILL, TRUTH, Clip, ClipSet, of_model
 from letstalk_core.evaluation.comparison import compare
+from letstalk_core.evaluation.comparison_report import markdown
 from letstalk_core.evaluation.feature_networks import Networks, OnnxJudge
 from letstalk_core.evaluation.held_out import held_out_pairs
 from letstalk_core.evaluation.measure_table import MEASURES
@@ -218,6 +219,18 @@ def test_a_model_is_measured_on_the_eval_split_of_shards(people, tmp_path, capsy
     capsys.readouterr()
     assert main(["evaluate", *options]) == 1
     assert "1 stretches of at least 16 frames" in capsys.readouterr().err
+
+
+@needs_speech
+@pytest.mark.filterwarnings("ignore:Landmarks and identity")
+def test_a_number_of_fewer_clips_says_so(people):
+    frames, _ = people
+    faceless = np.full_like(frames[1, :16], 128)
+    made = [frames[0, :16], faceless]
+    clips = [Clip(f"clip {i}", frames[i, :16], {GENERATED: made[i]}, 25.0, None) for i in range(2)]
+    table = markdown({**compare(clip_set(clips), Networks())[0], "networks": {}}).splitlines()
+    lines = {name: next(line for line in table if line.startswith(f"| {MEASURES[name].title} |")) for name in MEASURES}
+    assert "), 1 of 2 clips |" in lines["mouth_r_points"] and "clips" not in lines["psnr"]
 
 
 def stretches_of(people, pipeline, **fields):
