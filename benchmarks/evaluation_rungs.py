@@ -3,12 +3,14 @@ first frame, and the same model with another's sound.
 
     python benchmarks/evaluation_rungs.py [WORK [CLIPS [SECONDS]]]    # defaults: runs/evaluation-rungs 12 4
 
-The people are puppets of photographs that training never saw, who speak sentences and voices that it never heard; their
-videos go through the same preparation and the same command as anybody's footage. Needs requirements-dev.txt and
-espeak-ng.
+The people are puppets of photographs that training never saw, who speak sentences and voices that it never heard. Their
+videos are made into shards by prepare_videos, not by the command `prepare`, which also rejects clips and keeps their
+sound; they are measured as by `evaluate --data --rungs`. WORK keeps videos and shards by the arguments that they are
+of. Needs requirements-dev.txt and espeak-ng.
 """
 
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -24,19 +26,26 @@ from letstalk_core.video.writer import VideoWriter  # noqa: E402
 
 
 def write_videos(folder: Path, clips: int, seconds: float, size: int, fps: float) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for i, pair in enumerate(held_out_pairs(clips, seconds, size)):
-        sound = torch.from_numpy(pair.waveform)[None], 16000
-        with VideoWriter(folder / f"person-{i:02d}.mp4", size, size, fps, sound, crf=12) as writer:
-            writer.write(pair.frames())
+    """A folder that is there with all of its videos or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        part = Path(temporary, "part")
+        part.mkdir()
+        for i, pair in enumerate(held_out_pairs(clips, seconds, size)):
+            sound = torch.from_numpy(pair.waveform)[None], 16000
+            with VideoWriter(part / f"person-{i:02d}.mp4", size, size, fps, sound, crf=12) as writer:
+                writer.write(pair.frames())
+        part.rename(folder)
 
 
 def main(work: Path, clips: int, seconds: float) -> None:
     pipeline = LetsTalkPipeline.load(device="cpu")
     size, fps = pipeline.config.image_size, pipeline.config.fps
-    if not (work / "videos").exists():
-        write_videos(work / "videos", clips, seconds, size, fps)
-    shards = prepare_videos(work / "videos", work / "shards", size=size, fps=fps, audio_encoder=pipeline.audio_encoder)
+    footage = work / f"{clips}-clips-{seconds:g}-s-{size}-px-{fps:g}-fps"
+    videos = footage / "videos"
+    if not videos.exists():
+        write_videos(videos, clips, seconds, size, fps)
+    shards = prepare_videos(videos, footage / "shards", size=size, fps=fps, audio_encoder=pipeline.audio_encoder)
     print(evaluate_on_shards(BUNDLED_MODEL, shards[0].parent, work, seconds=seconds, rungs=True, files={}), end="")
 
 

@@ -13,14 +13,17 @@ from letstalk_core.cli import main
 from letstalk_core.data.footage.shard_writer import Stretch, write_shard
 from letstalk_core.data.speech.synthesis import available_engines
 from letstalk_core.evaluation.clip_judges import Judges, picture_numbers, vectors_of
-from letstalk_core.evaluation.clip_sets import ANOTHER, GENERATED, STILL, TRUTH, Clip, ClipSet
+from letstalk_core.evaluation.clip_sets import ANOTHER, GENERATED, STILL, TRUTH, Clip, ClipSet, of_model, paired_folders
 from letstalk_core.evaluation.comparison import compare
+from letstalk_core.evaluation.comparison_report import markdown
 from letstalk_core.evaluation.feature_networks import Networks, OnnxJudge
 from letstalk_core.evaluation.held_out import held_out_pairs
 from letstalk_core.evaluation.measure_table import MEASURES
 from letstalk_core.evaluation.syncnet import SyncNet
+from letstalk_core.pipeline import LetsTalkPipeline
 from letstalk_core.video.writer import VideoWriter
 
+from .test_driving import write_video as write_turned
 from .test_feature_networks import write_onnx
 from .tiny import write_tiny_checkpoint
 
@@ -152,10 +155,15 @@ def test_with_every_network_everything_is_computed(people, tmp_path):
         identity=face,
         expression=face,
     )  # fmt: skip
-    clips = [Clip(f"clip {i}", frames[i, :20], {GENERATED: frames[i, :20]}, 25.0, sounds[i][:12800]) for i in range(2)]
+    clips = []
+    for i in range(2):
+        real = frames[i, :20]
+        clips.append(Clip(f"clip {i}", real, {GENERATED: real, "noisy": noisy(real, 25)}, 25.0, sounds[i][:12800]))
     report, _ = compare(clip_set(clips), networks)
-    row = report["rows"][GENERATED]
+    row, damaged = report["rows"][GENERATED], report["rows"]["noisy"]
     assert not report["not_computed"] and set(row) == set(MEASURES)
+    for measure in ("fid", "fvd", "lpips", "e_fid"):
+        assert damaged[measure]["value"] > max(row[measure]["value"], 1e-6), measure
     assert row["fid"]["value"] == row["fvd"]["value"] == row["lpips"]["value"] == 0
     assert row["identity"]["value"] == pytest.approx(1, abs=0.05) and row["sync_d"]["value"] > 0
     silent = [Clip(clip.name, clip.real, clip.made, 25.0, None) for clip in clips]
@@ -164,15 +172,30 @@ def test_with_every_network_everything_is_computed(people, tmp_path):
 
 @needs_speech
 def test_faces_are_aligned_before_they_are_compared(people, tmp_path):
-    """Where a head lies in the picture makes no difference to who it is."""
+    """Where a head lies in the picture makes no difference to who it is, even to a network that sees only places."""
     frames = people[0][0, :1]
-    network = OnnxJudge(write_onnx(tmp_path / "face.onnx", (3, 3)), from_signed=False)
+    network = OnnxJudge(write_places_onnx(tmp_path / "face.onnx"), from_signed=True)
     moved = np.roll(frames, 9, 2)
-    seen = [
-        vectors_of(network, video, Judges(Networks()).look(Clip("", video, {}, 25.0, None)).track.places)
-        for video in (frames, moved)
-    ]
-    assert np.allclose(*seen, atol=0.02)
+    places = [Judges(Networks()).look(Clip("", video, {}, 25.0, None)).track.places for video in (frames, moved)]
+    face, same, elsewhere = (
+        vectors_of(network, video, at)[0]
+        for video, at in ((frames, places[0]), (moved, places[1]), (moved, places[0]))  # the last one is not aligned
+    )
+    assert face @ same > 0.99 > 0.95 > face @ elsewhere
+
+
+def write_places_onnx(path):
+    """A network that makes pictures of 32 pixels smaller, [3,8,8], and gives them as they are."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    pool = helper.make_node("AveragePool", ["pictures"], ["small"], kernel_shape=[4, 4], strides=[4, 4])
+    flat = helper.make_node("Flatten", ["small"], ["vectors"])
+    given = helper.make_tensor_value_info("pictures", TensorProto.FLOAT, ["n", 3, 32, 32])
+    made = helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["n", 192])
+    graph = helper.make_graph([pool, flat], "places", [given], [made])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
 
 
 @needs_speech
@@ -201,15 +224,7 @@ def test_folders_are_compared_and_twice_alike(people, tmp_path, capsys):
 def test_a_model_is_measured_on_the_eval_split_of_shards(people, tmp_path, capsys):
     """A model that has not learned anything: faces that nobody finds are said, not refused."""
     model = write_tiny_checkpoint(tmp_path / "tiny.safetensors", image_size=64, default_steps=1, clip_frames=8)
-    from letstalk_core.pipeline import LetsTalkPipeline
-
-    pipeline = LetsTalkPipeline.load(model, "cpu")
-    shards = tmp_path / "shards"
-    stretches = []
-    for i in range(2):
-        features = pipeline.encode_audio(torch.from_numpy(people[1][i])[None], 16000)[:20]
-        encoder = pipeline.config.audio.encoder
-        stretches.append(Stretch(f"person {i}", 25.0, features, 0, encoder, people[0][i, :20]))
+    shards, stretches = tmp_path / "shards", stretches_of(people, LetsTalkPipeline.load(model, "cpu"))
     (shards / "eval").mkdir(parents=True)
     write_shard(shards / "eval" / "a.tar", stretches)
     write_shard(shards / "b.tar", stretches[:1])
@@ -225,6 +240,45 @@ def test_a_model_is_measured_on_the_eval_split_of_shards(people, tmp_path, capsy
     capsys.readouterr()
     assert main(["evaluate", *options]) == 1
     assert "1 stretches of at least 16 frames" in capsys.readouterr().err
+
+
+@needs_speech
+@pytest.mark.filterwarnings("ignore:Landmarks and identity")
+def test_a_number_of_fewer_clips_says_so(people):
+    frames, _ = people
+    faceless = np.full_like(frames[1, :16], 128)
+    made = [frames[0, :16], faceless]
+    clips = [Clip(f"clip {i}", frames[i, :16], {GENERATED: made[i]}, 25.0, None) for i in range(2)]
+    table = markdown({**compare(clip_set(clips), Networks())[0], "networks": {}}).splitlines()
+    lines = {name: next(line for line in table if line.startswith(f"| {MEASURES[name].title} |")) for name in MEASURES}
+    assert "), 1 of 2 clips |" in lines["mouth_r_points"] and "clips" not in lines["psnr"]
+
+
+def stretches_of(people, pipeline, **fields):
+    """The first 20 frames of each person as they go into a shard."""
+    encoder, found = pipeline.config.audio.encoder, []
+    for i in range(2):
+        features = pipeline.encode_audio(torch.from_numpy(people[1][i])[None], 16000)[:20]
+        found.append(Stretch(f"person {i}", 25.0, features, 0, encoder, people[0][i, :20], **fields))
+    return found
+
+
+@needs_speech
+@pytest.mark.filterwarnings("ignore")  # a model that has not learned anything makes no faces
+def test_the_sound_that_shards_keep_goes_to_syncnet(people, tmp_path):
+    model = write_tiny_checkpoint(tmp_path / "tiny.safetensors", image_size=64, default_steps=1, clip_frames=8)
+    pipeline, sound = LetsTalkPipeline.load(model, "cpu"), people[1][0][: 20 * 640]
+    networks = Networks(syncnet=SyncNet().eval())
+    for folder in ("heard", "silent"):
+        (tmp_path / folder).mkdir()
+    write_shard(tmp_path / "heard" / "a.tar", stretches_of(people, pipeline, sound=sound))
+    clips = of_model(pipeline, tmp_path / "heard", 0.64, 64, False)
+    for clip in clips.clips():
+        assert len(clip.waveform) == 16 * 640 and np.abs(clip.waveform - sound[: 16 * 640]).max() < 1e-4
+    assert compare(clips, networks)[0]["rows"][GENERATED]["sync_d"]["clips"] == 2
+    write_shard(tmp_path / "silent" / "a.tar", stretches_of(people, pipeline))
+    silent, _ = compare(of_model(pipeline, tmp_path / "silent", 0.64, 64, False), networks)
+    assert silent["not_computed"]["sync_d"] == "needs clips with sound"
 
 
 def write(path, frames, fps=25.0, sound=None):
@@ -255,6 +309,20 @@ def test_folders_that_do_not_fit_are_refused(case, tmp_path, capsys):
     refused(tmp_path, capsys, words)
 
 
+def test_videos_that_phones_stored_turned_are_compared_upright(tmp_path, capsys):
+    tall, wide = np.full((20, 96, 64, 3), 128, np.uint8), np.full((20, 64, 96, 3), 128, np.uint8)
+    for folder in ("made", "real"):
+        (tmp_path / folder).mkdir()
+    for name in ("a", "b"):
+        write_turned(tmp_path / "real" / f"{name}.mp4", wide, turned=90)
+        write(tmp_path / "made" / f"{name}.mp4", tall)
+    clips = paired_folders(tmp_path / "made", tmp_path / "real", None, None, False, 16)
+    assert clips.size == (96, 64) and all(clip.real.shape == clip.made[GENERATED].shape for clip in clips.clips())
+    for name in ("a", "b"):
+        write(tmp_path / "made" / f"{name}.mp4", wide)  # the sides that are stored
+    refused(tmp_path, capsys, "has 96x64 pixels and")
+
+
 def test_other_rates_and_empty_folders_are_refused(tmp_path, capsys):
     for folder, fps in (("made", 25.0), ("real", 30.0)):
         for name in ("a", "b"):
@@ -279,6 +347,12 @@ def refused(folder, capsys, words):
         (["--generated", "x"], "go together"),
         (["--generated", "x", "--real", "y", "--model", "z"], "without --model"),
         (["--i3d", "x"], "--i3d is for real clips"),
+        (["--clip-frames", "16"], "--clip-frames is for real clips"),
+        (["--generated", "x", "--real", "y", "--pairs", "0"], "--pairs is for held-out puppets"),
+        (["--generated", "x", "--real", "y", "--drawings"], "--drawings is for held-out puppets"),
+        (["--data", "x", "--speech", "y"], "--speech is for held-out puppets"),
+        (["--data", "x", "--memory-noise", "0.1"], "--memory-noise is for held-out puppets"),
+        (["--data", "x", "--clip-frames", "8"], "--clip-frames is for --generated"),
         (["--generated", "x", "--real", "y", "--size", "3"], "choose 32 to 2048"),
         (["--generated", "x", "--real", "y", "--seconds", "0"], "choose 1 to 600"),
     ],

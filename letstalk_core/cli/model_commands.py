@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+OF_PUPPETS = ("pairs", "speech", "memory_noise", "drawings")  # options of evaluate without real clips
 FEATURE_NETWORKS = {
     "inception": "FID",
     "i3d": "FVD",
@@ -71,12 +72,12 @@ def add_evaluation_commands(commands) -> None:
     )
     evaluate.add_argument("--model", metavar="FILE.safetensors")
     evaluate.add_argument("--output", default="runs/evaluation", metavar="FOLDER")
-    evaluate.add_argument("--pairs", type=int, default=40, help="0 with --speech: only that")
+    evaluate.add_argument("--pairs", type=int, help="people who are judged (40); 0 with --speech: only that")
     evaluate.add_argument(
         "--seconds", type=float, help="of each clip (4; with --generated its whole length), from its start"
     )
     evaluate.add_argument("--speech", metavar="FOLDER", help="also: real recordings, or people with their tracks.npz")
-    evaluate.add_argument("--memory-noise", type=float, default=0.0, help="as in generate")
+    evaluate.add_argument("--memory-noise", type=float, help="as in generate")
     evaluate.add_argument("--drawings", action="store_true", help="drawings speak instead of people")
     evaluate.add_argument("--data", metavar="SHARDS", help="what the model makes of prepared footage, against it")
     evaluate.add_argument("--generated", metavar="FOLDER", help="videos that were made, against --real")
@@ -85,7 +86,7 @@ def add_evaluation_commands(commands) -> None:
     evaluate.add_argument(
         "--rungs", action="store_true", help="also the truth, a still first frame and, with --data, another's sound"
     )
-    evaluate.add_argument("--clip-frames", type=int, default=16, help="of the model that made --generated")
+    evaluate.add_argument("--clip-frames", type=int, help="of the model that made --generated (16)")
     for name, measure in FEATURE_NETWORKS.items():
         evaluate.add_argument(f"--{name}", metavar="FILE", help=f"network for {measure}; docs/evaluation.md names it")
     evaluate.set_defaults(run=_evaluate)
@@ -167,14 +168,20 @@ def _evaluate(arguments) -> None:
 
 
 def _compare(arguments, model: str | Path) -> str:
-    from ..evaluation.comparison_report import evaluate_folders, evaluate_on_shards
+    from ..errors import InputError
+    from ..evaluation.comparison_report import CLIP_FRAMES, evaluate_folders, evaluate_on_shards
 
+    if given := _given(arguments, OF_PUPPETS):
+        raise InputError(f"{given[0]} is for held-out puppets: give it without --generated and --data.")
+    if arguments.data and _given(arguments, ["clip_frames"]):
+        raise InputError("--clip-frames is for --generated: with --data the model says it; leave it out.")
     files = {name: Path(path) for name in FEATURE_NETWORKS if (path := getattr(arguments, name))}
     common = {name: getattr(arguments, name) for name in ("seconds", "size", "rungs")}
     output = Path(arguments.output)
     if arguments.data:
         return evaluate_on_shards(model, Path(arguments.data), output, files=files, **common)
-    generated, real, frames = Path(arguments.generated), Path(arguments.real), arguments.clip_frames
+    generated, real = Path(arguments.generated), Path(arguments.real)
+    frames = CLIP_FRAMES if arguments.clip_frames is None else arguments.clip_frames
     return evaluate_folders(generated, real, output, clip_frames=frames, files=files, **common)
 
 
@@ -182,18 +189,23 @@ def _evaluate_pairs(arguments, model: str | Path) -> str:
     from ..errors import InputError
     from ..evaluation.report import evaluate
 
-    given = [name for name in (*FEATURE_NETWORKS, "size", "rungs") if getattr(arguments, name)]
-    if given:
-        raise InputError(f"--{given[0]} is for real clips: give --generated and --real, or --data.")
+    if given := _given(arguments, (*FEATURE_NETWORKS, "size", "rungs", "clip_frames")):
+        raise InputError(f"{given[0]} is for real clips: give --generated and --real, or --data.")
     return evaluate(
         model,
         Path(arguments.output),
-        arguments.pairs,
+        40 if arguments.pairs is None else arguments.pairs,
         4.0 if arguments.seconds is None else arguments.seconds,
         Path(arguments.speech) if arguments.speech else None,
-        arguments.memory_noise,
+        arguments.memory_noise or 0.0,
         arguments.drawings,
     )
+
+
+def _given(arguments, names) -> list[str]:
+    """Those of the options that the command line has, as one types them."""
+    values = {name: getattr(arguments, name) for name in names}
+    return [f"--{name.replace('_', '-')}" for name, value in values.items() if value is not None and value is not False]
 
 
 def _drift(arguments) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -71,7 +71,7 @@ def with_rungs(made: dict[str, np.ndarray], real: np.ndarray) -> dict[str, np.nd
 def paired_folders(
     generated: Path, real: Path, seconds: float | None, size: int | None, rungs: bool, clip_frames: int
 ) -> ClipSet:
-    """The videos of two folders that bear the same names (without the suffix), checked before any is decoded.
+    """The videos of two folders that bear the same names (without the suffix), checked before all is decoded.
 
     seconds: of each clip that are measured, from its start; None for all. size: pixels of the side that frames, which
     must be square then, are resized to; None where both have the same size. InputError where a folder is empty, names
@@ -122,13 +122,20 @@ def _sides(info: VideoInfo) -> tuple[int, int]:
     return info.height, info.width
 
 
+def _probe_upright(path: Path) -> VideoInfo:
+    """What a video holds, with the sides that its frames are decoded to: phones store turned pictures."""
+    for frame in iter_video_frames(path):
+        return replace(probe(path), height=frame.shape[0], width=frame.shape[1])
+    raise InputError(f"{path} has no frame that can be decoded; export it again.")
+
+
 def _told(info: VideoInfo) -> str:
     return f"{info.width}x{info.height} pixels at {info.fps:g} frames a second"
 
 
 def _checked_pair(generated: Path, real: Path, size: int | None) -> VideoInfo:
     """What the real video holds; InputError where the generated one is no counterpart of it."""
-    made, true = probe(generated), probe(real)
+    made, true = _probe_upright(generated), _probe_upright(real)
     if abs(made.fps - true.fps) > RATES_ALIKE:
         raise InputError(
             f"{generated} has {made.fps:g} frames a second and {real} {true.fps:g}; convert one to the other's rate."
@@ -247,7 +254,9 @@ def _make(
     made, real = {GENERATED: frames(_features(entry, count))}, _resized(real, side)
     if rungs:
         made = {**with_rungs(made, real), ANOTHER: frames(_features(other, count))}
-    return Clip(entry.title, real, made, entry.fps, None)
+    sound = entry.sound()
+    waveform = None if sound is None else sound[: round(count / entry.fps * SAMPLE_RATE)]
+    return Clip(entry.title, real, made, entry.fps, waveform)
 
 
 def _resized(frames: np.ndarray, side: int) -> np.ndarray:

@@ -11,13 +11,14 @@ from .clip_sets import RATES_ALIKE, ClipSet
 from .feature_networks import Networks
 from .frechet import frechet_distance, frechet_interval
 from .measure_table import FRECHET, MEASURES
+from .report import evenly_spaced
 from .syncnet import FPS as SYNCNET_FPS
 
 SHEET_CLIPS = 6
 
 
 def compare(clips: ClipSet, networks: Networks) -> tuple[dict, list[np.ndarray]]:
-    """All measures of all rows of a set, ready for JSON, and the frames of the first clips, the real ones first.
+    """All measures of all rows of a set, ready for JSON, and some frames of the first clips, the real ones first.
 
     "rows": by row and measure {"value", "interval" (95 %), "clips"}; "each_clip": the numbers by row and clip;
     "not_computed": why, by measure. Clips are read or made one at a time, and only their features are kept.
@@ -34,7 +35,7 @@ def compare(clips: ClipSet, networks: Networks) -> tuple[dict, list[np.ndarray]]
             made[row].append(real[-1] if video is clip.real else judges.features(video, seen.square))
         frames, silent = frames + len(clip.real), silent + (clip.waveform is None)
         if len(real) <= SHEET_CLIPS:
-            sheet += [clip.real, *clip.made.values()]
+            sheet += [evenly_spaced(video) for video in (clip.real, *clip.made.values())]
     rows = {row: _summary(numbers[row], made[row], real) for row in clips.rows}
     about = {
         "clips": len(clips.names),
@@ -76,7 +77,7 @@ def _not_computed(rows: dict[str, dict], networks: Networks, fps: float, silent:
         elif measure.network == "syncnet" and abs(fps - SYNCNET_FPS) >= RATES_ALIKE:
             reasons[name] = f"needs {SYNCNET_FPS:g} frames a second, not {fps:g}"
         elif measure.network == "syncnet" and silent:
-            reasons[name] = "needs clips with sound, which shards do not keep"
+            reasons[name] = "needs clips with sound"
         else:
             reasons[name] = "has no meaning for these clips"
     return reasons

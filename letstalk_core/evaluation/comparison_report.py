@@ -110,7 +110,8 @@ def markdown(report: dict) -> str:
     better = {"+": "more", "-": "less", "": ""}
     for name, measure in MEASURES.items():
         cells = [
-            missing.get(name) and f"not computed: {missing[name]}" or _cell(row.get(name)) for row in rows.values()
+            missing.get(name) and f"not computed: {missing[name]}" or _cell(row.get(name), report["clips"])
+            for row in rows.values()
         ]
         lines.append(f"| {measure.title} | {' | '.join(cells)} | {better[measure.better]} |")
     lines += ["", "How each is measured:", ""]
@@ -130,11 +131,13 @@ def _beside_the_paper(data: str, methods: dict[str, tuple[float, ...]], rows: di
     return lines
 
 
-def _cell(number: dict | None) -> str:
+def _cell(number: dict | None, clips: int) -> str:
+    """A number as the table shows it; one that has no meaning for some of the clips says of how many it is."""
     if number is None:
         return "-"
     low, high = number["interval"]
-    return f"{number['value']:.3g} ({low:.3g} to {high:.3g})"
+    some = "" if number["clips"] == clips else f", {number['clips']} of {clips} clips"
+    return f"{number['value']:.3g} ({low:.3g} to {high:.3g}){some}"
 
 
 def draw(report: dict, path: Path) -> None:

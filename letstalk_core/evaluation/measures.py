@@ -32,7 +32,8 @@ def lagged_correlation(a: np.ndarray, b: np.ndarray, most: int = 8) -> tuple[flo
 def border_jump(frames: np.ndarray, clip_frames: int) -> float:
     """Mean change between frames [F,H,W,3] at the borders of clips, over the mean change inside clips; NaN where there
     is no border, or where nothing moves."""
-    change = np.abs(np.diff(frames.astype(np.float32), axis=0)).mean((1, 2, 3))
+    steps = zip(frames[:-1], frames[1:], strict=True)  # two frames at a time: a video is large as float32
+    change = np.array([np.abs(after.astype(np.float32) - before).mean() for before, after in steps], np.float32)
     at_border = (np.arange(1, len(frames)) % clip_frames) == 0
     if not at_border.any() or not change[~at_border].any():
         return float("nan")

@@ -129,9 +129,14 @@ def summarise_pairs(rows: list[dict], fps: float) -> dict:
     return result
 
 
-def contact_sheet(path: Path, rows: list[np.ndarray], columns: int = 12) -> None:
+def evenly_spaced(frames: np.ndarray, count: int = 12) -> np.ndarray:
+    """A copy of so many frames of a video [F,H,W,3], the first and the last among them."""
+    return frames[np.linspace(0, len(frames) - 1, count).astype(int)]
+
+
+def contact_sheet(path: Path, rows: list[np.ndarray]) -> None:
     """Write a PNG with one row of evenly spaced frames for each video uint8 [F,H,W,3]."""
-    strips = [np.concatenate(list(frames[np.linspace(0, len(frames) - 1, columns).astype(int)]), 1) for frames in rows]
+    strips = [np.concatenate(list(evenly_spaced(frames)), 1) for frames in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), cv2.cvtColor(np.concatenate(strips, 0), cv2.COLOR_RGB2BGR))
 

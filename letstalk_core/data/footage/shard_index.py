@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...audio.recording import exact_fps
+from ...audio.recording import SAMPLE_RATE, exact_fps
 from ...errors import InputError
 from ...pixels import pixels_to_planes
 from .shard_writer import KEY_EVERY
@@ -105,6 +106,20 @@ class ShardEntry:
             raise self.damaged(f"has a video without frames {first} to {last - 1} at {self.fps:g} a second")
         self._check_size(found[0], "video")
         return pixels_to_planes(np.stack(found))
+
+    def sound(self) -> np.ndarray | None:
+        """The sound of the frames, float32 [S] in -1..1 at 16 kHz; None where the stretch keeps none."""
+        if "wav" not in self.members:
+            return None
+        try:
+            with wave.open(io.BytesIO(self._read(*self.members["wav"]))) as file:
+                kind = file.getnchannels(), file.getsampwidth(), file.getframerate()
+                samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+        except (wave.Error, EOFError, ValueError) as error:
+            raise self.damaged(f"has a sound that cannot be read ({error})") from error
+        if kind != (1, 2, SAMPLE_RATE):
+            raise self.damaged(f"has a sound that is not of one channel, 16 bits and {SAMPLE_RATE} Hz")
+        return samples.astype(np.float32) / 32767
 
     def _decode(self, content: io.BytesIO, first: int, last: int, seek: bool) -> list[np.ndarray]:
         found: list[np.ndarray] = []
