@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from letstalk_core.data.footage.shard_writer import Stretch
 from letstalk_core.data.preparation import video_clips
+from letstalk_core.data.preparation.clip_steps import Clip, measure_lips
 from letstalk_core.data.preparation.manifest import MANIFEST, read_manifest, write_manifest
-from letstalk_core.data.preparation.preparation_settings import PreparationSettings
+from letstalk_core.data.preparation.preparation_settings import PreparationSettings, Thresholds
 from letstalk_core.data.preparation.preparing import prepare
 from letstalk_core.data.preparation.video_clips import Task, prepare_video
 from letstalk_core.data.preparation.video_sources import VideoSource
@@ -118,6 +120,82 @@ def test_a_full_disk_stops_everything_and_blames_no_video(tmp_path, monkeypatch)
     with pytest.raises(InputError, match="No space left"):
         rows_of(path, tmp_path / "out")
     assert not list((tmp_path / "out").glob("work/*.json"))
+
+
+def full_disk(path, content):
+    raise InputError(f"{path} cannot be written (No space left on device).")
+
+
+def test_a_full_disk_blames_no_video_for_its_thumbnail(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.mp4", grey(), torch.zeros(1, RATE))
+    with monkeypatch.context() as patch:
+        patch.setattr(video_clips, "write_durably", full_disk)
+        with pytest.raises(InputError, match="jpg cannot be written .No space left"):
+            rows_of(path, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("work/*.json"))
+    assert rows_of(path, tmp_path / "out")[0]["filters"] != ["unreadable"]  # once there is space again
+
+
+def made(tmp_path, monkeypatch, steps, settings=SETTINGS):
+    """The rows of a video whose stretches are those of `steps`, called with its _Video."""
+    path = write_video(tmp_path / "a.mp4", grey(), torch.zeros(1, RATE))
+    monkeypatch.setattr(video_clips._Video, "_stretches", steps)
+    return rows_of(path, tmp_path / "out", settings)
+
+
+def test_a_full_disk_blames_no_video_for_its_silent_clip(tmp_path, monkeypatch):
+    def steps(video):
+        monkeypatch.setattr(video_clips, "write_durably", full_disk)
+        video.rows.append({})
+        video._write_silent(Clip(0, (64, 48), 1.0, frames=grey()))
+        yield from ()
+
+    with pytest.raises(InputError, match="mp4 cannot be written .No space left"):
+        made(tmp_path, monkeypatch, steps)
+
+
+def stretch(features):
+    return Stretch("a", 25.0, features, 8, "mel", frames=grey(20), sound=torch.zeros(12800))
+
+
+@pytest.mark.parametrize("fault", ["infinite", "memory", "av"])
+def test_a_stretch_that_cannot_be_stored_rejects_its_video_alone(tmp_path, monkeypatch, fault):
+    def steps(video):
+        yield stretch(torch.zeros(36, 1, 4))
+        if fault == "infinite":
+            yield stretch(torch.full((36, 1, 4), torch.nan))
+        error = MemoryError("too large") if fault == "memory" else av.error.FFmpegError(1, "encoder failed")
+        monkeypatch.setattr(Stretch, "members", lambda self: (_ for _ in ()).throw(error))
+        yield stretch(torch.zeros(36, 1, 4))
+
+    (row,) = made(tmp_path, monkeypatch, steps)
+    words = {"infinite": "NaN, infinite", "memory": "MemoryError: too large", "av": "encoder failed"}[fault]
+    assert row["filters"] == ["unreadable"] and words in row["reasons"][0]
+    assert not list((tmp_path / "out").glob("train/*")) and list((tmp_path / "out").glob("work/*.json"))
+
+
+def test_nothing_stays_of_a_video_that_fails_half_way(tmp_path, monkeypatch):
+    def steps(video):
+        video.rows.append({})
+        video._write_silent(Clip(0, (64, 48), 1.0, frames=grey()))
+        assert len(list((tmp_path / "out").glob("silent/*.mp4"))) == 1
+        raise InputError("It is cut short.")
+        yield
+
+    (row,) = made(tmp_path, monkeypatch, steps)
+    assert row["reasons"] == ["It is cut short."] and not list((tmp_path / "out").glob("silent/*"))
+
+
+def test_lips_are_compared_over_frames_without_a_face():
+    from types import SimpleNamespace
+
+    opening = np.abs(np.sin(np.arange(60) / 3))
+    faces = [None if number in (0, 20, 21, 59) else SimpleNamespace(opening=opening[number]) for number in range(60)]
+    clip = Clip(0, (64, 48), 1.0, faces=faces)
+    measure_lips(clip, SimpleNamespace(opening=lambda heard: heard), opening)
+    assert clip.measures["lips_r"] > 0.95 and clip.measures["lips_lag"] == 0
+    with pytest.raises(InputError, match="face_share is 0; choose above 0"):
+        PreparationSettings(thresholds=Thresholds(face_share=0))
 
 
 @needs_speech

@@ -78,6 +78,11 @@ class PreparationSettings:
             raise InputError("Without an autoencoder the frames have to be kept; give --autoencoder, or keep them.")
         if not 0 <= self.eval_share < 1:
             raise InputError(f"The share of identities for evaluation is {self.eval_share}; choose 0 to below 1.")
+        if not 0 < self.thresholds.face_share <= 1:
+            raise InputError(
+                f"The threshold face_share is {self.thresholds.face_share:g}; choose above 0 to 1: without a face "
+                "there is no square to cut out."
+            )
         exact_fps(self.fps)
 
     @property
