@@ -1,6 +1,7 @@
 """Bad input to prepare: one clear sentence each in the manifest, no crash, and nothing of it in the shards."""
 
 import os
+import sys
 from fractions import Fraction
 
 import av
@@ -296,6 +297,23 @@ def test_damaged_work_is_done_again(tmp_path, monkeypatch):
     (done,) = (tmp_path / "out").glob("work/*.json")
     done.write_text(done.read_text()[:-20])
     assert rows_of(path, tmp_path / "out") == rows
+
+
+def test_a_copy_counts_once_whatever_its_name(tmp_path):
+    for folder in ("one", "two"):
+        write_video(tmp_path / folder / "a.mp4", grey(), torch.zeros(1, RATE))
+    prepare([tmp_path / "one", tmp_path / "two"], tmp_path / "out", SETTINGS, workers=1)
+    first, second = read_manifest(tmp_path / "out" / MANIFEST)
+    assert {"a copy"} & {*first["filters"], *second["filters"]} and first["filters"] != second["filters"]
+
+
+@pytest.mark.skipif(os.name != "posix" or sys.platform == "darwin", reason="its file names are Unicode")
+def test_a_name_that_is_no_text_costs_no_manifest(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / os.fsdecode(b"caf\xe9.mp4")).write_bytes(b"x")
+    prepare([tmp_path / "in"], tmp_path / "out", SETTINGS, workers=1)
+    (row,) = read_manifest(tmp_path / "out" / MANIFEST)
+    assert row["video"] == "caf\ufffd.mp4" and "letters that this locale does not know" in row["reasons"][0]
 
 
 # The manifest --------------------------------------------------------------------------------------------------------

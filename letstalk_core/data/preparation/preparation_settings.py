@@ -13,6 +13,7 @@ from ...audio.recording import exact_fps
 from ...errors import InputError
 
 VERSION = 1  # raised when something else is done to a video
+WORK, SILENT = "work", "silent"  # folders of a preparation, beside those of the splits
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,8 @@ def prepare(
     load_audio_encoder(settings.features)  # a wrong path is said now, and not of every video
     if settings.lips:
         load_ear()
-    sources, missing = find_sources(given)
     output = Path(output).absolute()
+    sources, missing = find_sources(given, output)
     with _opened(output, settings):
         tasks = [Task(source, settings, str(output)) for source in sources]
         found: dict[int, list[dict]] = {}
@@ -64,13 +64,15 @@ def prepare(
 
 def _named(sources, found: dict[int, list[dict]]) -> list[dict]:
     """The rows with their videos' names. What has the same content as a video before it is a copy, and counts once."""
-    rows, names = [], {}
+    rows: list[dict] = []
+    names: dict[str, str] = {}  # of those that are not copies, by key
     for number, source in enumerate(sources):
-        key = found[number][0]["key"]
-        original = names.setdefault(key, source.name) if key else source.name
         own = found[number]
-        if original != source.name:
-            own = [rejected(COPY, f"It has the same content as {original}.") | {"key": key}]
+        key = own[0]["key"]
+        if key in names:
+            own = [rejected(COPY, f"It has the same content as {names[key]}.") | {"key": key}]
+        elif key:
+            names[key] = source.name
         rows += [row | {"video": source.name} for row in own]
     return rows
 

@@ -38,10 +38,9 @@ from .clip_steps import (
     thumbnail,
 )
 from .ear_opening import load_ear
-from .preparation_settings import PreparationSettings, Thresholds
+from .preparation_settings import SILENT, WORK, PreparationSettings, Thresholds
 from .video_sources import VideoSource
 
-WORK, SILENT = "work", "silent"  # folders beside those of the splits
 THUMBNAIL = 112  # pixels
 MEASURES = tuple(dict.fromkeys(each.measure for each in FILTERS))
 
