@@ -1,16 +1,19 @@
 """Bad input to prepare: one clear sentence each in the manifest, no crash, and nothing of it in the shards."""
 
+import json
 import os
 import sys
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 import torch
 
+from letstalk_core.audio.mel import MelEncoder
 from letstalk_core.data.footage.shard_writer import Stretch
-from letstalk_core.data.preparation import video_clips
+from letstalk_core.data.preparation import preparing, video_clips
 from letstalk_core.data.preparation.clip_steps import Clip, measure_lips
 from letstalk_core.data.preparation.manifest import MANIFEST, read_manifest, write_manifest
 from letstalk_core.data.preparation.preparation_settings import PreparationSettings, Thresholds
@@ -27,6 +30,7 @@ for package in ("webdataset", "scenedetect", "pyarrow", "matplotlib"):
     pytest.importorskip(package)
 needs_speech = pytest.mark.skipif("espeak" not in available_engines(), reason="espeak-ng is not installed")
 SETTINGS = PreparationSettings(size=64, features="mel", lips=False, eval_share=0.0)
+GONE = video_clips.rejected("unreadable", "It is gone.")
 
 
 def rows_of(path, output, settings=SETTINGS, **told):
@@ -188,8 +192,6 @@ def test_nothing_stays_of_a_video_that_fails_half_way(tmp_path, monkeypatch):
 
 
 def test_lips_are_compared_over_frames_without_a_face():
-    from types import SimpleNamespace
-
     opening = np.abs(np.sin(np.arange(60) / 3))
     faces = [None if number in (0, 20, 21, 59) else SimpleNamespace(opening=opening[number]) for number in range(60)]
     clip = Clip(0, (64, 48), 1.0, faces=faces)
@@ -314,6 +316,27 @@ def test_a_name_that_is_no_text_costs_no_manifest(tmp_path):
     prepare([tmp_path / "in"], tmp_path / "out", SETTINGS, workers=1)
     (row,) = read_manifest(tmp_path / "out" / MANIFEST)
     assert row["video"] == "caf\ufffd.mp4" and "letters that this locale does not know" in row["reasons"][0]
+
+
+def test_other_weights_at_the_same_path_need_another_folder(tmp_path, monkeypatch):
+    write_video(tmp_path / "in" / "a.mp4", grey(), torch.zeros(1, RATE))
+    encoder, autoencoder = MelEncoder(), SimpleNamespace(downscale=8, encoder_digest="one")
+    monkeypatch.setattr(preparing, "load_autoencoder", lambda path: autoencoder)
+    monkeypatch.setattr(preparing, "load_audio_encoder", lambda path: encoder)
+    monkeypatch.chdir(tmp_path)
+    given = {name: getattr(SETTINGS, name) for name in ("size", "lips", "eval_share")}
+    settings = PreparationSettings(**given, features="heard", autoencoder="weights")
+    for _ in range(2):
+        monkeypatch.setitem(preparing.ENGINES, "local", lambda tasks, _: ((n, [GONE]) for n, _ in enumerate(tasks)))
+        prepare(["in"], "out", settings)
+    stored = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert (stored["features"], stored["autoencoder"]) == (str(tmp_path / "heard"), str(tmp_path / "weights"))
+    autoencoder.encoder_digest = "two"
+    with pytest.raises(InputError, match="with another autoencoder_digest; give the same settings"):
+        prepare(["in"], "out", settings)
+    autoencoder.encoder_digest, encoder.settings = "one", "other"
+    with pytest.raises(InputError, match="with another features_digest; give the same settings"):
+        prepare(["in"], "out", settings)
 
 
 # The manifest --------------------------------------------------------------------------------------------------------

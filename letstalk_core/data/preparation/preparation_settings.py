@@ -6,9 +6,11 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
+from pathlib import Path
 
+from ...audio.load_encoder import BUILT_IN
 from ...audio.recording import exact_fps
 from ...errors import InputError
 
@@ -94,6 +96,12 @@ class PreparationSettings:
     def length(self) -> int:
         """Frames of the longest clip."""
         return math.floor(Fraction(self.seconds) * self.rate)
+
+    def with_whole_paths(self) -> PreparationSettings:
+        """The same, wherever the process that reads the models was started."""
+        features = self.features if self.features in BUILT_IN else str(Path(self.features).absolute())
+        autoencoder = self.autoencoder and str(Path(self.autoencoder).absolute())
+        return replace(self, features=features, autoencoder=autoencoder)
 
     def to_json(self) -> str:
         return json.dumps({"version": VERSION, **asdict(self)}, indent=2)

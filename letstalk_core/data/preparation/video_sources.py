@@ -42,7 +42,8 @@ def find_sources(given: Sequence[str | Path], output: str | Path | None = None) 
     InputError where something given is not there, or there is no video in anything.
     """
     sources, missing = [], []
-    for place in (Path(each).absolute() for each in given):
+    for each in given:
+        place = Path(each).absolute()
         if place.is_file():
             sources.append(VideoSource(str(place), _printable(place.name)))
         elif place.is_dir():
@@ -50,7 +51,7 @@ def find_sources(given: Sequence[str | Path], output: str | Path | None = None) 
             sources += found
             missing += lacking
         else:
-            raise InputError(f"There is no file or folder {place}; check its path.")
+            raise InputError(f"There is no file or folder {each}; check its path.")
     if not sources:
         raise InputError(
             f"There are no videos in {', '.join(map(str, given))}; name files, or folders with files that end in "
