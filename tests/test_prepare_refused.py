@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import asdict
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -337,6 +338,16 @@ def test_other_weights_at_the_same_path_need_another_folder(tmp_path, monkeypatc
     autoencoder.encoder_digest, encoder.settings = "one", "other"
     with pytest.raises(InputError, match="with another features_digest; give the same settings"):
         prepare(["in"], "out", settings)
+
+
+def test_a_task_of_ray_encodes_on_the_cpu(monkeypatch):
+    kept = SimpleNamespace(encoder_digest="one", to=lambda device: SimpleNamespace(encoder_digest="one", device=device))
+    monkeypatch.setattr(video_clips, "load_autoencoder", lambda path: kept)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    made = video_clips._autoencoder.__wrapped__
+    assert [made("weights", gpu)[0].device for gpu in (True, False)] == ["cuda", "cpu"]
+    task = Task(VideoSource("a.mp4", "a.mp4"), SETTINGS, "out", gpu=False)
+    assert Task.of(json.loads(json.dumps(asdict(task)))) == task
 
 
 # The manifest --------------------------------------------------------------------------------------------------------

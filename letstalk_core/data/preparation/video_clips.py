@@ -64,11 +64,12 @@ class _Encoded(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is told: one video, how, and where to."""
+    """What a worker is told: one video, how, and where to. gpu: whether latents are encoded on one, if it sees one."""
 
     source: VideoSource
     settings: PreparationSettings
     output: str
+    gpu: bool = True
 
     @classmethod
     def of(cls, given: dict) -> Task:
@@ -76,7 +77,7 @@ class Task:
         source, settings = dict(given["source"]), dict(given["settings"])
         source["box"] = source["box"] and tuple(source["box"])
         settings["thresholds"] = Thresholds(**settings["thresholds"])
-        return cls(VideoSource(**source), PreparationSettings(**settings), given["output"])
+        return cls(VideoSource(**source), PreparationSettings(**settings), given["output"], given["gpu"])
 
 
 def prepare_video(task: Task) -> list[dict]:
@@ -146,6 +147,7 @@ class _Video:
 
     def __init__(self, task: Task, key: str, shard: Path):
         self.source, self.settings, self.output = task.source, task.settings, Path(task.output)
+        self.gpu = task.gpu
         self.key, self.shard, self.rows = key, shard, []
         self.probe: Probe | None = None
 
@@ -232,7 +234,7 @@ class _Video:
         )
         if not self.settings.autoencoder:
             return stretch
-        return with_latents(stretch, *_autoencoder(self.settings.autoencoder), self.settings.keep_frames)
+        return with_latents(stretch, *_autoencoder(self.settings.autoencoder, self.gpu), self.settings.keep_frames)
 
     def _write_silent(self, clip: Clip) -> None:
         path = self.output / SILENT / f"{self.key}-{len(self.rows) - 1:04d}.mp4"
@@ -268,10 +270,10 @@ def _encoder(name: str) -> AudioEncoder:
 
 
 @functools.cache
-def _autoencoder(path: str) -> tuple[Autoencoder, str]:
-    """With its encoder_digest. On a graphics card where the process sees one."""
+def _autoencoder(path: str, gpu: bool) -> tuple[Autoencoder, str]:
+    """With its encoder_digest."""
     autoencoder = load_autoencoder(path)
-    return autoencoder.to("cuda" if torch.cuda.is_available() else "cpu"), autoencoder.encoder_digest
+    return autoencoder.to("cuda" if gpu and torch.cuda.is_available() else "cpu"), autoencoder.encoder_digest
 
 
 def _store(path: Path, content: bytes) -> None:
