@@ -1,16 +1,23 @@
 """Bad input to prepare: one clear sentence each in the manifest, no crash, and nothing of it in the shards."""
 
+import json
 import os
+import sys
+from dataclasses import asdict
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 import torch
 
-from letstalk_core.data.preparation import video_clips
+from letstalk_core.audio.mel import MelEncoder
+from letstalk_core.data.footage.shard_writer import Stretch
+from letstalk_core.data.preparation import preparing, video_clips
+from letstalk_core.data.preparation.clip_steps import Clip, measure_lips
 from letstalk_core.data.preparation.manifest import MANIFEST, read_manifest, write_manifest
-from letstalk_core.data.preparation.preparation_settings import PreparationSettings
+from letstalk_core.data.preparation.preparation_settings import PreparationSettings, Thresholds
 from letstalk_core.data.preparation.preparing import prepare
 from letstalk_core.data.preparation.video_clips import Task, prepare_video
 from letstalk_core.data.preparation.video_sources import VideoSource
@@ -24,6 +31,7 @@ for package in ("webdataset", "scenedetect", "pyarrow", "matplotlib"):
     pytest.importorskip(package)
 needs_speech = pytest.mark.skipif("espeak" not in available_engines(), reason="espeak-ng is not installed")
 SETTINGS = PreparationSettings(size=64, features="mel", lips=False, eval_share=0.0)
+GONE = video_clips.rejected("unreadable", "It is gone.")
 
 
 def rows_of(path, output, settings=SETTINGS, **told):
@@ -118,6 +126,80 @@ def test_a_full_disk_stops_everything_and_blames_no_video(tmp_path, monkeypatch)
     with pytest.raises(InputError, match="No space left"):
         rows_of(path, tmp_path / "out")
     assert not list((tmp_path / "out").glob("work/*.json"))
+
+
+def full_disk(path, content):
+    raise InputError(f"{path} cannot be written (No space left on device).")
+
+
+def test_a_full_disk_blames_no_video_for_its_thumbnail(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "a.mp4", grey(), torch.zeros(1, RATE))
+    with monkeypatch.context() as patch:
+        patch.setattr(video_clips, "write_durably", full_disk)
+        with pytest.raises(InputError, match="jpg cannot be written .No space left"):
+            rows_of(path, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("work/*.json"))
+    assert rows_of(path, tmp_path / "out")[0]["filters"] != ["unreadable"]  # once there is space again
+
+
+def made(tmp_path, monkeypatch, steps, settings=SETTINGS):
+    """The rows of a video whose stretches are those of `steps`, called with its _Video."""
+    path = write_video(tmp_path / "a.mp4", grey(), torch.zeros(1, RATE))
+    monkeypatch.setattr(video_clips._Video, "_stretches", steps)
+    return rows_of(path, tmp_path / "out", settings)
+
+
+def test_a_full_disk_blames_no_video_for_its_silent_clip(tmp_path, monkeypatch):
+    def steps(video):
+        monkeypatch.setattr(video_clips, "write_durably", full_disk)
+        video.rows.append({})
+        video._write_silent(Clip(0, (64, 48), 1.0, frames=grey()))
+        yield from ()
+
+    with pytest.raises(InputError, match="mp4 cannot be written .No space left"):
+        made(tmp_path, monkeypatch, steps)
+
+
+def stretch(features):
+    return Stretch("a", 25.0, features, 8, "mel", frames=grey(20), sound=torch.zeros(12800))
+
+
+@pytest.mark.parametrize("fault", ["infinite", "memory", "av"])
+def test_a_stretch_that_cannot_be_stored_rejects_its_video_alone(tmp_path, monkeypatch, fault):
+    def steps(video):
+        yield stretch(torch.zeros(36, 1, 4))
+        if fault == "infinite":
+            yield stretch(torch.full((36, 1, 4), torch.nan))
+        error = MemoryError("too large") if fault == "memory" else av.error.FFmpegError(1, "encoder failed")
+        monkeypatch.setattr(Stretch, "members", lambda self: (_ for _ in ()).throw(error))
+        yield stretch(torch.zeros(36, 1, 4))
+
+    (row,) = made(tmp_path, monkeypatch, steps)
+    words = {"infinite": "NaN, infinite", "memory": "MemoryError: too large", "av": "encoder failed"}[fault]
+    assert row["filters"] == ["unreadable"] and words in row["reasons"][0]
+    assert not list((tmp_path / "out").glob("train/*")) and list((tmp_path / "out").glob("work/*.json"))
+
+
+def test_nothing_stays_of_a_video_that_fails_half_way(tmp_path, monkeypatch):
+    def steps(video):
+        video.rows.append({})
+        video._write_silent(Clip(0, (64, 48), 1.0, frames=grey()))
+        assert len(list((tmp_path / "out").glob("silent/*.mp4"))) == 1
+        raise InputError("It is cut short.")
+        yield
+
+    (row,) = made(tmp_path, monkeypatch, steps)
+    assert row["reasons"] == ["It is cut short."] and not list((tmp_path / "out").glob("silent/*"))
+
+
+def test_lips_are_compared_over_frames_without_a_face():
+    opening = np.abs(np.sin(np.arange(60) / 3))
+    faces = [None if number in (0, 20, 21, 59) else SimpleNamespace(opening=opening[number]) for number in range(60)]
+    clip = Clip(0, (64, 48), 1.0, faces=faces)
+    measure_lips(clip, SimpleNamespace(opening=lambda heard: heard), opening)
+    assert clip.measures["lips_r"] > 0.95 and clip.measures["lips_lag"] == 0
+    with pytest.raises(InputError, match="face_share is 0; choose above 0"):
+        PreparationSettings(thresholds=Thresholds(face_share=0))
 
 
 @needs_speech
@@ -218,6 +300,54 @@ def test_damaged_work_is_done_again(tmp_path, monkeypatch):
     (done,) = (tmp_path / "out").glob("work/*.json")
     done.write_text(done.read_text()[:-20])
     assert rows_of(path, tmp_path / "out") == rows
+
+
+def test_a_copy_counts_once_whatever_its_name(tmp_path):
+    for folder in ("one", "two"):
+        write_video(tmp_path / folder / "a.mp4", grey(), torch.zeros(1, RATE))
+    prepare([tmp_path / "one", tmp_path / "two"], tmp_path / "out", SETTINGS, workers=1)
+    first, second = read_manifest(tmp_path / "out" / MANIFEST)
+    assert {"a copy"} & {*first["filters"], *second["filters"]} and first["filters"] != second["filters"]
+
+
+@pytest.mark.skipif(os.name != "posix" or sys.platform == "darwin", reason="its file names are Unicode")
+def test_a_name_that_is_no_text_costs_no_manifest(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / os.fsdecode(b"caf\xe9.mp4")).write_bytes(b"x")
+    prepare([tmp_path / "in"], tmp_path / "out", SETTINGS, workers=1)
+    (row,) = read_manifest(tmp_path / "out" / MANIFEST)
+    assert row["video"] == "caf\ufffd.mp4" and "letters that this locale does not know" in row["reasons"][0]
+
+
+def test_other_weights_at_the_same_path_need_another_folder(tmp_path, monkeypatch):
+    write_video(tmp_path / "in" / "a.mp4", grey(), torch.zeros(1, RATE))
+    encoder, autoencoder = MelEncoder(), SimpleNamespace(downscale=8, encoder_digest="one")
+    monkeypatch.setattr(preparing, "load_autoencoder", lambda path: autoencoder)
+    monkeypatch.setattr(preparing, "load_audio_encoder", lambda path: encoder)
+    monkeypatch.chdir(tmp_path)
+    given = {name: getattr(SETTINGS, name) for name in ("size", "lips", "eval_share")}
+    settings = PreparationSettings(**given, features="heard", autoencoder="weights")
+    for _ in range(2):
+        monkeypatch.setitem(preparing.ENGINES, "local", lambda tasks, _: ((n, [GONE]) for n, _ in enumerate(tasks)))
+        prepare(["in"], "out", settings)
+    stored = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert (stored["features"], stored["autoencoder"]) == (str(tmp_path / "heard"), str(tmp_path / "weights"))
+    autoencoder.encoder_digest = "two"
+    with pytest.raises(InputError, match="with another autoencoder_digest; give the same settings"):
+        prepare(["in"], "out", settings)
+    autoencoder.encoder_digest, encoder.settings = "one", "other"
+    with pytest.raises(InputError, match="with another features_digest; give the same settings"):
+        prepare(["in"], "out", settings)
+
+
+def test_a_task_of_ray_encodes_on_the_cpu(monkeypatch):
+    kept = SimpleNamespace(encoder_digest="one", to=lambda device: SimpleNamespace(encoder_digest="one", device=device))
+    monkeypatch.setattr(video_clips, "load_autoencoder", lambda path: kept)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    made = video_clips._autoencoder.__wrapped__
+    assert [made("weights", gpu)[0].device for gpu in (True, False)] == ["cuda", "cpu"]
+    task = Task(VideoSource("a.mp4", "a.mp4"), SETTINGS, "out", gpu=False)
+    assert Task.of(json.loads(json.dumps(asdict(task)))) == task
 
 
 # The manifest --------------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """Where prepare's videos come from: folders, and what HDTF's and CelebV-HQ's annotations say of local downloads."""
 
 import json
+import os
+import sys
 
 import pytest
 
@@ -22,6 +24,34 @@ def test_files_and_folders(tmp_path):
     assert [(source.name, source.identity) for source in sources] == [
         ("b.mp4", None), ("c.webm", None), ("deep/a.MOV", None)
     ] and missing == []  # fmt: skip
+
+
+def test_the_same_file_by_two_paths_is_one_source(tmp_path, monkeypatch):
+    touch(tmp_path, "in/a.mp4")
+    monkeypatch.chdir(tmp_path)
+    (source,) = find_sources(["in", tmp_path / "in"])[0]
+    assert source == VideoSource(str(tmp_path / "in" / "a.mp4"), "a.mp4")
+
+
+def test_results_are_no_sources(tmp_path, monkeypatch):
+    touch(tmp_path, "a.mp4", "train/b.mp4", "out/silent/c.mp4", "silent/d.mp4")
+    monkeypatch.chdir(tmp_path)
+
+    def names(given, output):
+        return [source.name for source in find_sources([given], output)[0]]
+
+    assert names(".", "out") == ["a.mp4", "silent/d.mp4", "train/b.mp4"]
+    assert names(tmp_path, tmp_path) == ["a.mp4", "out/silent/c.mp4", "train/b.mp4"]
+    assert names("train", tmp_path) == ["b.mp4"]  # the output around the sources
+
+
+@pytest.mark.skipif(os.name != "posix" or sys.platform == "darwin", reason="its file names are Unicode")
+def test_a_name_that_is_no_text_is_told_with_a_replacement(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.mp4")
+    path.write_bytes(b"x")
+    (source,) = find_sources([tmp_path])[0]
+    assert (source.path, source.name) == (str(path), "caf\ufffd.mp4")
+    assert find_sources([path])[0] == [source]
 
 
 def test_hdtf(tmp_path):

@@ -130,7 +130,7 @@ class _Preparation:
         settings = {
             **{"version": VERSION, "size": self.size, "fps": str(self.rate), "frames": self.length, "face": self.face},
             **{"autoencoder": self.latents_digest, "keep_frames": self.keep_frames, "audio_encoder": self.encoder.name},
-            "audio_encoder_digest": _digest_of(self.encoder),
+            "audio_encoder_digest": digest_of(self.encoder),
         }
         content = json.dumps(settings, indent=2).encode()
         digest = hashlib.sha256(content).hexdigest()[:8]
@@ -252,7 +252,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
 
 
-def _digest_of(encoder: AudioEncoder) -> str:
+def digest_of(encoder: AudioEncoder) -> str:
     """The digest of everything that decides an encoder's features."""
     digest = hashlib.sha256(f"{encoder.name} {encoder.settings}".encode())
     add_to_digest(digest, dict(sorted(encoder.state_dict().items())))

@@ -176,8 +176,14 @@ def measure_sound(clip: Clip, samples: Samples, settings: PreparationSettings) -
 def measure_lips(clip: Clip, ear: Ear, features) -> None:
     """How the mouth that is heard follows the one that is seen; features: Ear.features of the whole recording."""
     heard = ear.opening(features[clip.start : clip.start + len(clip)])
-    r, lag = compare_lips(heard, np.array([face.opening for face in clip.faces]))
+    r, lag = compare_lips(heard, _openings(clip.faces))
     clip.measures |= {"lips_r": r, "lips_lag": None if lag is None else float(lag)}
+
+
+def _openings(faces: list[Face | None]) -> np.ndarray:
+    """How far the mouth is open [T]; over frames without a face it is interpolated."""
+    seen = [number for number, face in enumerate(faces) if face is not None]
+    return np.interp(np.arange(len(faces)), seen, [faces[number].opening for number in seen])
 
 
 def thumbnail(clip: Clip, side: int) -> bytes:

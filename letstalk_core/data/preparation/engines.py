@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from ...errors import InputError
 from .clip_filters import UNREADABLE
@@ -86,7 +86,8 @@ def run_ray(tasks: Sequence[Task], workers: int | None) -> Iterator[Numbered]:
     """Yield the rows of each task by Ray Data: rows are videos, and one flat_map makes clips of them.
 
     Goes to the cluster that RAY_ADDRESS names, or starts Ray on this machine; paths must mean the same on every machine
-    of a cluster. workers: videos at once; None leaves that to Ray.
+    of a cluster. workers: videos at once; None leaves that to Ray. Latents are encoded on the CPU: Ray is not asked for
+    GPUs, and must not find them used.
     """
     try:
         import ray
@@ -98,6 +99,7 @@ def run_ray(tasks: Sequence[Task], workers: int | None) -> Iterator[Numbered]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars, context.max_errored_blocks = False, -1  # what has no rows in the end is seen below
+    tasks = [replace(task, gpu=False) for task in tasks]
     rows = [{"number": number, "task": json.dumps(asdict(task))} for number, task in enumerate(tasks)]
     videos = ray.data.from_items(rows, override_num_blocks=min(len(rows), MOST_BLOCKS))
     pool = ray.data.TaskPoolStrategy(size=workers)

@@ -6,13 +6,16 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
+from pathlib import Path
 
+from ...audio.load_encoder import BUILT_IN
 from ...audio.recording import exact_fps
 from ...errors import InputError
 
 VERSION = 1  # raised when something else is done to a video
+WORK, SILENT = "work", "silent"  # folders of a preparation, beside those of the splits
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,11 @@ class PreparationSettings:
             raise InputError("Without an autoencoder the frames have to be kept; give --autoencoder, or keep them.")
         if not 0 <= self.eval_share < 1:
             raise InputError(f"The share of identities for evaluation is {self.eval_share}; choose 0 to below 1.")
+        if not 0 < self.thresholds.face_share <= 1:
+            raise InputError(
+                f"The threshold face_share is {self.thresholds.face_share:g}; choose above 0 to 1: without a face "
+                "there is no square to cut out."
+            )
         exact_fps(self.fps)
 
     @property
@@ -88,6 +96,12 @@ class PreparationSettings:
     def length(self) -> int:
         """Frames of the longest clip."""
         return math.floor(Fraction(self.seconds) * self.rate)
+
+    def with_whole_paths(self) -> PreparationSettings:
+        """The same, wherever the process that reads the models was started."""
+        features = self.features if self.features in BUILT_IN else str(Path(self.features).absolute())
+        autoencoder = self.autoencoder and str(Path(self.autoencoder).absolute())
+        return replace(self, features=features, autoencoder=autoencoder)
 
     def to_json(self) -> str:
         return json.dumps({"version": VERSION, **asdict(self)}, indent=2)

@@ -17,6 +17,7 @@ from ...audio.load_encoder import load_audio_encoder
 from ...errors import InputError
 from ...files import write_durably
 from ...picture.autoencoder import load_autoencoder
+from ..footage.prepare import digest_of
 from .ear_opening import load_ear
 from .engines import ENGINES
 from .manifest import MANIFEST, write_manifest
@@ -43,16 +44,13 @@ def prepare(
         raise InputError(f"The engine is {engine!r}; choose {' or '.join(ENGINES)}.")
     if workers is not None and workers < 1:
         raise InputError(f"{workers} workers were asked for; choose at least 1.")
-    if settings.autoencoder:
-        downscale = load_autoencoder(settings.autoencoder).downscale
-        if settings.size % downscale:
-            raise InputError(f"The size is {settings.size}, but the autoencoder needs a multiple of {downscale}.")
-    load_audio_encoder(settings.features)  # a wrong path is said now, and not of every video
+    settings = settings.with_whole_paths()
+    digests = _digests(settings)  # a wrong path is said now, and not of every video
     if settings.lips:
         load_ear()
-    sources, missing = find_sources(given)
     output = Path(output).absolute()
-    with _opened(output, settings):
+    sources, missing = find_sources(given, output)
+    with _opened(output, settings, digests):
         tasks = [Task(source, settings, str(output)) for source in sources]
         found: dict[int, list[dict]] = {}
         for number, rows in tqdm(ENGINES[engine](tasks, workers), "videos", len(tasks), unit="video", disable=None):
@@ -62,15 +60,30 @@ def prepare(
         return write_report(output, rows, settings)
 
 
+def _digests(settings: PreparationSettings) -> dict[str, str]:
+    """What the weights are at the paths of the settings. InputError where there are none, or the size does not fit."""
+    found = {"features_digest": digest_of(load_audio_encoder(settings.features)), "autoencoder_digest": ""}
+    if not settings.autoencoder:
+        return found
+    autoencoder = load_autoencoder(settings.autoencoder)
+    if settings.size % autoencoder.downscale:
+        raise InputError(
+            f"The size is {settings.size}, but the autoencoder needs a multiple of {autoencoder.downscale}."
+        )
+    return found | {"autoencoder_digest": autoencoder.encoder_digest}
+
+
 def _named(sources, found: dict[int, list[dict]]) -> list[dict]:
     """The rows with their videos' names. What has the same content as a video before it is a copy, and counts once."""
-    rows, names = [], {}
+    rows: list[dict] = []
+    names: dict[str, str] = {}  # of those that are not copies, by key
     for number, source in enumerate(sources):
-        key = found[number][0]["key"]
-        original = names.setdefault(key, source.name) if key else source.name
         own = found[number]
-        if original != source.name:
-            own = [rejected(COPY, f"It has the same content as {original}.") | {"key": key}]
+        key = own[0]["key"]
+        if key in names:
+            own = [rejected(COPY, f"It has the same content as {names[key]}.") | {"key": key}]
+        elif key:
+            names[key] = source.name
         rows += [row | {"video": source.name} for row in own]
     return rows
 
@@ -80,7 +93,7 @@ def _absent(name: str) -> dict:
 
 
 @contextlib.contextmanager
-def _opened(output: Path, settings: PreparationSettings) -> Iterator[None]:
+def _opened(output: Path, settings: PreparationSettings, digests: dict[str, str]) -> Iterator[None]:
     """The output folder of these settings, for one process at a time."""
     try:
         (output / WORK).mkdir(parents=True, exist_ok=True)
@@ -91,18 +104,17 @@ def _opened(output: Path, settings: PreparationSettings) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{output} cannot be made ({error.strerror}); choose another output folder.") from error
     try:
-        _check_settings(output / SETTINGS, settings)
+        _check_settings(output / SETTINGS, json.loads(settings.to_json()) | digests)
         yield
     finally:
         lock.release()
 
 
-def _check_settings(path: Path, settings: PreparationSettings) -> None:
-    wanted = json.loads(settings.to_json())
+def _check_settings(path: Path, wanted: dict) -> None:
     try:
         there = json.loads(path.read_text())
     except FileNotFoundError:
-        write_durably(path, settings.to_json().encode())
+        write_durably(path, json.dumps(wanted, indent=2).encode())
         return
     except (OSError, ValueError):
         raise InputError(f"{path} is damaged; prepare into another folder.") from None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -17,7 +19,7 @@ from ...audio.encoder import AudioEncoder, FeatureStream, Samples
 from ...audio.load_encoder import load_audio_encoder
 from ...audio.recording import Recording
 from ...errors import InputError
-from ...files import check_file, write_durably
+from ...files import cannot_write, check_file, write_durably
 from ...picture.autoencoder import Autoencoder, load_autoencoder
 from ..footage.prepare import CONTEXT, features_around, with_latents
 from ..footage.shard_writer import Stretch, encode_frames, write_shard
@@ -36,10 +38,9 @@ from .clip_steps import (
     thumbnail,
 )
 from .ear_opening import load_ear
-from .preparation_settings import PreparationSettings, Thresholds
+from .preparation_settings import SILENT, WORK, PreparationSettings, Thresholds
 from .video_sources import VideoSource
 
-WORK, SILENT = "work", "silent"  # folders beside those of the splits
 THUMBNAIL = 112  # pixels
 MEASURES = tuple(dict.fromkeys(each.measure for each in FILTERS))
 
@@ -48,13 +49,27 @@ class _Unusable(Exception):
     """The video gives no clips; the message says why."""
 
 
+class _CannotWrite(Exception):
+    """Nothing can be written, which is no video's fault; the message says why."""
+
+
+class _Encoded(NamedTuple):
+    """A stretch as a shard holds it, made before write_shard asks for it: what fails in making it is the video's."""
+
+    files: dict
+
+    def members(self) -> dict:
+        return self.files
+
+
 @dataclass(frozen=True)
 class Task:
-    """What a worker is told: one video, how, and where to."""
+    """What a worker is told: one video, how, and where to. gpu: whether latents are encoded on one, if it sees one."""
 
     source: VideoSource
     settings: PreparationSettings
     output: str
+    gpu: bool = True
 
     @classmethod
     def of(cls, given: dict) -> Task:
@@ -62,7 +77,7 @@ class Task:
         source, settings = dict(given["source"]), dict(given["settings"])
         source["box"] = source["box"] and tuple(source["box"])
         settings["thresholds"] = Thresholds(**settings["thresholds"])
-        return cls(VideoSource(**source), PreparationSettings(**settings), given["output"])
+        return cls(VideoSource(**source), PreparationSettings(**settings), given["output"], given["gpu"])
 
 
 def prepare_video(task: Task) -> list[dict]:
@@ -132,27 +147,42 @@ class _Video:
 
     def __init__(self, task: Task, key: str, shard: Path):
         self.source, self.settings, self.output = task.source, task.settings, Path(task.output)
+        self.gpu = task.gpu
         self.key, self.shard, self.rows = key, shard, []
         self.probe: Probe | None = None
 
     def write(self) -> None:
         """Write the shard, if a clip is kept, and fill the rows."""
         try:
-            stretches = self._guarded(self._stretches())
-            first = next(stretches, None)
-            if first is not None:
-                self.shard.parent.mkdir(parents=True, exist_ok=True)
-                write_shard(self.shard, _chain(first, stretches))
-            if not self.rows:
-                raise _Unusable("Picture and sound together have not a single frame.")
+            self._write_clips()
+        except _CannotWrite as error:
+            raise InputError(str(error)) from error
         except _Unusable as error:
-            self.shard.unlink(missing_ok=True)
+            self._remove()
             self.rows = [rejected(UNREADABLE, str(error))]
 
-    def _guarded(self, stretches: Iterator[Stretch]) -> Iterator[Stretch]:
+    def _write_clips(self) -> None:
+        stretches = self._guarded()
+        first = next(stretches, None)
+        if first is not None:
+            _make_folder(self.shard.parent)
+            write_shard(self.shard, itertools.chain([first], stretches))
+        if not self.rows:
+            raise _Unusable("Picture and sound together have not a single frame.")
+
+    def _remove(self) -> None:
+        """What was written of a video before it turned out to be unusable."""
+        written = (self.output / SILENT).glob(f"{self.key}-*.mp4"), (self.output / WORK).glob(f"{self.key}-*.jpg")
+        for path in (self.shard, *itertools.chain(*written)):
+            path.unlink(missing_ok=True)
+
+    def _guarded(self) -> Iterator[_Encoded]:
         """What goes wrong with one video is said of that video, whatever it is; what goes wrong in writing is not."""
         try:
-            yield from stretches
+            for stretch in self._stretches():
+                yield _Encoded(stretch.members())
+        except (_Unusable, _CannotWrite):
+            raise
         except InputError as error:
             raise _Unusable(str(error).replace(self.source.path, Path(self.source.path).name)) from error
         except Exception as error:
@@ -204,17 +234,16 @@ class _Video:
         )
         if not self.settings.autoencoder:
             return stretch
-        return with_latents(stretch, *_autoencoder(self.settings.autoencoder), self.settings.keep_frames)
+        return with_latents(stretch, *_autoencoder(self.settings.autoencoder, self.gpu), self.settings.keep_frames)
 
     def _write_silent(self, clip: Clip) -> None:
         path = self.output / SILENT / f"{self.key}-{len(self.rows) - 1:04d}.mp4"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, encode_frames(clip.frames, self.settings.fps))
+        _store(path, encode_frames(clip.frames, self.settings.fps))
         self.rows[-1]["stored"] = path.relative_to(self.output).as_posix()
 
     def _add_row(self, clip: Clip, reasons: list[tuple[str, str]], sound: bool) -> None:
         number, picture = len(self.rows), self.output / WORK / f"{self.key}-{len(self.rows):04d}.jpg"
-        write_durably(picture, thumbnail(clip, THUMBNAIL))
+        _store(picture, thumbnail(clip, THUMBNAIL))
         measures = {name: _rounded(clip.measures.get(name)) for name in MEASURES}
         row = rejected("", "") | measures
         row |= {"clip": number, "start": _rounded(float(clip.start / self.settings.rate)), "kept": not reasons}
@@ -241,15 +270,25 @@ def _encoder(name: str) -> AudioEncoder:
 
 
 @functools.cache
-def _autoencoder(path: str) -> tuple[Autoencoder, str]:
-    """With its encoder_digest. On a graphics card where the process sees one."""
+def _autoencoder(path: str, gpu: bool) -> tuple[Autoencoder, str]:
+    """With its encoder_digest."""
     autoencoder = load_autoencoder(path)
-    return autoencoder.to("cuda" if torch.cuda.is_available() else "cpu"), autoencoder.encoder_digest
+    return autoencoder.to("cuda" if gpu and torch.cuda.is_available() else "cpu"), autoencoder.encoder_digest
 
 
-def _chain(first: Stretch, rest: Iterator[Stretch]) -> Iterator[Stretch]:
-    yield first
-    yield from rest
+def _store(path: Path, content: bytes) -> None:
+    _make_folder(path.parent)
+    try:
+        write_durably(path, content)
+    except InputError as error:
+        raise _CannotWrite(str(error)) from error
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _CannotWrite(str(cannot_write(path, error))) from error
 
 
 def _rounded(value: float | None) -> float | None:

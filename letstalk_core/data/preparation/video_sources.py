@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from ...errors import InputError
 from ...files import read_text
 from ..footage.prepare import SUFFIXES
 from .face_tracks import Box
+from .preparation_settings import SILENT
 
 HDTF_TIMES = "_annotion_time.txt"  # as HDTF spells it
 CELEBV_HQ = "celebvhq_info.json"
@@ -32,22 +34,24 @@ class VideoSource:
     box: Box | None = None
 
 
-def find_sources(given: Sequence[str | Path]) -> tuple[list[VideoSource], list[str]]:
+def find_sources(given: Sequence[str | Path], output: str | Path | None = None) -> tuple[list[VideoSource], list[str]]:
     """The videos in files and folders, by their names, and what annotations name but no file is there for.
 
     A folder with HDTF's or CelebV-HQ's annotations is read as that data set; others give every video in them.
+    output: of the preparation; its results are no sources.
     InputError where something given is not there, or there is no video in anything.
     """
     sources, missing = [], []
-    for place in map(Path, given):
+    for each in given:
+        place = Path(each).absolute()
         if place.is_file():
-            sources.append(VideoSource(str(place), place.name))
+            sources.append(VideoSource(str(place), _printable(place.name)))
         elif place.is_dir():
-            found, lacking = _in_folder(place)
+            found, lacking = _in_folder(place, _results(place, output))
             sources += found
             missing += lacking
         else:
-            raise InputError(f"There is no file or folder {place}; check its path.")
+            raise InputError(f"There is no file or folder {each}; check its path.")
     if not sources:
         raise InputError(
             f"There are no videos in {', '.join(map(str, given))}; name files, or folders with files that end in "
@@ -56,13 +60,28 @@ def find_sources(given: Sequence[str | Path]) -> tuple[list[VideoSource], list[s
     return sorted(set(sources), key=lambda source: (source.name, source.start, source.path)), sorted(missing)
 
 
-def _in_folder(folder: Path) -> tuple[list[VideoSource], list[str]]:
+def _printable(name: str) -> str:
+    """A file's name as text: bytes of it that are no UTF-8 are replaced, since no manifest could hold them."""
+    return os.fsencode(name).decode(errors="replace")
+
+
+def _results(folder: Path, output: str | Path | None) -> Path | None:
+    """Where in a folder of sources the results lie: in the output below it, or, where it is the output, in silent/."""
+    if output is None:
+        return None
+    output = Path(output).resolve()
+    return output if folder.resolve() in output.parents else output / SILENT
+
+
+def _in_folder(folder: Path, results: Path | None) -> tuple[list[VideoSource], list[str]]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    root = folder.resolve()
+    files = [path for path in files if results not in (root / path.relative_to(folder)).parents]
     videos = [path for path in files if path.suffix.lower() in SUFFIXES]
     times = [path for path in files if path.name.endswith(HDTF_TIMES)]
     celebv = [path for path in files if path.name == CELEBV_HQ]
     if not times and not celebv:
-        return [VideoSource(str(path), path.relative_to(folder).as_posix()) for path in videos], []
+        return [VideoSource(str(path), _printable(path.relative_to(folder).as_posix())) for path in videos], []
     by_stem: dict[str, Path] = {path.stem: path for path in reversed(videos)}
     found: list[VideoSource] = []
     missing: list[str] = []
