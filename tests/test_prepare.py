@@ -25,13 +25,12 @@ from letstalk_core.data.source import Window
 from letstalk_core.data.speech.synthesis import available_engines
 from letstalk_core.errors import InputError
 
+from .prepare_by_ray import QUICK, dies_of_b
 from .talking_videos import RATE, talk, write_video
 
 for package in ("webdataset", "scenedetect", "pyarrow", "matplotlib"):
     pytest.importorskip(package)
 pytestmark = pytest.mark.skipif("espeak" not in available_engines(), reason="espeak-ng is not installed")
-
-QUICK = PreparationSettings(size=64, features="mel", lips=False, eval_share=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -162,14 +161,18 @@ def test_processes_give_the_same_bytes(folder, prepared, tmp_path):
     assert files_of(tmp_path / "out", *SAME) == files_of(prepared[0], *SAME)
 
 
+def by_ray(folder, output, kind: str, repository) -> subprocess.CompletedProcess:
+    pytest.importorskip("ray.data", reason="Ray is not installed")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(repository), *sys.path]))}
+    command = [sys.executable, "-m", "tests.prepare_by_ray", str(folder), str(output), kind]
+    return subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=240)
+
+
 @pytest.mark.slow
-def test_ray_gives_the_same_bytes(folder, prepared, tmp_path):
-    ray = pytest.importorskip("ray.data", reason="Ray is not installed") and pytest.importorskip("ray")
-    try:
-        rows_of(folder, tmp_path / "out", engine="ray", workers=2)
-        assert files_of(tmp_path / "out", *SAME) == files_of(prepared[0], *SAME)
-    finally:
-        ray.shutdown()
+def test_ray_gives_the_same_bytes(folder, prepared, tmp_path, repository):
+    done = by_ray(folder, tmp_path / "out", "whole", repository)
+    assert done.returncode == 0, done.stderr
+    assert files_of(tmp_path / "out", *SAME) == files_of(prepared[0], *SAME)
 
 
 @pytest.mark.slow
@@ -203,46 +206,25 @@ def test_killed_in_the_middle_and_run_again(folder, prepared, tmp_path, reposito
 def test_a_video_that_ends_its_process_is_rejected_and_the_others_go_on(folder, tmp_path, monkeypatch):
     from letstalk_core.data.preparation import engines
 
-    monkeypatch.setattr(engines, "prepare_video", _dies_of_b)
+    monkeypatch.setattr(engines, "prepare_video", dies_of_b)
     rows = rows_of(folder, tmp_path / "out", workers=2)
     assert [row["kept"] for row in rows] == [True, True, True, False]
     assert "process that read it ended" in rows[3]["reasons"][0]
 
 
 @pytest.mark.slow
-def test_ray_too_rejects_a_video_that_ends_its_process_and_ends_where_nothing_can_be_written(
-    folder, prepared, tmp_path, monkeypatch
-):
-    ray = pytest.importorskip("ray.data", reason="Ray is not installed") and pytest.importorskip("ray")
-    from letstalk_core.data.preparation import engines
-
-    stage = engines._clips
-
-    def dies(row):  # a function of a function: Ray's workers get it by value
-        if "b.mp4" in row["task"]:
-            os._exit(1)
-        return stage(row)
-
-    def full(row):
-        return [{"number": -1, "clip": "It cannot be written (No space left on device)."}]
-
-    try:
-        monkeypatch.setattr(engines, "prepare_video", _dies_of_b)  # of the process that tries it once more
-        monkeypatch.setattr(engines, "_clips", dies)
-        rows = rows_of(folder, tmp_path / "out", engine="ray", workers=2)
-        assert [row["kept"] for row in rows] == [True, True, True, False]
-        assert "process that read it ended" in rows[3]["reasons"][0]
-        monkeypatch.setattr(engines, "_clips", full)
-        with pytest.raises(InputError, match="No space left"):
-            rows_of(folder, tmp_path / "other", engine="ray", workers=2)
-    finally:
-        ray.shutdown()
+def test_ray_too_rejects_a_video_that_ends_its_process(folder, tmp_path, repository):
+    done = by_ray(folder, tmp_path / "out", "dies", repository)
+    assert done.returncode == 0, done.stderr
+    rows = read_manifest(tmp_path / "out" / MANIFEST)
+    assert [row["kept"] for row in rows] == [True, True, True, False]
+    assert "process that read it ended" in rows[3]["reasons"][0]
 
 
-def _dies_of_b(task):
-    if task.source.name.endswith("b.mp4"):
-        os._exit(1)
-    return video_clips.prepare_video(task)
+@pytest.mark.slow
+def test_ray_too_ends_where_nothing_can_be_written(folder, tmp_path, repository):
+    done = by_ray(folder, tmp_path / "out", "full", repository)
+    assert done.returncode != 0 and "InputError" in done.stderr and "No space left" in done.stderr
 
 
 # Asked for -----------------------------------------------------------------------------------------------------------
