@@ -49,12 +49,13 @@ def with_source(graph: dict, **changes) -> dict:
 
 
 def test_it_starts_without_a_warning_and_in_no_time(comfyui):
+    started = comfyui.log.partition("got prompt")[0]  # what other tests have asked of this server comes after it
     assert not [
         line
-        for line in comfyui.log.splitlines()
+        for line in started.splitlines()
         if "LetsTalk" in line and re.search("WARN|Warning|ERROR|Traceback|Cannot|FAILED", line)
     ]
-    seconds = re.search(r"([\d.]+) seconds.*ComfyUI-LetsTalk", comfyui.log)
+    seconds = re.search(r"([\d.]+) seconds.*ComfyUI-LetsTalk", started)
     assert seconds and float(seconds[1]) < 0.5
 
 
