@@ -183,10 +183,9 @@ class MemoryBankLongVideo(io.ComfyNode):
         from ..letstalk_core.render.render import render_video
         from ..letstalk_core.video.file_format import encoder_of
 
-        faces, whole = (
-            (TalkingFace(letstalk_portrait, letstalk_audio, letstalk_motion), *letstalk_speakers),
-            picture != "crop",
-        )
+        faces = (TalkingFace(letstalk_portrait, letstalk_audio, letstalk_motion), *letstalk_speakers)
+        whole = picture != "crop"
+        _check_one_picture(faces)
         for face in faces:
             check_same_model(letstalk_model, portrait=face.portrait, audio=face.audio)
         behind, transparent = _behind(background, background_colour), background == "transparent"
@@ -212,7 +211,6 @@ def _speakers(model: LoadedModel, faces: tuple[TalkingFace, ...], whole: bool, s
     from ..letstalk_core.picture.portrait import check_apart
     from ..letstalk_core.render.job import Speaker
 
-    check_one_picture(faces)
     if len(faces) > 1 and not whole:
         raise InputError("Several faces speak in the whole picture; set picture to 'full picture'.")
     portraits, voices = [face.portrait.portrait for face in faces], [face.audio.recording for face in faces]
@@ -226,7 +224,7 @@ def _speakers(model: LoadedModel, faces: tuple[TalkingFace, ...], whole: bool, s
     return tuple(speakers)
 
 
-def check_one_picture(faces: tuple[TalkingFace, ...]) -> None:
+def _check_one_picture(faces: tuple[TalkingFace, ...]) -> None:
     """Raises InputError where they are of several."""
     if not all(torch.equal(face.portrait.picture, faces[0].portrait.picture) for face in faces[1:]):
         raise InputError("Several speakers must be faces of one picture; connect the same to all of them.")
@@ -243,7 +241,6 @@ def _cut_out(pipeline: LetsTalkPipeline, faces: tuple[TalkingFace, ...]) -> tupl
     """The faces of one picture, the first of which brings a matte if there is one, with everybody cut out of it."""
     from ..letstalk_core.picture.cutout import person_of
 
-    check_one_picture(faces)
     first, made = faces[0].portrait, []
     picture = first.picture if first.transparent is None else first.transparent
     person = person_of(picture.numpy(), None if first.matte is None else first.matte.numpy())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import InputError
-from ..picture.face import CORNERS, POINTS, Face, find_faces, follow
+from ..picture.face import CORNERS, POINTS, Face, find_faces, follow_or_find
 from ..picture.portrait import FRAMING
 from ..picture.similarity import cut
 from ..pixels import pixels_to_pictures
@@ -36,7 +36,7 @@ def follow_face(frames: np.ndarray, name: str) -> FaceTrack:
         raise InputError(f"The first frame of {name} shows no face; leave the clip out or cut it.")
     track, seen = [], 0
     for i, frame in enumerate(frames):
-        found = _again(pixels_to_pictures(frame), face) if i else face
+        found = follow_or_find(pixels_to_pictures(frame), face) if i else face
         seen += found is not None
         face = found or face
         track.append(face)
@@ -47,10 +47,6 @@ def follow_face(frames: np.ndarray, name: str) -> FaceTrack:
 
 def _five(face: Face) -> np.ndarray:
     return np.concatenate([face.anchors[:2], face.points[[NOSE, *CORNERS]]])
-
-
-def _again(picture: np.ndarray, before: Face) -> Face | None:
-    return follow(picture, before) or next(iter(find_faces(picture)), None)
 
 
 def face_square(real: np.ndarray) -> np.ndarray:

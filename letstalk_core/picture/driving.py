@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from ..errors import InputError
-from .face import POINTS, Face, find_faces, follow
+from .face import POINTS, Face, follow_or_find
 
 SMOOTHED = 0.5  # of a frame's own value; the rest is its neighbours': points tremble
 # Of the controls for what is measured, fitted to held-out people who were led: they show half of the yaw that is asked
@@ -29,7 +29,7 @@ def head_motion(frames: Iterable[tuple[float, np.ndarray]]) -> tuple[np.ndarray,
     face = None
     for seconds, picture in frames:
         at.append(seconds)
-        face = _follow(picture, face)
+        face = follow_or_find(picture, face)
         if face is not None:
             seen.append((seconds, *_measured(face)))
     if not seen:
@@ -38,11 +38,6 @@ def head_motion(frames: Iterable[tuple[float, np.ndarray]]) -> tuple[np.ndarray,
     tracks = [_smooth(np.interp(times, known, column), times) for column in columns]
     named = zip(("yaw", "pitch", "roll"), tracks, strict=True)
     return times, {name: track - np.median(track) for name, track in named}
-
-
-def _follow(picture: np.ndarray, before: Face | None) -> Face | None:
-    found = before and follow(picture, before)
-    return found or next(iter(find_faces(picture)), None)
 
 
 def _measured(face: Face) -> tuple[float, float, float]:

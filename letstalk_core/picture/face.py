@@ -224,6 +224,12 @@ def follow(image: np.ndarray, before: Face, readings: int = READINGS) -> Face | 
     return face if face.score > LOST else None
 
 
+def follow_or_find(image: np.ndarray, before: Face | None) -> Face | None:
+    """The same, or where it is lost or there was none the largest face; None without one."""
+    found = before and follow(image, before)
+    return found or next(iter(find_faces(image)), None)
+
+
 def crop_matrix(centre: np.ndarray, eyes: float, tilt: float) -> np.ndarray:
     """The similarity [2,3] that brings a face upright into the middle of a crop."""
     return rotation(CROP_EYES / max(eyes, 1e-3), -tilt, centre, np.full(2, CROP / 2))

@@ -32,8 +32,7 @@ def find_pairs(batch: Path, output: Path, suffix: str = ".mp4") -> list[Pair]:
 
     batch: a folder with a picture and a recording of the same name for each, or a CSV file with the columns portrait,
     audio and, if wanted, output; paths are relative to the CSV, and `output` to the other folder. suffix: of
-    videos that are not named. InputError where
-    there are none, one lacks a part, or two are to have the same name.
+    videos that are not named. InputError where there are none, one lacks a part, or two are to have the same name.
     """
     if not batch.exists():
         raise InputError(f"There is no {batch}; give a folder of pictures and recordings, or a CSV file.")

@@ -215,10 +215,8 @@ def _render_segments(job: VideoJob, portraits: Tensor, folder: WorkFolder, obser
         first, last = folder.frames, min(folder.frames + job.segment_frames, job.frames)
         sound.skip(job.recording.sample_of(first, job.fps) - sound.position)
         samples = sound.read(job.recording.sample_of(last, job.fps) - sound.position)
-        audio = (samples, sound.rate) if samples.shape[1] else None  # a frame's sound may round to nothing
-        made = first
-        if job.encoder == "png":
-            audio = None
+        heard = samples.shape[1] and job.encoder != "png"  # a frame's sound may round to nothing
+        audio, made = (samples, sound.rate) if heard else None, first
         with job.writer(folder.next_segment, audio) as writer, Behind(writer.write) as write:
             for frames, memory in job.chunks(portraits, first, last, folder.memory, observer.step):  # noqa: B007 (below)
                 made += len(frames[0])
