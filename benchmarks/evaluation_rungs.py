@@ -4,9 +4,8 @@ first frame, and the same model with another's sound.
     python benchmarks/evaluation_rungs.py [WORK [CLIPS [SECONDS]]]    # defaults: runs/evaluation-rungs 12 4
 
 The people are puppets of photographs that training never saw, who speak sentences and voices that it never heard. Their
-videos are made into shards by prepare_videos, not by the command `prepare`, which also rejects clips and keeps their
-sound; they are measured as by `evaluate --data --rungs`. WORK keeps videos and shards by the arguments that they are
-of. Needs requirements-dev.txt and espeak-ng.
+videos are prepared and measured as by `prepare` and `evaluate --data --rungs`. WORK keeps videos and shards by the
+arguments that they are of. Needs requirements-dev.txt and espeak-ng.
 """
 
 import sys
@@ -18,7 +17,8 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from letstalk_core.data.footage.prepare import prepare_videos  # noqa: E402
+from letstalk_core.data.preparation.preparation_settings import PreparationSettings  # noqa: E402
+from letstalk_core.data.preparation.preparing import kept_shards, prepare  # noqa: E402
 from letstalk_core.evaluation.comparison_report import evaluate_on_shards  # noqa: E402
 from letstalk_core.evaluation.held_out import held_out_pairs  # noqa: E402
 from letstalk_core.pipeline import BUNDLED_MODEL, LetsTalkPipeline  # noqa: E402
@@ -45,8 +45,10 @@ def main(work: Path, clips: int, seconds: float) -> None:
     videos = footage / "videos"
     if not videos.exists():
         write_videos(videos, clips, seconds, size, fps)
-    shards = prepare_videos(videos, footage / "shards", size=size, fps=fps, audio_encoder=pipeline.audio_encoder)
-    print(evaluate_on_shards(BUNDLED_MODEL, shards[0].parent, work, seconds=seconds, rungs=True, files={}), end="")
+    prepared, settings = footage / "prepared", PreparationSettings(size=size, fps=fps, eval_share=0.0)
+    print(prepare([videos], prepared, settings))
+    shards = kept_shards(prepared)[0].parent
+    print(evaluate_on_shards(BUNDLED_MODEL, shards, work, seconds=seconds, rungs=True, files={}), end="")
 
 
 if __name__ == "__main__":

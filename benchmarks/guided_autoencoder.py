@@ -27,6 +27,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from letstalk_core.autoencoders import find_autoencoder
 from letstalk_core.data.people.cast import random_puppet
 from letstalk_core.data.people.geometry import SIZE
 from letstalk_core.data.people.gestures import random_controls
@@ -35,7 +36,6 @@ from letstalk_core.picture.autoencoder import Autoencoder
 from letstalk_core.picture.face import ALIGNED, find_faces
 from letstalk_core.picture.similarity import cut
 from letstalk_core.pixels import images_to_pixels, normalise, pixels_to_images, pixels_to_pictures
-from letstalk_core.training.build import find_autoencoder
 from letstalk_core.training.bundled.train_portrait_autoencoder import HELD_OUT_PEOPLE, quality
 from letstalk_core.training.reconstruction import psnr
 from letstalk_core.video.reader import iter_video_frames

@@ -112,7 +112,9 @@ def draw(package: Path, output: Path) -> None:
     rooms = rooms_of({name: imported_by(path, package, modules) for name, path in modules.items()})
     texts, rows = {room: _text(room, modules) for room in rooms}, rows_of(rooms)
     widths = {room: 0.15 + 0.075 * max(map(len, text.split("\n"))) for room, text in texts.items()}
-    across, up = max(10.0, *(sum(widths[room] + 0.4 for room in row) for row in rows)), 1.25 * len(rows)
+    tall = {room: 0.2 + 0.17 * (text.count("\n") + 1) for room, text in texts.items()}
+    steps = [max(tall[room] for room in row) + 0.45 for row in rows]  # of the rows, with the space between them
+    across, up = max(10.0, *(sum(widths[room] + 0.4 for room in row) for row in rows)), sum(steps)
     figure = Figure((across, up), dpi=110)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, across), ylim=(0, up))
@@ -122,10 +124,9 @@ def draw(package: Path, output: Path) -> None:
         gap = (across - sum(widths[room] for room in row)) / (len(row) + 1)
         left = gap
         for room in row:
-            tall = 0.2 + 0.17 * (texts[room].count("\n") + 1)
-            places[room] = (left + widths[room] / 2, 1.25 * level + 0.6)
-            corner = (left, places[room][1] - tall / 2)
-            boxes[room] = FancyBboxPatch(corner, widths[room], tall, "round,pad=0.04", fc="#eef3f8", ec="#34506b")
+            places[room] = (left + widths[room] / 2, sum(steps[:level]) + steps[level] / 2)
+            corner = (left, places[room][1] - tall[room] / 2)
+            boxes[room] = FancyBboxPatch(corner, widths[room], tall[room], "round,pad=0.04", fc="#eef3f8", ec="#34506b")
             axes.add_patch(boxes[room]).set_zorder(2)
             axes.text(*places[room], texts[room], ha="center", va="center", fontsize=8, family="monospace", zorder=3)
             left += widths[room] + gap

@@ -20,13 +20,14 @@ from .audio.encoder import AudioEncoder, FeatureStream
 from .audio.live import LiveFeatures
 from .audio.load_encoder import BUILT_IN, load_audio_encoder
 from .audio.recording import Recording
+from .autoencoders import bundled_autoencoder
 from .config import LetsTalkConfig
 from .errors import InputError
 from .model.acceleration import compile_blocks, quantise
-from .model.checkpoint import LetsTalkModel, load_bundled_autoencoder, load_checkpoint
+from .model.checkpoint import LetsTalkModel, load_checkpoint
 from .model.lora import apply_loras
 from .model.together import Together
-from .picture.autoencoder import Autoencoder, load_autoencoder, restore_autoencoder
+from .picture.autoencoder import Autoencoder, load_autoencoder
 from .picture.portrait import Portrait, crop_portrait
 from .picture.portrait_autoencoder import Seen
 from .pixels import images_to_pixels
@@ -232,14 +233,6 @@ class LetsTalkPipeline:
         for part in (self.model, self.autoencoder, self.audio_encoder):
             add_to_digest(digest, part.state_dict())
         return digest.hexdigest()
-
-
-def bundled_autoencoder(path: str | Path) -> Autoencoder | None:
-    """The autoencoder in a model's file, float32 on the CPU with its model's latent scale; None where it has none."""
-    bundled = load_bundled_autoencoder(path)
-    if bundled is None:
-        return None
-    return restore_autoencoder(bundled.config, bundled.weights, f"{path}: autoencoder")
 
 
 def _find_autoencoder(config: LetsTalkConfig, path: str | Path, given: str | Path | None) -> Autoencoder:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from letstalk_core.autoencoders import bundled_autoencoder
 from letstalk_core.errors import CheckpointError, InputError
 from letstalk_core.model.checkpoint import BundledAutoencoder, load_checkpoint, save_checkpoint
 from letstalk_core.picture.autoencoder import SMALL_DC_AE, build_autoencoder, load_autoencoder
-from letstalk_core.pipeline import bundled_autoencoder
 
 from .tiny import AUTOENCODER, write_tiny_checkpoint
 

@@ -13,12 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from letstalk_core import weights
+from letstalk_core.autoencoders import find_autoencoder
 from letstalk_core.data.images import image_folder
 from letstalk_core.errors import InputError
 from letstalk_core.picture.autoencoder import build_autoencoder, load_autoencoder
 from letstalk_core.pipeline import BUNDLED_MODEL
 from letstalk_core.training import train_autoencoder as training
-from letstalk_core.training.build import find_autoencoder
 from letstalk_core.training.config_file import load_config
 from letstalk_core.training.examples import collate
 from letstalk_core.training.reconstruction import ReconstructionLoss, Reconstructor, psnr, reconstruction_loss

@@ -1,7 +1,6 @@
-"""Preparing footage: which frames and which sound belong together, going on after interruptions, videos left out."""
+"""Footage: which frames and which sound of a video belong together, at whatever rate and with whatever beginnings."""
 
 import os
-import warnings
 from fractions import Fraction
 
 import av
@@ -9,21 +8,19 @@ import numpy as np
 import pytest
 import torch
 
+from letstalk_core.audio.encoder import FeatureStream
 from letstalk_core.audio.mel import MelEncoder
-from letstalk_core.audio.recording import read_audio
-from letstalk_core.data.footage import prepare as footage
-from letstalk_core.data.footage.frames import resample
-from letstalk_core.data.footage.prepare import prepare_videos
-from letstalk_core.data.footage.shards import ShardSource
-from letstalk_core.data.source import Window
-from letstalk_core.errors import InputError
-from letstalk_core.picture.autoencoder import build_autoencoder
+from letstalk_core.audio.recording import Recording, read_audio
+from letstalk_core.data.footage.frames import resample, to_rgb
+from letstalk_core.data.footage.stretches import features_around
+from letstalk_core.data.preparation.clip_steps import numbered_pictures, probe_video
+from letstalk_core.data.preparation.preparation_settings import PreparationSettings
+from letstalk_core.data.preparation.video_sources import VideoSource
+from letstalk_core.picture.similarity import cut, square_at
 from letstalk_core.video.writer import VideoWriter
-from tests.media_files import tone, write_media
-from tests.tiny import AUTOENCODER
 
-pytest.importorskip("webdataset")
 RATE = 16000
+SETTINGS = PreparationSettings(size=32, features="mel")
 
 
 def level(number):
@@ -44,41 +41,27 @@ def make_video(path, frames, fps=25.0, sound=None, size=(64, 48), levels=None):
     return path
 
 
-def prepare(folder, output, **changes):
-    arguments = dict(size=32, fps=25.0, audio_encoder=MelEncoder(), seconds=2.0, face="none", progress=False)
-    return prepare_videos(folder, output, **{**arguments, **changes})
+def read(video):
+    """(numbers of the frames [n], pixels uint8 [n,H,W,3], the recording's features), as a preparation reads a video."""
+    source, features = VideoSource(str(video), video.name), features_of(video)
+    numbered = list(numbered_pictures(source, probe_video(source), SETTINGS, len(features)))
+    return np.array([n for n, _ in numbered]), np.stack([to_rgb(picture) for _, picture in numbered]), features
 
 
-def read_all(shards, frames, digest=None, **window):
-    """The whole of every stretch that has so many frames: a clip of that length."""
-    window = Window(**{"clip_frames": frames, "memory_frames": 0, "audio_window": 5, **window})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        data = ShardSource(shards, window, latents_digest=digest, features_shape=(4, 80))
-    return [data.read(index, np.random.default_rng(0)) for index in range(len(data))], data
+def features_of(video):
+    return FeatureStream(MelEncoder(), Recording(video, strict=True), SETTINGS.fps)
 
 
-def greys(example):
-    return example["clip"].float().mean(dim=(1, 2, 3)).numpy()
-
-
-# Which frames, which sound -------------------------------------------------------------------------------------------
-
-
-def test_stretches_follow_one_another(tmp_path):
-    video = make_video(tmp_path / "in" / "talk.mp4", 140)
-    shards = prepare(tmp_path / "in", tmp_path / "out")
-    examples, data = read_all(shards, 40)
-    assert [data.name(index)[:15] for index in range(3)] == [f"talk.mp4, {second}.0 s" for second in (0, 2, 4)]
-    assert (data.fps, data.size, data.audio_encoder) == (25.0, (32, 32), "mel")
+def test_frames_and_features_are_counted_alike(tmp_path):
+    video = make_video(tmp_path / "talk.mp4", 140)
+    numbers, pixels, _ = read(video)
+    assert numbers.tolist() == list(range(140)) and np.abs(pixels.mean((1, 2, 3)) - level(numbers)).max() < 3
     whole = MelEncoder().encode(*read_audio(video))
     assert len(whole) == 140
-    for number, count in enumerate((50, 50, 40)):
-        example = read_all(shards, count)[0][number]
-        first = 50 * number
-        assert np.abs(greys(example) - level(first + np.arange(count))).max() < 3
-        around = (first + torch.arange(count)[:, None] + torch.arange(-2, 3)).clamp(0, 139)
-        assert (example["features"] - whole[around]).abs().max() < 4e-3  # float16
+    features = features_of(video)
+    for first, last in ((0, 50), (50, 100), (100, 140)):
+        around = torch.arange(first - 8, last + 8).clamp(0, 139)  # beyond the ends these are repeated
+        assert (features_around(features, first, last, 8) - whole[around]).abs().max() < 1e-5
 
 
 def flash_and_click(path, fps, delay=0.0):
@@ -94,35 +77,29 @@ def flash_and_click(path, fps, delay=0.0):
     return make_video(path, count, fps, sound, levels=np.where(white, 235, 16))
 
 
-def assert_together(shards):
+def assert_together(video):
     """Where it is white it is loud, in frames."""
-    examples, _ = read_all(shards, 25)
-    seen = 0
-    for number in range(len(examples)):
-        example = read_all(shards, 25)[0][number]
-        white = np.flatnonzero(greys(example) > 120)
-        loud = example["features"][:, 2].mean(dim=(1, 2)).numpy()
-        loud = np.flatnonzero(loud > 0.5 * (loud.max() + np.median(loud))) if loud.max() - np.median(loud) > 1 else []
-        assert (len(white) > 0) == (len(loud) > 0)
-        if len(white):
-            seen += 1
-            assert abs(np.mean(white) - np.mean(loud)) <= 0.75 and len(white) <= 2, (white, loud)
-    assert seen == 2
+    numbers, pixels, features = read(video)
+    loudness = features[0 : len(features)].mean((1, 2)).numpy()
+    white = numbers[pixels.mean((1, 2, 3)) > 120]
+    loud = np.flatnonzero(loudness > 0.5 * (loudness.max() + np.median(loudness)))
+    seen, heard = (np.split(found, np.flatnonzero(np.diff(found) > 5) + 1) for found in (white, loud))
+    assert len(seen) == len(heard) == 2
+    for flash, click in zip(seen, heard, strict=True):
+        assert abs(flash.mean() - click.mean()) <= 0.75 and len(flash) <= 2, (flash, click)
 
 
 @pytest.mark.parametrize("fps", [25.0, 30.0, 29.97, 50.0, 24.0])
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_picture_and_sound_stay_together(tmp_path, fps, suffix):
-    flash_and_click(tmp_path / "in" / f"talk.{suffix}", fps)
-    assert_together(prepare(tmp_path / "in", tmp_path / "out", seconds=1.0))
+    assert_together(flash_and_click(tmp_path / f"talk.{suffix}", fps))
 
 
 @pytest.mark.parametrize("shift", [0.48, -0.36])
 def test_sound_that_begins_at_another_time(tmp_path, shift):
     """A file whose sound begins later (or earlier) than its picture, by the clock of the container."""
     plain = flash_and_click(tmp_path / "plain.mkv", 25.0, delay=-shift)
-    (tmp_path / "in").mkdir()
-    with av.open(str(plain)) as source, av.open(str(tmp_path / "in" / "talk.mkv"), "w") as target:
+    with av.open(str(plain)) as source, av.open(str(tmp_path / "talk.mkv"), "w") as target:
         streams = {stream: target.add_stream_from_template(stream) for stream in source.streams}
         late = source.streams.audio[0] if shift > 0 else source.streams.video[0]
         for packet in source.demux():
@@ -133,7 +110,7 @@ def test_sound_that_begins_at_another_time(tmp_path, shift):
                 packet.pts, packet.dts = packet.pts + moved, packet.dts + moved
             packet.stream = streams[packet.stream]
             target.mux(packet)
-    assert_together(prepare(tmp_path / "in", tmp_path / "out", seconds=1.0))
+    assert_together(tmp_path / "talk.mkv")
 
 
 @pytest.mark.parametrize("source_rate", [10, 25, 30, 60])
@@ -156,12 +133,12 @@ def test_gaps_and_late_pictures_keep_the_time():
     assert early[0] == 0 and list(resample(iter([]), Fraction(25), Fraction(0))) == []
 
 
-def test_phone_video_is_upright_and_square_pixels_are_kept(tmp_path):
-    wide = make_video(tmp_path / "in" / "talk.mkv", 30, size=(64, 32), levels=[100] * 30)
+def test_square_pixels_are_kept(tmp_path):
+    wide = make_video(tmp_path / "talk.mkv", 30, size=(64, 32), levels=[100] * 30)
     os.rename(wide, tmp_path / "plain.mkv")
     with (
         av.open(str(tmp_path / "plain.mkv")) as source,
-        av.open(str(tmp_path / "in" / "talk.mkv"), "w") as target,
+        av.open(str(tmp_path / "talk.mkv"), "w") as target,
     ):
         sound = target.add_stream_from_template(source.streams.audio[0])
         video = target.add_stream("libx264", rate=25)
@@ -178,96 +155,12 @@ def test_phone_video_is_upright_and_square_pixels_are_kept(tmp_path):
             if packet.dts is not None:
                 packet.stream = sound
                 target.mux(packet)
-    clip = read_all(prepare(tmp_path / "in", tmp_path / "out", size=64), 25)[0][0]["clip"][0, 1].float()
-    assert clip[20:44, 20:44].min() > 180 and clip[:12].max() < 60 and clip[:, :12].max() < 60
+    _, pixels, _ = read(tmp_path / "talk.mkv")
+    assert pixels.shape[1:] == (64, 64, 3)
+    assert pixels[:, 20:44, 20:44].min() > 180 and pixels[:, :12].max() < 60 and pixels[:, :, :12].max() < 60
 
 
-# Latents -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("keep_frames", [True, False])
-def test_latents(tmp_path, keep_frames):
-    torch.manual_seed(0)
-    autoencoder = build_autoencoder(AUTOENCODER).eval().requires_grad_(False)
-    make_video(tmp_path / "in" / "talk.mp4", 30)
-    shards = prepare(tmp_path / "in", tmp_path / "out", autoencoder=autoencoder, keep_frames=keep_frames)
-    (example,), data = read_all(shards, 30, autoencoder.encoder_digest)
-    assert data.uses_latents and example["clip"].shape == (30, 4, 2, 2) and data.size == (32, 32)
-    if keep_frames:
-        (pixels,), _ = read_all(shards, 30)
-        again = autoencoder.encode(pixels["clip"].float() / 127.5 - 1)
-        assert torch.corrcoef(torch.stack([again.flatten(), example["clip"].flatten()]))[0, 1] > 0.99
-    else:
-        with pytest.raises(InputError, match=autoencoder.encoder_digest):
-            read_all(shards, 30)
-
-
-# Once ----------------------------------------------------------------------------------------------------------------
-
-
-def state(folder):
-    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*") if path.is_file()}
-
-
-def test_a_second_call_does_nothing(tmp_path, monkeypatch):
-    make_video(tmp_path / "in" / "a.mp4", 30)
-    make_video(tmp_path / "in" / "deep" / "a.MP4".lower(), 60, fps=30.0)
-    write_media(tmp_path / "in" / "silent.wav", tone(RATE, RATE, 1), RATE)
-    shards = prepare(tmp_path / "in", tmp_path / "out")
-    before = state(tmp_path / "out")
-    assert len(shards) == 2 and len(set(shards)) == 2
-    monkeypatch.setattr(footage, "timed_frames", None)
-    assert prepare(tmp_path / "in", tmp_path / "out") == shards
-    assert state(tmp_path / "out") == before
-
-
-def test_other_settings_and_changed_files(tmp_path):
-    video = make_video(tmp_path / "in" / "a.mp4", 60)
-    shards = prepare(tmp_path / "in", tmp_path / "out")
-    for changes in ({"size": 48}, {"fps": 20.0}, {"seconds": 1.0}, {"face": "largest"}):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            other = prepare(tmp_path / "in", tmp_path / "out", **changes)
-        assert other[0].parent != shards[0].parent and other[0].exists() and shards[0].exists()
-    make_video(video, 70)
-    again = prepare(tmp_path / "in", tmp_path / "out")
-    assert len(read_all(again, 40)[1]) == 1 and again != shards and not shards[0].exists()
-    assert sorted(again[0].parent.glob("*.tar")) == again
-
-
-@pytest.mark.parametrize("stops_at", [1, 2, 3])
-def test_goes_on_after_an_interruption(tmp_path, monkeypatch, stops_at):
-    make_video(tmp_path / "in" / "a.mp4", 150)
-    make_video(tmp_path / "in" / "b.mp4", 30)
-    monkeypatch.setattr(footage, "SHARD_STRETCHES", 1)
-    whole = prepare(tmp_path / "in", tmp_path / "whole")
-    assert len(whole) == 4
-    written = []
-
-    def write(path, stretches):
-        if len(written) == stops_at:
-            raise KeyboardInterrupt
-        written.append(path)
-        return footage_write(path, stretches)
-
-    footage_write = footage.write_shard
-    monkeypatch.setattr(footage, "write_shard", write)
-    with pytest.raises(KeyboardInterrupt):
-        prepare(tmp_path / "in", tmp_path / "out")
-    stops_at = 99
-    shards = prepare(tmp_path / "in", tmp_path / "out")
-    assert written == shards and len(set(written)) == 4
-    assert [path.read_bytes() for path in shards] == [path.read_bytes() for path in whole]
-
-
-def test_one_process_at_a_time(tmp_path, monkeypatch):
-    make_video(tmp_path / "in" / "a.mp4", 30)
-
-    def write(path, stretches):
-        with pytest.raises(InputError, match="Another process"):
-            prepare(tmp_path / "in", tmp_path / "out")
-        return footage_write(path, stretches)
-
-    footage_write = footage.write_shard
-    monkeypatch.setattr(footage, "write_shard", write)
-    prepare(tmp_path / "in", tmp_path / "out")
+def test_squares_that_reach_outside():
+    picture = np.arange(12, dtype=np.uint8).reshape(3, 4, 1).repeat(3, axis=2) * 20
+    square = cut(picture, square_at(-1, -1, 4, 4), 4)[..., 0] // 20
+    assert square.tolist() == [[0, 0, 1, 2], [0, 0, 1, 2], [4, 4, 5, 6], [8, 8, 9, 10]]

@@ -36,9 +36,10 @@ ROOMS: dict[str, set[str]] = {
     "audio": {"errors", "config", "files", "weights"},
     "picture": {"errors", "defaults", "files", "pixels", "weights"},
     "video": GROUND | {"model", "diffusion", "audio.recording", "audio.decoding"},
-    "pipeline": GROUND | {"model", "audio", "picture", "video"},
+    "autoencoders": {"errors", "model", "picture"},
+    "pipeline": GROUND | {"model", "audio", "picture", "autoencoders", "video"},
     "render": GROUND | {"model", "diffusion", "audio", "picture", "video", "pipeline"},
-    "data": GROUND | {"model", "audio", "picture", "video"},
+    "data": GROUND | {"model", "audio", "picture", "autoencoders", "video"},
 }
 ROOMS["training"] = ROOMS["data"] | ROOMS["render"] | {"render", "data"}
 ROOMS["evaluation"] = ROOMS["training"] | {"training"}

@@ -20,7 +20,7 @@ from letstalk_core.data.footage.shards import ShardSource
 from letstalk_core.data.preparation import video_clips
 from letstalk_core.data.preparation.manifest import MANIFEST, read_manifest
 from letstalk_core.data.preparation.preparation_settings import PreparationSettings, Thresholds
-from letstalk_core.data.preparation.preparing import prepare
+from letstalk_core.data.preparation.preparing import kept_shards, prepare
 from letstalk_core.data.source import Window
 from letstalk_core.data.speech.synthesis import available_engines
 from letstalk_core.errors import InputError
@@ -284,3 +284,21 @@ def test_thresholds_change_what_is_kept(folder, tmp_path):
     rows = rows_of(folder, tmp_path / "out", replace(QUICK, thresholds=Thresholds(seconds=1.9)))
     assert [row["kept"] for row in rows] == [True, False, False, True]
     assert rows[1]["filters"] == ["length"] and rows[1]["reasons"] == ["It lasts 1.60 s, less than 1.9 s."]
+
+
+@pytest.mark.slow
+def test_real_people(tmp_path, shared):
+    from letstalk_core.picture.face import find_faces
+
+    clips = [shared / "media" / "clips" / f"{name}.mp4" for name in ("d11", "hdtf_WDA_KatieHill_000")]
+    if not all(clip.exists() for clip in clips):
+        pytest.skip("no shared clips")
+    prepare(clips, tmp_path, PreparationSettings(128, seconds=3.0, features="mel", lips=False, eval_share=0.0))
+    rows = read_manifest(tmp_path / MANIFEST)
+    assert all(row["kept"] for row in rows if row["seconds"] >= 1), [row["reasons"] for row in rows]
+    entries = [entry for shard in kept_shards(tmp_path) for entry in index_shard(shard)]
+    assert len(entries) >= 5
+    for entry in entries:
+        face = find_faces(entry.pixels(0, 1)[0].permute(1, 2, 0).numpy().astype(np.float32) / 255)[0]
+        x, y = face.anchors.mean(0)
+        assert abs(x - 64) < 10 and abs(y - 0.546 * 128) < 10 and 22 < face.eyes < 40

@@ -5,46 +5,43 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 
 from letstalk_core.cli import main
+from letstalk_core.data.preparation.manifest import MANIFEST, read_manifest
 from letstalk_core.data.speech.synthesis import available_engines
 from letstalk_core.model.checkpoint import load_checkpoint
 from letstalk_core.training.config_file import load_config
 from letstalk_core.training.examples import BatchOrder, held_apart
 from letstalk_core.training.train import train
-from letstalk_core.video.writer import VideoWriter
 
+from .talking_videos import RATE, talk, write_video
 from .test_shards import replace_member
 from .tiny import write_tiny_checkpoint
 from .training_runs import changes, losses
 
+needs_speech = pytest.mark.skipif("espeak" not in available_engines(), reason="espeak-ng is not installed")
 
-def write_video(path, seconds=2.0, sound=True):
-    """Noise that is heard, and a picture that gets brighter."""
-    frames = round(25 * seconds)
-    noise = 0.1 * torch.randn(1, round(16000 * seconds), generator=torch.Generator().manual_seed(0))
-    with VideoWriter(path, 64, 64, 25, (noise, 16000) if sound else None, preset="ultrafast") as writer:
-        for number in range(frames):
-            writer.write(np.full((1, 64, 64, 3), 20 + 200 * number // frames, np.uint8))
-    return path
+
+def write_talk(path, seconds=2.0, sound=True, person=145):
+    """Somebody who speaks."""
+    frames, waveform = talk(person)
+    return write_video(path, frames[: round(25 * seconds)], waveform[:, : round(RATE * seconds)] if sound else None)
 
 
 @pytest.fixture
 def given(tmp_path):
     """(a folder of videos, the key=value pairs of a training on it with all of the memory's noise)."""
     videos = tmp_path / "videos"
-    videos.mkdir()
-    write_video(videos / "a.mp4")
+    write_talk(videos / "a.mp4")
     model = write_tiny_checkpoint(tmp_path / "model.safetensors")
     options = changes(tmp_path / "run", videos, data="videos", autoencoder=str(model), memory_pixel_noise=True)
     return videos, options
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # there is no face
+@needs_speech
 def test_a_folder_of_videos_is_prepared_once_and_trained_on(given, tmp_path, capsys):
     videos, options = given
-    write_video(videos / "b.mp4")
+    write_talk(videos / "b.mp4", person=5)
     assert main(["train", *options]) == 0
     shards = sorted((tmp_path / "run" / "prepared").rglob("*.tar"))
     written = [shard.stat().st_mtime_ns for shard in shards]
@@ -53,12 +50,13 @@ def test_a_folder_of_videos_is_prepared_once_and_trained_on(given, tmp_path, cap
     assert [shard.stat().st_mtime_ns for shard in shards] == written
     assert main(["demo", "--model", str(tmp_path / "run" / "model.safetensors"), "--max-seconds", "0.4", "--output",
                  str(tmp_path / "o.mp4")]) == 0  # fmt: skip
+    assert [row["kept"] for row in read_manifest(tmp_path / "run" / "prepared" / MANIFEST)] == [True, True]
     prepared = str(shards[0].parent)
     assert main(["train", *options, "data=shards", f"data_path={prepared}", f"run={tmp_path / 'again'}"]) == 0
     assert losses(tmp_path / "again") == losses(tmp_path / "run")[:6]
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
+@needs_speech
 def test_latents_and_pixels_give_the_same_loss(given, tmp_path):
     """Where no noise is on the pixels; latents are kept in half precision."""
     _, options = given
@@ -72,24 +70,23 @@ def test_latents_and_pixels_give_the_same_loss(given, tmp_path):
     assert losses(tmp_path / "pixels") != losses(tmp_path / "run")  # they were encoded anew
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
+@needs_speech
 def test_videos_that_do_not_serve_are_named(given, tmp_path, capsys):
     videos, options = given
     (videos / "a.mp4").unlink()
     assert main(["train", *options]) == 1
     assert str(videos) in capsys.readouterr().err.splitlines()[-1]
-    write_video(videos / "mute.mp4", sound=False)
+    write_talk(videos / "mute.mp4", sound=False)
     assert main(["train", *options]) == 1
     said = capsys.readouterr().err
     assert "mute.mp4" in said and "sound" in said
-    write_video(videos / "short.mp4", seconds=1.2)
+    write_talk(videos / "short.mp4", seconds=1.2)
     assert main(["train", *options, "model.clip_frames=40", "run=" + str(tmp_path / "other")]) == 1
     assert "42" in capsys.readouterr().err.splitlines()[-1]  # clip and memory
 
 
+@needs_speech
 def test_drawn_people_need_no_data(tmp_path):
-    if "espeak" not in available_engines():
-        pytest.skip("espeak-ng is not installed")
     model = write_tiny_checkpoint(tmp_path / "model.safetensors")
     options = changes(
         tmp_path / "run", tmp_path / "people", data="avatar", avatar_clips=2, autoencoder=str(model),

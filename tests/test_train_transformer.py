@@ -10,13 +10,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from letstalk_core.autoencoders import find_autoencoder
 from letstalk_core.cli import main
 from letstalk_core.config import FUSIONS, OBJECTIVES
 from letstalk_core.data.footage.shards import ShardSource
 from letstalk_core.errors import InputError
 from letstalk_core.model.checkpoint import LetsTalkModel, load_checkpoint
 from letstalk_core.pipeline import LetsTalkPipeline
-from letstalk_core.training.build import build_model, find_autoencoder
+from letstalk_core.training.build import build_model
 from letstalk_core.training.loop import make_accelerator
 from letstalk_core.training.train import train
 from letstalk_core.training.transformer_loss import TransformerLoss

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from letstalk_core.autoencoders import find_autoencoder
 from letstalk_core.model.checkpoint import LetsTalkModel
-from letstalk_core.training.build import build_model, find_autoencoder
+from letstalk_core.training.build import build_model
 from letstalk_core.training.loop import make_accelerator
 from letstalk_core.training.transformer_loss import Denoiser, TransformerLoss
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from letstalk_core.autoencoders import bundled_autoencoder
 from letstalk_core.data.footage.shard_writer import Stretch, write_shard
-from letstalk_core.pipeline import bundled_autoencoder
 from letstalk_core.training.config_file import load_config
 from letstalk_core.training.training_config import TransformerTraining
 

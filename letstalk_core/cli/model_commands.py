@@ -142,8 +142,8 @@ def _train_portraits(arguments) -> None:
 
 
 def _puppet(arguments) -> None:
+    from ..autoencoders import find_autoencoder
     from ..data.people import show
-    from ..training.build import find_autoencoder
 
     autoencoder = find_autoencoder(arguments.autoencoder or "")
     puppet = show.choose_puppet(arguments.person, arguments.seed)

@@ -26,18 +26,19 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..files import cannot_write, check_file, find_files
 from ..picture.picture_file import read_image
-from ..picture.portrait import MIN_SIDE
+from ..picture.portrait import MIN_SIDE, centred_square, square_of
 from ..picture.similarity import cut, square_at
-from ..pixels import pictures_to_pixels, pixels_to_planes
-from .footage.frames import crop_stretch, resample, timed_frames, to_rgb
-from .footage.prepare import find_videos
+from ..pixels import pictures_to_pixels, pixels_to_pictures, pixels_to_planes
+from .footage.frames import resample, timed_frames, to_rgb
 from .footage.shard_index import find_shards, index_shard
+from .preparation.video_sources import find_videos
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 LEAST_CROP = 0.85  # share of the centred square's side: crops are mild, the face shall stay in the picture
 NAMED = 5  # pictures that a warning names, of those that are left out
 VERSION = 1  # raised when something else is done to a video, which makes another folder
 RATE = 2  # pictures of a second of video: neighbouring frames are too much alike to learn from
+LOOKS = (0, 5, 10)  # pictures of a stretch on which a face is looked for
 STRETCH = 20  # pictures of a video that share one square and are one group, ten seconds
 TRIES = 8  # pictures that are tried in the place of one that has become unreadable
 
@@ -235,7 +236,31 @@ def _stretches(video: Path, size: int) -> Iterator[tuple[np.ndarray, bool]]:
         raise InputError(f"{video} has no pictures in it.")
     pictures = (to_rgb(picture) for _, picture in resample(itertools.chain([first], timed), Fraction(RATE), first[0]))
     for picture in pictures:
-        yield crop_stretch(itertools.chain([picture], itertools.islice(pictures, STRETCH - 1)), size, 0)
+        yield _crop_stretch(itertools.chain([picture], itertools.islice(pictures, STRETCH - 1)), size)
+
+
+def _crop_stretch(pictures: Iterator[np.ndarray], size: int) -> tuple[np.ndarray, bool]:
+    """Cut one square out of all pictures uint8 [H,W,3], so that the background keeps still: (uint8 [T,size,size,3],
+    face found). The largest face is looked for on a few pictures near the start; without one, the centred square."""
+    square: np.ndarray | None = None
+    held: list[np.ndarray] = []  # until the square is known
+    for number, picture in enumerate(pictures):
+        held.append(picture)
+        if number in LOOKS:
+            square = _face_square(picture, size)
+        if square is not None or number == LOOKS[-1]:
+            break
+    found = square is not None
+    square = square if found else centred_square(held[0], size)
+    return np.stack([cut(picture, square, size) for picture in itertools.chain(held, pictures)]), found
+
+
+def _face_square(pixels: np.ndarray, size: int) -> np.ndarray | None:
+    """The similarity [2,3] from pixels uint8 [H,W,3] to the square around the largest face; None without one."""
+    try:
+        return square_of(pixels_to_pictures(pixels), size, 0, on_missing="error")[0]
+    except InputError:
+        return None
 
 
 # Shards --------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..audio.recording import SAMPLE_RATE, Recording
-from ..data.footage.prepare import find_videos
 from ..data.footage.shard_index import ShardEntry, find_shards, index_shard
+from ..data.preparation.video_sources import find_videos
 from ..errors import InputError
 from ..pipeline import LetsTalkPipeline
 from ..pixels import pixels_to_images

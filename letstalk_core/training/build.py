@@ -1,46 +1,18 @@
-"""The model that a training begins with, and the autoencoder beside it."""
+"""The model that a training begins with."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from safetensors import safe_open
-
+from ..autoencoders import is_model
 from ..errors import InputError
 from ..files import check_file
-from ..model.checkpoint import CONFIG_KEY, LetsTalkModel, load_checkpoint
+from ..model.checkpoint import LetsTalkModel, load_checkpoint
 from ..model.lora import add_lora
-from ..picture.autoencoder import Autoencoder, load_autoencoder
-from ..pipeline import bundled_autoencoder
+from ..picture.autoencoder import Autoencoder
 from .initialise import initialise_from
 from .training_config import TransformerTraining
-
-
-def find_autoencoder(given: str, init_from: str = "") -> Autoencoder | None:
-    """The autoencoder of `given` (a file or folder of its own, or a model that bundles one), else that of init_from.
-
-    None where neither names one. InputError where `given` is a model without an autoencoder.
-    """
-    for path in (given, init_from):
-        if path and _is_model(path):
-            found = bundled_autoencoder(path)
-            if found is not None:
-                return found
-            if path == given:
-                raise InputError(f"{path} is a model that bundles no autoencoder; set autoencoder to one that does.")
-        elif path and path == given:
-            return load_autoencoder(path)
-    return None
-
-
-def _is_model(path: str) -> bool:
-    """Whether a file is a checkpoint of this package."""
-    try:
-        with safe_open(path, "pt") as file:
-            return CONFIG_KEY in (file.metadata() or {})
-    except Exception:  # not there, a folder, or no safetensors file: others say so
-        return False
 
 
 def build_model(config: TransformerTraining, autoencoder: Autoencoder | None, accelerator) -> LetsTalkModel:
@@ -54,7 +26,7 @@ def build_model(config: TransformerTraining, autoencoder: Autoencoder | None, ac
     if config.preset:
         model_config = config.model_config()
     else:
-        if not _is_model(config.init_from):
+        if not is_model(config.init_from):
             raise InputError(f"{config.init_from} does not say what model it is; set preset, such as linear-B.")
         model_config = config.model_config(load_checkpoint(config.init_from).config)
     if autoencoder is not None:

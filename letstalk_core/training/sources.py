@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..audio.load_encoder import BUILT_IN, load_audio_encoder
+from ..audio.load_encoder import BUILT_IN
 from ..config import LetsTalkConfig
 from ..data.drawn.talking_clips import ClipStore, read_count, write_count
 from ..data.source import Source, Window
@@ -60,7 +60,7 @@ def _recorded(
     if config.data == "videos":
         from accelerate.utils import broadcast_object_list
 
-        found = [_prepared(config, model, autoencoder, accelerator.device) if accelerator.is_main_process else None]
+        found = [_prepared(config, model, autoencoder is not None) if accelerator.is_main_process else None]
         shards = broadcast_object_list(found)[0]
     source = ShardSource(
         shards, window, latents_digest=digest, features_shape=(model.audio.blocks, model.audio.channels)
@@ -77,23 +77,22 @@ def _recorded(
     return source
 
 
-def _prepared(
-    config: TransformerTraining, model: LetsTalkConfig, autoencoder: Autoencoder | None, device: torch.device
-) -> list[Path]:
-    """The shards of a folder of videos, prepared now in the run's folder unless they are there."""
-    from ..data.footage.prepare import prepare_videos
+def _prepared(config: TransformerTraining, model: LetsTalkConfig, latents: bool) -> list[Path]:
+    """The shards of videos, prepared now in the run's folder unless they are there: as `prepare` makes them, but no
+    identity is set aside, and lips are not compared, which would lose a part of few videos that somebody chose."""
+    from ..data.preparation.preparation_settings import PreparationSettings
+    from ..data.preparation.preparing import kept_shards, prepare
 
-    if model.audio.encoder == "wav2vec2" and not config.audio_encoder:
+    features = model.audio.encoder
+    if features not in BUILT_IN and not config.audio_encoder:
         raise InputError("The model takes wav2vec2 features; set audio_encoder to its folder or file.")
-    encoder = load_audio_encoder(name if (name := model.audio.encoder) in BUILT_IN else config.audio_encoder)
-    return prepare_videos(
-        Path(config.data_path),
-        Path(config.run) / "prepared",
-        size=model.image_size,
-        fps=model.fps,
-        audio_encoder=encoder.to(device),
-        autoencoder=autoencoder,
-    )
+    settings = PreparationSettings(
+        size=model.image_size, fps=model.fps, features=features if features in BUILT_IN else config.audio_encoder,
+        autoencoder=(config.autoencoder or config.init_from) if latents else "", lips=False, eval_share=0.0,
+    )  # fmt: skip
+    prepared = Path(config.run) / "prepared"
+    print(prepare([config.data_path], prepared, settings))
+    return kept_shards(prepared)
 
 
 @torch.no_grad()

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..autoencoders import find_autoencoder
 from ..data.source import Source
 from ..model.checkpoint import LetsTalkModel
 from ..picture.autoencoder import Autoencoder
-from .build import build_model, find_autoencoder
+from .build import build_model
 from .examples import BatchOrder, held_apart, load_batches
 from .export import ModelExporter
 from .fitting import autocast, fit_source

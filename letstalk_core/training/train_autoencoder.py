@@ -15,6 +15,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
+from ..autoencoders import find_autoencoder
 from ..data.drawn.stills import DrawnPictures
 from ..data.images import PictureFiles, ShardPictures, image_folder, video_pictures
 from ..data.people.pictures import PuppetPictures
@@ -23,7 +24,7 @@ from ..picture.autoencoder import SMALL_DC_AE, Autoencoder, build_autoencoder
 from ..picture.portrait_autoencoder import SMALL_PORTRAIT_AE
 from ..pixels import images_to_pixels, normalise
 from ..weights import write_weights
-from .build import find_autoencoder, freeze
+from .build import freeze
 from .examples import held_apart
 from .export import STEPS_KEY
 from .fitting import autocast, fit_source

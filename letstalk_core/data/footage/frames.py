@@ -1,9 +1,8 @@
-"""The pictures of a video: at another frame rate in time with the sound, and cut to one square around the face."""
+"""The pictures of a video at another frame rate, in time with the sound."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 from collections.abc import Iterator
 from fractions import Fraction
@@ -14,18 +13,10 @@ import av
 import numpy as np
 
 from ...errors import InputError
-from ...picture.portrait import centred_square, square_of
-from ...picture.similarity import cut
-from ...pixels import pixels_to_pictures
 from ...video.driving_video import period_of, rising
-
-LOOKS = (0, 5, 10)  # frames of a stretch on which a face is looked for
 
 Picture = tuple[av.VideoFrame, Fraction | None]  # as decoded, and the width of a pixel over its height
 T = TypeVar("T")
-
-
-# In time --------------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -91,32 +82,3 @@ def to_rgb(picture: Picture, most: int | None = None) -> np.ndarray:
     pixels = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
     quarter_turns = round(getattr(frame, "rotation", 0) / 90)  # phones store turned pictures
     return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
-
-
-# In space -------------------------------------------------------------------------------------------------------------
-
-
-def crop_stretch(pictures: Iterator[np.ndarray], size: int, face: int | None) -> tuple[np.ndarray, bool]:
-    """Cut one square out of all pictures, so that the background keeps still: (uint8 [T, size, size, 3], face found).
-
-    face: its number, 0 the largest; it is looked for on a few pictures near the start. None takes the centred square.
-    """
-    square: np.ndarray | None = None
-    held: list[np.ndarray] = []  # until the square is known
-    for number, picture in enumerate(pictures):
-        held.append(picture)
-        if face is not None and number in LOOKS:
-            square = face_square(picture, size, face)
-        if face is None or square is not None or number == LOOKS[-1]:
-            break
-    found = face is None or square is not None
-    square = centred_square(held[0], size) if square is None else square
-    return np.stack([cut(picture, square, size) for picture in itertools.chain(held, pictures)]), found
-
-
-def face_square(pixels: np.ndarray, size: int, face: int) -> np.ndarray | None:
-    """The similarity [2,3] from pixels uint8 [H, W, 3] to the square around face number `face`; None without it."""
-    try:
-        return square_of(pixels_to_pictures(pixels), size, face, on_missing="error")[0]
-    except InputError:
-        return None

@@ -6,6 +6,7 @@ It can be stopped at any time; the same call goes on where it was, by the conten
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,14 +14,15 @@ from pathlib import Path
 import filelock
 from tqdm import tqdm
 
+from ...audio.encoder import AudioEncoder
 from ...audio.load_encoder import load_audio_encoder
+from ...autoencoders import find_autoencoder
 from ...errors import InputError
 from ...files import write_durably
-from ...picture.autoencoder import load_autoencoder
-from ..footage.prepare import digest_of
+from ...weights import add_to_digest
 from .ear_opening import load_ear
 from .engines import ENGINES
-from .manifest import MANIFEST, write_manifest
+from .manifest import MANIFEST, read_manifest, write_manifest
 from .preparation_report import write_report
 from .preparation_settings import PreparationSettings
 from .video_clips import WORK, Task, rejected
@@ -60,17 +62,38 @@ def prepare(
         return write_report(output, rows, settings)
 
 
+def kept_shards(output: str | Path) -> list[Path]:
+    """The shards of what the last preparation into `output` kept, train and eval. InputError where it kept nothing that
+    has sound."""
+    rows = read_manifest(Path(output) / MANIFEST)
+    shards = sorted({Path(output) / row["stored"] for row in rows if row["kept"] and row["sound"]})
+    if not shards:
+        example = next((f"{row['video']}: {row['reasons'][0].rstrip('.')}" for row in rows if row["reasons"]), "silent")
+        raise InputError(
+            f"None of {len({row['video'] for row in rows})} videos can be used ({example}); {output}/report.html says "
+            "why of each."
+        )
+    return shards
+
+
 def _digests(settings: PreparationSettings) -> dict[str, str]:
     """What the weights are at the paths of the settings. InputError where there are none, or the size does not fit."""
-    found = {"features_digest": digest_of(load_audio_encoder(settings.features)), "autoencoder_digest": ""}
+    found = {"features_digest": _digest_of(load_audio_encoder(settings.features)), "autoencoder_digest": ""}
     if not settings.autoencoder:
         return found
-    autoencoder = load_autoencoder(settings.autoencoder)
+    autoencoder = find_autoencoder(settings.autoencoder)
     if settings.size % autoencoder.downscale:
         raise InputError(
             f"The size is {settings.size}, but the autoencoder needs a multiple of {autoencoder.downscale}."
         )
     return found | {"autoencoder_digest": autoencoder.encoder_digest}
+
+
+def _digest_of(encoder: AudioEncoder) -> str:
+    """Of everything that decides an encoder's features."""
+    digest = hashlib.sha256(f"{encoder.name} {encoder.settings}".encode())
+    add_to_digest(digest, dict(sorted(encoder.state_dict().items())))
+    return digest.hexdigest()
 
 
 def _named(sources, found: dict[int, list[dict]]) -> list[dict]:

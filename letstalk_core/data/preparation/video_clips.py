@@ -18,11 +18,12 @@ import torch
 from ...audio.encoder import AudioEncoder, FeatureStream, Samples
 from ...audio.load_encoder import load_audio_encoder
 from ...audio.recording import Recording
+from ...autoencoders import find_autoencoder
 from ...errors import InputError
 from ...files import cannot_write, check_file, write_durably
-from ...picture.autoencoder import Autoencoder, load_autoencoder
-from ..footage.prepare import CONTEXT, features_around, with_latents
+from ...picture.autoencoder import Autoencoder
 from ..footage.shard_writer import Stretch, encode_frames, write_shard
+from ..footage.stretches import CONTEXT, features_around, with_latents
 from .clip_filters import FILTERS, UNREADABLE, judge
 from .clip_steps import (
     Clip,
@@ -192,7 +193,9 @@ class _Video:
     def _stretches(self) -> Iterator[Stretch]:
         self.probe = probe = probe_video(self.source)
         if not probe.sound and not self.settings.allow_silent:
-            raise _Unusable("It has no sound; --allow-silent keeps the pictures of such videos beside the shards.")
+            raise _Unusable(
+                "It has no sound; prepare --allow-silent keeps the pictures of such videos beside the shards."
+            )
         sound = _Sound(self.source, self.settings) if probe.sound else None
         end = math.inf if sound is None else len(sound.features)
         decoded = [numbered_pictures(self.source, probe, self.settings, end) for _ in range(2)]
@@ -272,7 +275,7 @@ def _encoder(name: str) -> AudioEncoder:
 @functools.cache
 def _autoencoder(path: str, gpu: bool) -> tuple[Autoencoder, str]:
     """With its encoder_digest."""
-    autoencoder = load_autoencoder(path)
+    autoencoder = find_autoencoder(path)
     return autoencoder.to("cuda" if gpu and torch.cuda.is_available() else "cpu"), autoencoder.encoder_digest
 
 

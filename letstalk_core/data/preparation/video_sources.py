@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError
-from ...files import read_text
-from ..footage.prepare import SUFFIXES
+from ...files import find_files, read_text
 from .face_tracks import Box
 from .preparation_settings import SILENT
 
+SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"),
+    *(".ogv", ".3gp"),
+)
 HDTF_TIMES = "_annotion_time.txt"  # as HDTF spells it
 CELEBV_HQ = "celebvhq_info.json"
 
@@ -32,6 +35,11 @@ class VideoSource:
     start: float = 0.0
     end: float | None = None
     box: Box | None = None
+
+
+def find_videos(folder: str | Path) -> list[Path]:
+    """The videos in a folder and below, by their names; InputError where there is no folder or no video."""
+    return find_files(folder, SUFFIXES, "videos")
 
 
 def find_sources(given: Sequence[str | Path], output: str | Path | None = None) -> tuple[list[VideoSource], list[str]]:

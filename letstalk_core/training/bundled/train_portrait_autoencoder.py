@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...autoencoders import find_autoencoder
 from ...data.people.geometry import SIZE
 from ...data.people.pictures import PeoplePictures, PuppetPictures, face_regions
 from ...data.people.talking import DRAWN_EVERY, SpeakingPictures
@@ -28,7 +29,6 @@ from ...picture.portrait_autoencoder import SMALL_PORTRAIT_AE, PortraitAutoencod
 from ...pixels import normalise
 from ...precision import native_autocast
 from ...weights import write_weights
-from ..build import find_autoencoder
 from ..reconstruction import psnr, psnrs, reconstruction_loss
 from .read_ahead import ReadAhead
 from .teacher import Teacher

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ...autoencoders import find_autoencoder
 from ...data.people.pictures import POSES, PeoplePictures, PuppetPictures
 from ...data.people.talking import SpeakingPictures
 from ...data.source import Window
@@ -22,7 +23,7 @@ from ...errors import InputError
 from ...model.checkpoint import BundledAutoencoder, LetsTalkModel, load_checkpoint, save_checkpoint
 from ...precision import native_autocast
 from ...presets import PRESETS
-from ..build import find_autoencoder, freeze
+from ..build import freeze
 from ..training_config import TransformerTraining
 from ..transformer_loss import Denoiser, TransformerLoss
 from . import train_portrait_autoencoder

@@ -8,12 +8,12 @@ import psutil
 import torch
 from torch import nn
 
+from ...autoencoders import find_autoencoder
 from ...errors import InputError
 from ...model.transformer import GRADIENT_CHECKPOINTING
 from ...picture.autoencoder import SMALL_DC_AE, build_autoencoder
 from ...picture.portrait_autoencoder import SMALL_PORTRAIT_AE
 from ...render.estimate import duration
-from ..build import find_autoencoder
 from ..training_config import AutoencoderTraining, TrainingConfig, TransformerTraining
 from .block_speed import Speed, measure_speed, training_device
 from .requirements import GIB, TrainingEstimate, estimate_training, look_into_shards

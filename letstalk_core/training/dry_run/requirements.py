@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
+from ...autoencoders import find_autoencoder
 from ...config import LetsTalkConfig
 from ...errors import InputError
 from ...model.checkpoint import load_checkpoint
 from ...picture.autoencoder import DC_AE, SD_VAE, build_autoencoder
 from ...picture.portrait_autoencoder import SMALL_PORTRAIT_AE
-from ..build import find_autoencoder
 from ..loop import native_precision
 from ..training_config import TransformerTraining
 from .counting import DTYPES, Parameters, Work, count_encoding, count_parameters, count_step
