@@ -1,24 +1,34 @@
 """The paper's ablations at a scale that two CPU cores can bear: every variant with the same budget, seeds and test.
 
+    git show 68c550d:weights/teacher.safetensors > runs/ablations/teacher.safetensors
     python benchmarks/ablations.py fusion [WORK]    # Tables 3 and 4 and the diversity experiment: 5 models x 3 seeds
+    python benchmarks/ablations.py portrait [WORK]  # Table 3 again under one change at a time: why is its order so?
     python benchmarks/ablations.py memory [WORK]    # each part of the noise regularisation, on 60 seconds of video
     python benchmarks/ablations.py table [WORK]     # writes docs/ablations.json and prints its tables as Markdown
 
-WORK (default runs/ablations) keeps drawn clips, models and results; what is there is not done again. Needs
-requirements-dev.txt and espeak-ng; about two hours on one core, most of it for `fusion` (OMP_NUM_THREADS=1).
+WORK (default runs/ablations) keeps puppets, speech, clips, models and results; what is there is not done again. The
+teacher is the bundled model's. `fusion` and `portrait` are of puppets of photographs, `memory` is of drawn people.
+Needs requirements-dev.txt and espeak-ng.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
+from letstalk_core.autoencoders import find_autoencoder  # noqa: E402
 from letstalk_core.config import CONTROLS  # noqa: E402
+from letstalk_core.data.people.pictures import PuppetPictures  # noqa: E402
+from letstalk_core.data.source import Window  # noqa: E402
+from letstalk_core.data.speech.pairs import SpokenPairs  # noqa: E402
+from letstalk_core.data.stored_clips import CONTEXT, StoredClipSource  # noqa: E402
 from letstalk_core.evaluation import report  # noqa: E402
 from letstalk_core.evaluation.clip_judges import judged  # noqa: E402
 from letstalk_core.evaluation.frechet import frechet_distance  # noqa: E402
@@ -27,14 +37,20 @@ from letstalk_core.evaluation.identity import load_identity  # noqa: E402
 from letstalk_core.evaluation.meter import load_meter  # noqa: E402
 from letstalk_core.pipeline import BUNDLED_MODEL, LetsTalkPipeline  # noqa: E402
 from letstalk_core.pixels import images_to_pixels  # noqa: E402
-from letstalk_core.training.train import train  # noqa: E402
+from letstalk_core.training.build import build_model  # noqa: E402
+from letstalk_core.training.bundled.teacher import Teacher  # noqa: E402
+from letstalk_core.training.bundled.told_clips import ToldClips  # noqa: E402
+from letstalk_core.training.loop import make_accelerator  # noqa: E402
+from letstalk_core.training.train import train, train_transformer  # noqa: E402
 from letstalk_core.training.training_config import TransformerTraining  # noqa: E402
 from letstalk_core.video.clips import SamplingSettings  # noqa: E402
 
 SIZE = 256  # pixels
-STEPS, SEEDS, PAIRS, SECONDS, CLIPS = 1000, 3, 24, 2.56, 3000
+STEPS, SEEDS, PAIRS, SECONDS, CLIPS, DRAWN_CLIPS = 700, 3, 12, 2.56, 3000, 3000
+PUPPETS, SPOKEN = 1000, 1650  # what the told clips are of: people, and stretches of speech
+LENGTH, AT_ONCE = 20, 8  # frames of a told clip; clips that are told at a time
 MEMORY_SEEDS, ROLL_OUTS = 1, 3
-PEOPLE, DRAWS = 8, 6  # of the diversity experiment: portraits, and videos of each
+PEOPLE, DRAWS = 8, 4  # of the diversity experiment: portraits, and videos of each
 
 # Without the bundled model's departures: the portrait reaches the frames through its fusion alone, and clips stand
 # alone, so that no memory carries the portrait past it.
@@ -47,6 +63,13 @@ MODEL = dict(
 )  # fmt: skip
 FUSIONS = [("direct", "direct"), ("siamese", "direct"), ("symbiotic", "direct"), ("symbiotic", "siamese"),
            ("symbiotic", "symbiotic")]  # fmt: skip
+PORTRAITS = [fusion for fusion, audio in FUSIONS if audio == "direct"]
+CHANGES = {  # of `portrait`, one at a time; "relative_scale" is measured
+    "three times the steps": dict(steps=3 * STEPS),
+    "softmax attention": dict(attention="softmax"),
+    "relative latents": dict(relative_latents=True),
+    "one set of portrait tokens": dict(portrait_each_frame=False),  # changes symbiotic alone
+}
 OFF = dict(memory_pixel_noise=False, memory_noise_steps=0, memory_mask=0.0)
 PARTS = {
     "none": OFF,
@@ -58,21 +81,81 @@ PARTS = {
 }
 
 
-def trained(work: Path, name: str, seed: int, model: dict, memory: dict) -> Path:
-    """The file of one model, trained if it is not there."""
-    run = work / "models" / f"{name}-{seed}"
-    if (run / "done.safetensors").exists():
-        return run / "done.safetensors"
-    config = TransformerTraining(
-        run=str(run), preset="tiny", model={**MODEL, **model}, autoencoder=str(BUNDLED_MODEL),
+class ToldPuppets:
+    """Clips of puppets of photographs who speak, as the teacher tells their latents, kept in a folder: StoredClips
+    (data/stored_clips.py) without pixels. latents: float16 of the frames [n,T,C,h,w] and of the portraits [n,C,h,w].
+    """
+
+    count, length = CLIPS, LENGTH
+
+    def __init__(self, work: Path):
+        folder = work / "told"
+        if not (folder / "starts.npy").exists():
+            self.make(work, folder)
+        read = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
+        self.features, self.regions, self.starts, self.told = (
+            read[name] for name in ("features", "regions", "starts", "told")
+        )
+        self.latents = read["clips"], read["portraits"]
+
+    def make(self, work: Path, folder: Path) -> None:
+        workers = os.cpu_count() or 1
+        pairs = SpokenPairs(work / "audio" / "pairs", SPOKEN, MODEL["audio_encoder"], work / "audio" / "utterances")
+        people = PuppetPictures(work / "puppets", PUPPETS).make(workers)
+        teacher, autoencoder = Teacher.load(work / "teacher.safetensors"), find_autoencoder(str(BUNDLED_MODEL))
+        window = Window(LENGTH, 0, 2 * CONTEXT + 1, controls=MODEL["controls"])
+        told = ToldClips([(people, 1)], pairs.make(workers), autoencoder, teacher, window, torch.device("cpu"))
+        plans, parts = told.plans(AT_ONCE), []
+        for step in tqdm(range(CLIPS // AT_ONCE), desc="told clips"):
+            plan = plans(step)
+            batch = told.batch(plan)
+            beginning = plan.features[:, :1] == plan.features[:, 1 : CONTEXT + 1]  # what lies before it is its first
+            parts.append(
+                {
+                    "clips": batch["clip"].half().numpy(), "portraits": batch["portrait"].half().numpy(),
+                    "features": plan.features, "told": plan.told, "regions": batch["regions"].numpy(),
+                    "starts": beginning.all((1, 2, 3)),
+                }
+            )  # fmt: skip
+        folder.mkdir(exist_ok=True)
+        for name in parts[0]:
+            np.save(folder / f"{name}.npy", np.concatenate([part[name] for part in parts]))
+
+    def asked(self, index: int, around: slice, names: tuple[str, ...]) -> np.ndarray:
+        return self.told[index, around][:, [MODEL["controls"].index(name) for name in names]]
+
+    def relative_scale(self) -> float:
+        """One over the deviation of what frames differ from their portraits."""
+        clips, portraits = (part[: AT_ONCE**2].astype(np.float32) for part in self.latents)
+        return float(1 / (clips - portraits[:, None]).std())
+
+
+def settings(work: Path, name: str, seed: int, model: dict, steps: int = STEPS, **other) -> TransformerTraining:
+    return TransformerTraining(
+        run=str(work / "models" / f"{name}-{seed}"), preset="tiny", model={**MODEL, **model},
+        autoencoder=str(BUNDLED_MODEL),
         init_from=str(BUNDLED_MODEL), frozen="^audio_projection",  # of the shapes here only that one fits
-        data="avatar", data_path=str(work / "clips"), avatar_clips=CLIPS, seed=seed, steps=STEPS, batch_size=8,
+        data="avatar", data_path=str(work / "clips"), avatar_clips=DRAWN_CLIPS, seed=seed, steps=steps, batch_size=8,
         learning_rate=2e-3, schedule="cosine", warmup_steps=50, beta2=0.98, gradient_clip=1.0, gradient_clip_start=0,
         ema_decay=0.99, device="cpu", workers=0, first_guess_share=0.35, mouth_weight=8.0, eye_weight=3.0,
-        blink_weight=3.0, save_every=500, keep_checkpoints=1, **memory,
+        blink_weight=3.0, save_every=500, keep_checkpoints=1, **other,
     )  # fmt: skip
-    train(config).rename(run / "done.safetensors")
-    return run / "done.safetensors"
+
+
+def trained(config: TransformerTraining, puppets: ToldPuppets | None = None) -> Path:
+    """The file of one model, trained if it is not there: on puppets, or on the drawn clips that the settings name."""
+    done = Path(config.run) / "done.safetensors"
+    if done.exists():
+        return done
+    if puppets is None:
+        return train(config).rename(done)
+    accelerator = make_accelerator(config, Path(config.run))
+    torch.manual_seed(config.seed)
+    autoencoder = find_autoencoder(config.autoencoder)
+    model = build_model(config, autoencoder, accelerator)
+    window = Window.of(model.config, config.first_clip_share, config.memory_pixel_noise)
+    source = StoredClipSource(puppets, window, puppets.latents)
+    return train_transformer(config, model, autoencoder, source, accelerator).rename(done)
 
 
 def kept(path: Path, make) -> dict:
@@ -87,12 +170,13 @@ def kept(path: Path, make) -> dict:
 class Judge:
     """Held-out people and speech with their true frames, rendered once, and the networks that read faces."""
 
-    def __init__(self):
-        self.clips = list(held_out_pairs(PAIRS, SECONDS, SIZE, drawings=True))
+    def __init__(self, drawings: bool):
+        self.clips = list(held_out_pairs(PAIRS, SECONDS, SIZE, drawings))
         self.truth = [clip.frames() for clip in self.clips]
         self.meter, self.identity = load_meter(report.METER), load_identity()
 
     def score(self, path: Path) -> dict:
+        """How like the true frames, the person and the speech a model's videos are."""
         pipeline = LetsTalkPipeline.load(path, "cpu")
         rows, made, true, distances = [], [], [], []
         for i, (clip, truth) in enumerate(zip(self.clips, self.truth, strict=True)):
@@ -107,16 +191,16 @@ class Judge:
             "frechet_distance": frechet_distance(np.concatenate(made), np.concatenate(true)),
             **{name: summary[name]["mean"] for name in ("psnr", "psnr_outside_mouth", "ssim", "open_r", "width_r")},
             "open_r_shuffled": summary["open_r_shuffled"]["mean"],
-            **self.diversity(pipeline),
         }
 
     def distance(self, frames: np.ndarray, portraits: np.ndarray) -> np.ndarray:
         """Of the person in each frame from the first portrait's, 0 (the same) to 2."""
         return 1 - self.identity.read(frames) @ self.identity.read(portraits)[0]
 
-    def diversity(self, pipeline: LetsTalkPipeline) -> dict:
+    def diversity(self, path: Path) -> dict:
         """Motion without audio (tokens of zeros): how much videos of one portrait differ, and how much each moves."""
-        projection, between, within, jumps = pipeline.model.audio_projection, [], [], []
+        pipeline, between, within, jumps = LetsTalkPipeline.load(path, "cpu"), [], [], []
+        projection = pipeline.model.audio_projection
         hook = projection.register_forward_hook(lambda module, arguments, tokens: torch.zeros_like(tokens))
         for clip in self.clips[:PEOPLE]:
             portrait, silence = clip.portrait, np.zeros(16000 * 16 // 25, np.float32)
@@ -159,19 +243,38 @@ def sharpness(frames: np.ndarray) -> float:
 
 
 def fusion(work: Path) -> None:
-    judge = Judge()
+    judge, puppets = Judge(drawings=False), ToldPuppets(work)
     for seed in range(SEEDS):
         for portrait, audio in FUSIONS:
             name = f"{portrait}-{audio}"
-            path = trained(work, name, seed, dict(portrait_fusion=portrait, audio_fusion=audio), OFF)
-            print(name, seed, kept(work / "results" / f"{name}-{seed}.json", lambda path=path: judge.score(path)))
+            config = settings(work, name, seed, dict(portrait_fusion=portrait, audio_fusion=audio), **OFF)
+            path = trained(config, puppets)
+            found = kept(
+                work / "results" / f"{name}-{seed}.json",
+                lambda path=path: {**judge.score(path), **judge.diversity(path)},
+            )
+            print(name, seed, found, flush=True)
+
+
+def portrait(work: Path) -> None:
+    judge, puppets = Judge(drawings=False), ToldPuppets(work)
+    for change, changed in CHANGES.items():
+        for way in PORTRAITS:
+            if "portrait_each_frame" in changed and way != "symbiotic":
+                continue
+            name, model = f"{change} {way}", dict(changed, portrait_fusion=way)
+            if "relative_latents" in changed:
+                model["relative_scale"] = puppets.relative_scale()
+            config = settings(work, name, 0, model, model.pop("steps", STEPS), **OFF)
+            path = trained(config, puppets)
+            print(name, kept(work / "results" / f"{name}-0.json", lambda path=path: judge.score(path)), flush=True)
 
 
 def memory(work: Path) -> None:
-    judge = Judge()
+    judge = Judge(drawings=True)
     for seed in range(MEMORY_SEEDS):
         for name, parts in PARTS.items():
-            path = trained(work, f"memory {name}", seed, dict(memory_frames=2), parts)
+            path = trained(settings(work, f"memory {name}", seed, dict(memory_frames=2), **parts))
             file = work / "results" / f"memory {name}-{seed}.json"
             print(name, seed, kept(file, lambda path=path: judge.roll_out(path)))
 
@@ -181,6 +284,7 @@ def table(work: Path) -> None:
     told = {"settings": dict(steps=STEPS, batch_size=8, clips=CLIPS, pairs=PAIRS, seconds=SECONDS, model=MODEL)}
     for title, rows, seeds in (
         ("fusion", names, SEEDS),
+        ("portrait", [f"{change} {way}" for change in CHANGES for way in PORTRAITS], 1),
         ("memory", [f"memory {name}" for name in PARTS], MEMORY_SEEDS),
     ):
         found = {}
@@ -207,9 +311,9 @@ def markdown(rows: dict) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] not in ("fusion", "memory", "table"):
+    if len(sys.argv) < 2 or sys.argv[1] not in ("fusion", "portrait", "memory", "table"):
         raise SystemExit(__doc__)
     torch.set_flush_denormal(True)
-    {"fusion": fusion, "memory": memory, "table": table}[sys.argv[1]](
+    {"fusion": fusion, "portrait": portrait, "memory": memory, "table": table}[sys.argv[1]](
         Path(sys.argv[2] if len(sys.argv) > 2 else REPOSITORY / "runs" / "ablations")
     )
