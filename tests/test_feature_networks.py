@@ -147,11 +147,15 @@ def test_files_of_another_kind_are_refused(tmp_path):
     broken.write_bytes(b"no weights at all")
     nested = tmp_path / "nested.pt"
     torch.save({"state_dict": {}, "epoch": 3}, nested)
+    damaged = [tmp_path / f"damaged {number}.pt" for number in range(4)]  # each another error of unpickling
+    for path, content in zip(damaged, (b".", b"h\x05", b"X\x01\x00\x00\x00\xff", b"\x80\x02K"), strict=True):
+        path.write_bytes(content)
     cases = [
         ("i3d", other, "give the I3D of Kinetics-400"),
         ("syncnet", other, "give syncnet_v2.model"),
         ("i3d", broken, "no file of weights"),
         ("syncnet", nested, "no plain table of tensors"),
+        *(("syncnet", path, "no file of weights") for path in damaged),
         ("identity", broken, "no ONNX network"),
         ("expression", write_onnx(tmp_path / "grey.onnx", (1, 1)), r"takes \['n', 1, 8, 8\]"),
     ]
