@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ...audio.load_encoder import load_audio_encoder
 from ...errors import InputError
-from ...files import write_durably
+from ...files import check_file, write_durably
 from ...picture.autoencoder import load_autoencoder
 from ..footage.prepare import digest_of
 from .ear_opening import load_ear
@@ -23,7 +23,8 @@ from .engines import ENGINES
 from .manifest import MANIFEST, write_manifest
 from .preparation_report import write_report
 from .preparation_settings import PreparationSettings
-from .video_clips import WORK, Task, rejected
+from .syncnet import load_syncnet
+from .video_clips import WORK, Task, content_digest, rejected
 from .video_sources import find_sources
 
 SETTINGS = "settings.json"
@@ -62,7 +63,11 @@ def prepare(
 
 def _digests(settings: PreparationSettings) -> dict[str, str]:
     """What the weights are at the paths of the settings. InputError where there are none, or the size does not fit."""
-    found = {"features_digest": digest_of(load_audio_encoder(settings.features)), "autoencoder_digest": ""}
+    found = {"features_digest": digest_of(load_audio_encoder(settings.features))}
+    found |= {"autoencoder_digest": "", "syncnet_digest": ""}
+    if settings.syncnet:
+        load_syncnet(check_file(settings.syncnet, "SyncNet"))
+        found["syncnet_digest"] = content_digest(Path(settings.syncnet))
     if not settings.autoencoder:
         return found
     autoencoder = load_autoencoder(settings.autoencoder)
