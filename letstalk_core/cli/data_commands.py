@@ -24,7 +24,7 @@ def add_data_commands(commands) -> None:
     prepare.add_argument("--eval-share", type=float, default=0.1, metavar="SHARE", help="of identities (default: 0.1)")
     prepare.add_argument("--allow-silent", action="store_true", help="keep pictures without sound, beside the shards")
     prepare.add_argument("--no-lips", dest="lips", action="store_false", help="do not compare the sound with the mouth")
-    prepare.add_argument("--syncnet", default="", metavar="FILE", help="compare them by SyncNet, too")
+    prepare.add_argument("--syncnet", default="", metavar="FILE", help="SyncNet, to compare sound and mouth by it, too")
     prepare.add_argument(
         "--threshold",
         action="append",
