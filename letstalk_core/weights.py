@@ -1,4 +1,6 @@
-"""Weights in safetensors files: written whole or not at all, filled in strictly, and known by their digest."""
+"""Weights in files: written whole or not at all, filled in strictly, and known by their digest.
+
+Ours are safetensors; published networks also come as PyTorch's."""
 
 from __future__ import annotations
 
@@ -64,6 +66,32 @@ def read_network(path: str | Path, network: T) -> T:
     """The network with the weights of a file, float32, in evaluation mode; CheckpointError unless they fit."""
     fill_strictly(network, {name: value.float() for name, value in load_file(path).items()}, str(path))
     return network.eval()
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors or PyTorch file, float32, without running anything that is in it."""
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of a damaged pickle it may be any
+        what = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(f"{path} is no file of weights that can be read ({what[:120]}); get it again.") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path} is no plain table of tensors; give the network's state_dict.")
+    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+
+
+def read_published(path: str | Path, network: T, advice: str) -> T:
+    """The network with the weights of its authors' file, in evaluation mode; CheckpointError unless they fit.
+
+    Older files have no counts of batches, which are only needed in training.
+    """
+    counters = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
+    fill_strictly(network, {**counters, **read_state(path)}, str(path), advice)
+    return network.eval().requires_grad_(False)
 
 
 def some_of(keys: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from letstalk_core.cli import main
 from letstalk_core.data.footage.shard_writer import Stretch, write_shard
+from letstalk_core.data.preparation.syncnet import SyncNet
 from letstalk_core.data.speech.synthesis import available_engines
 from letstalk_core.evaluation.clip_judges import Judges, picture_numbers, vectors_of
 from letstalk_core.evaluation.clip_sets import ANOTHER, GENERATED, STILL, TRUTH, Clip, ClipSet, of_model, paired_folders
@@ -19,7 +20,6 @@ from letstalk_core.evaluation.comparison_report import markdown
 from letstalk_core.evaluation.feature_networks import Networks, OnnxJudge
 from letstalk_core.evaluation.held_out import held_out_pairs
 from letstalk_core.evaluation.measure_table import MEASURES
-from letstalk_core.evaluation.syncnet import SyncNet
 from letstalk_core.pipeline import LetsTalkPipeline
 from letstalk_core.video.writer import VideoWriter
 

@@ -4,10 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from letstalk_core.data.preparation.syncnet import (
+    SyncNet,
+    cepstral_coefficients,
+    load_syncnet,
+    shifted_scores,
+    sync_scores,
+)
 from letstalk_core.errors import CheckpointError
 from letstalk_core.evaluation import feature_networks
 from letstalk_core.evaluation.i3d import I3D, pad_as_tensorflow
-from letstalk_core.evaluation.syncnet import SyncNet, cepstral_coefficients, shifted_scores, sync_scores
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), np.uint8)
 # Shapes of layers as they are in the published files.
@@ -79,7 +85,7 @@ def test_sound_that_comes_late_is_found(late):
 
 def test_syncnet_hears_and_sees(tmp_path):
     torch.manual_seed(0)
-    net = feature_networks.load_syncnet(saved(SyncNet(), tmp_path / "syncnet_v2.model"))
+    net = load_syncnet(saved(SyncNet(), tmp_path / "syncnet_v2.model"))
     faces = np.random.default_rng(0).integers(0, 256, (10, 224, 224, 3), np.uint8)
     sound = np.random.default_rng(1).standard_normal(6400).astype(np.float32) / 10
     scores = sync_scores(net, faces, sound)
@@ -141,11 +147,15 @@ def test_files_of_another_kind_are_refused(tmp_path):
     broken.write_bytes(b"no weights at all")
     nested = tmp_path / "nested.pt"
     torch.save({"state_dict": {}, "epoch": 3}, nested)
+    damaged = [tmp_path / f"damaged {number}.pt" for number in range(4)]  # each another error of unpickling
+    for path, content in zip(damaged, (b".", b"h\x05", b"X\x01\x00\x00\x00\xff", b"\x80\x02K"), strict=True):
+        path.write_bytes(content)
     cases = [
         ("i3d", other, "give the I3D of Kinetics-400"),
         ("syncnet", other, "give syncnet_v2.model"),
         ("i3d", broken, "no file of weights"),
         ("syncnet", nested, "no plain table of tensors"),
+        *(("syncnet", path, "no file of weights") for path in damaged),
         ("identity", broken, "no ONNX network"),
         ("expression", write_onnx(tmp_path / "grey.onnx", (1, 1)), r"takes \['n', 1, 8, 8\]"),
     ]
@@ -161,7 +171,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
             return (tmp_path.joinpath("ran").touch, ())
 
     torch.save({"weight": Runs()}, tmp_path / "bad.pt")
-    for load in (feature_networks.load_i3d, feature_networks.load_syncnet):
+    for load in (feature_networks.load_i3d, load_syncnet):
         with pytest.raises(CheckpointError, match="cannot|can be read"):
             load(tmp_path / "bad.pt")
     assert not (tmp_path / "ran").exists()

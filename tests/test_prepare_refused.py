@@ -17,7 +17,7 @@ from letstalk_core.data.footage.shard_writer import Stretch
 from letstalk_core.data.preparation import preparing, video_clips
 from letstalk_core.data.preparation.clip_steps import Clip, measure_lips
 from letstalk_core.data.preparation.manifest import MANIFEST, read_manifest, write_manifest
-from letstalk_core.data.preparation.preparation_settings import PreparationSettings, Thresholds
+from letstalk_core.data.preparation.preparation_settings import VERSION, PreparationSettings, Thresholds
 from letstalk_core.data.preparation.preparing import prepare
 from letstalk_core.data.preparation.video_clips import Task, prepare_video
 from letstalk_core.data.preparation.video_sources import VideoSource
@@ -372,7 +372,7 @@ def test_a_corrupt_manifest_and_one_of_another_version(tmp_path):
         read_manifest(path)
     table = pyarrow.table({"video": ["a"]}).replace_schema_metadata({"letstalk_preparation": "0"})
     pyarrow.parquet.write_table(table, path)
-    with pytest.raises(InputError, match="version 0, and this is version 1"):
+    with pytest.raises(InputError, match=f"version 0, and this is version {VERSION}"):
         read_manifest(path)
     (tmp_path / "in").mkdir()
     write_video(tmp_path / "in" / "a.mp4", grey(), torch.zeros(1, RATE))

@@ -24,6 +24,7 @@ def add_data_commands(commands) -> None:
     prepare.add_argument("--eval-share", type=float, default=0.1, metavar="SHARE", help="of identities (default: 0.1)")
     prepare.add_argument("--allow-silent", action="store_true", help="keep pictures without sound, beside the shards")
     prepare.add_argument("--no-lips", dest="lips", action="store_false", help="do not compare the sound with the mouth")
+    prepare.add_argument("--syncnet", default="", metavar="FILE", help="SyncNet, to compare sound and mouth by it, too")
     prepare.add_argument(
         "--threshold",
         action="append",
@@ -38,7 +39,17 @@ def _prepare(arguments) -> None:
     from ..data.preparation.preparation_settings import PreparationSettings, thresholds_of
     from ..data.preparation.preparing import prepare
 
-    names = ("size", "seconds", "features", "autoencoder", "keep_frames", "lips", "allow_silent", "eval_share")
+    names = (
+        "size",
+        "seconds",
+        "features",
+        "autoencoder",
+        "keep_frames",
+        "lips",
+        "syncnet",
+        "allow_silent",
+        "eval_share",
+    )
     given = {name: getattr(arguments, name) for name in names}
     settings = PreparationSettings(**given, thresholds=thresholds_of(arguments.threshold))
     print(prepare(arguments.source, Path(arguments.output), settings, arguments.engine, arguments.workers))

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..data.preparation.syncnet import FPS as SYNCNET_FPS
+from ..data.preparation.syncnet import SIDE as SYNCNET_SIDE
+from ..data.preparation.syncnet import sync_scores
 from ..errors import InputError
 from ..picture.similarity import similarity
 from ..pixels import pixels_to_images, pixels_to_planes
@@ -20,9 +23,6 @@ from .identity import SIZE, IdentityNet, load_identity
 from .measure_table import FOLLOWS, LAGS
 from .meter import FaceMeter, load_meter, reduced
 from .report import BLINK, JUDGED_EVERY, METER, OPEN
-from .syncnet import FPS as SYNCNET_FPS
-from .syncnet import SIDE as SYNCNET_SIDE
-from .syncnet import sync_scores
 
 SOME = slice(None, None, JUDGED_EVERY)
 # Where ArcFace's training had eyes, nose and mouth corners, in pixels of 112 (its published template).

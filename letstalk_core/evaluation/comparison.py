@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from tqdm import tqdm
 
+from ..data.preparation.syncnet import FPS as SYNCNET_FPS
 from . import measures
 from .clip_judges import Judges
 from .clip_sets import RATES_ALIKE, ClipSet
@@ -12,7 +13,6 @@ from .feature_networks import Networks
 from .frechet import frechet_distance, frechet_interval
 from .measure_table import FRECHET, MEASURES
 from .report import evenly_spaced
-from .syncnet import FPS as SYNCNET_FPS
 
 SHEET_CLIPS = 6
 

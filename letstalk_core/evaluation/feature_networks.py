@@ -5,7 +5,6 @@ None is downloaded, and none is replaced by another. docs/evaluation.md says whe
 
 from __future__ import annotations
 
-import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,17 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..data.preparation.syncnet import SyncNet, load_syncnet
 from ..errors import CheckpointError, InputError
 from ..files import check_file
 from ..pixels import pixels_to_images, pixels_to_planes
-from ..weights import fill_strictly
+from ..weights import fill_strictly, read_published, read_state
 from .i3d import I3D, SIDE, WINDOW
-from .syncnet import SyncNet
 
 BATCH = 16  # pictures that are looked at at a time
 ALEXNET = "features.10.weight"  # its last convolution; VGG16 has a convolution there, too, of another shape
@@ -57,28 +53,6 @@ def load_networks(files: dict[str, Path]) -> Networks:
         "expression": lambda path: OnnxJudge(path, from_signed=False),
     }
     return Networks(**{name: loaders[name](check_file(path, f"{name} network")) for name, path in files.items()})
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors or PyTorch file, float32, without running anything that is in it."""
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is no file of weights that can be read ({what[:120]}); get it again.") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} is no plain table of tensors; give the network's state_dict.")
-    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-
-
-def _filled(network: nn.Module, path: Path, advice: str) -> nn.Module:
-    """The network with the weights of a file, for looking only. What counts batches is left out of older files."""
-    counters = {name: value for name, value in network.state_dict().items() if name.endswith("num_batches_tracked")}
-    fill_strictly(network, {**counters, **read_state(path)}, str(path), advice)
-    return network.eval().requires_grad_(False)
 
 
 def _batches(frames: np.ndarray) -> Iterator[np.ndarray]:
@@ -140,7 +114,7 @@ def load_lpips(path: Path) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
 
 def load_i3d(path: Path) -> Judge:
     """I3D: frames [F,H,W,3] -> logits [F // 16,400] of windows that follow one another, resized to 224 pixels."""
-    network = _filled(I3D(), path, "give the I3D of Kinetics-400 as a PyTorch state_dict")
+    network = read_published(path, I3D(), "give the I3D of Kinetics-400 as a PyTorch state_dict")
 
     @torch.inference_mode()
     def look(frames: np.ndarray) -> np.ndarray:
@@ -152,10 +126,6 @@ def load_i3d(path: Path) -> Judge:
         return torch.cat(found).numpy()
 
     return look
-
-
-def load_syncnet(path: Path) -> SyncNet:
-    return _filled(SyncNet(), path, "give syncnet_v2.model or what has its layers")
 
 
 # Faces ----------------------------------------------------------------------------------------------------------------

@@ -52,6 +52,10 @@ FILTERS = (
     Filter("lips, lag", "lips_lag", "The sound is off the lips by {value:.0f} frames, more than {limit:g}.",
            most="lips_lag", value=abs),
     Filter("lips, r", "lips_r", "The sound is not of this mouth: r {value:.2f}, less than {limit:g}.", "lips_r"),
+    Filter("SyncNet, lag", "sync_lag", "SyncNet finds the sound off the lips by {value:.0f} frames, more than "
+           "{limit:g}.", most="sync_lag", value=abs),
+    Filter("SyncNet, confidence", "sync_c", "SyncNet is not sure that the sound is of this mouth: Sync-C {value:.2f}, "
+           "less than {limit:g}.", "sync_c"),
 )  # fmt: skip
 UNREADABLE = "unreadable"  # in the place of a filter: the video itself
 

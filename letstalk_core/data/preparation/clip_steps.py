@@ -23,7 +23,7 @@ from ...errors import InputError
 from ...files import check_file
 from ...picture.face import Face
 from ...picture.portrait import FRAMING
-from ...picture.similarity import cut
+from ...picture.similarity import cut, square_at
 from ...video.reader import open_video
 from ..footage.frames import Picture, audio_start, resample, timed_frames, to_rgb
 from .clip_filters import Measures
@@ -33,6 +33,7 @@ from .face_tracks import FaceTracker, steady_square
 from .lip_timing import compare_lips
 from .preparation_settings import PreparationSettings
 from .shot_cuts import ShotCuts
+from .syncnet import SIDE, SyncNet, sync_scores
 from .video_sources import VideoSource
 
 LOOKED_AT = 512  # pixels of the shorter side in which faces are followed
@@ -178,6 +179,16 @@ def measure_lips(clip: Clip, ear: Ear, features) -> None:
     heard = ear.opening(features[clip.start : clip.start + len(clip)])
     r, lag = compare_lips(heard, _openings(clip.faces))
     clip.measures |= {"lips_r": r, "lips_lag": None if lag is None else float(lag)}
+
+
+def measure_sync(clip: Clip, net: SyncNet, samples: torch.Tensor) -> None:
+    """SyncNet's confidence, and its lag, of the cut-out frames and the clip's sound; as for Sync-C in evaluation."""
+    square = square_at(0, 0, clip.frames.shape[1], SIDE)
+    confidence, _, lag = sync_scores(
+        net, np.stack([cut(frame, square, SIDE) for frame in clip.frames]), samples.numpy()
+    )
+    if not math.isnan(confidence):  # of a clip long enough for one shift
+        clip.measures |= {"sync_c": confidence, "sync_lag": float(lag)}
 
 
 def _openings(faces: list[Face | None]) -> np.ndarray:

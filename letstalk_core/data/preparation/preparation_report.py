@@ -13,6 +13,7 @@ from .preparation_settings import PreparationSettings, Thresholds
 
 REPORT = "report"  # .html and .png
 EXAMPLES = 12  # clips of a contact sheet
+COLUMNS = 5  # of histograms
 # The paper's Figure 4: identities and hours.
 PAPER = {
     "HDTF, raw": (411, 15.75),
@@ -71,9 +72,11 @@ def draw(output: Path, rows: Sequence[dict], thresholds: Thresholds, table: Tabl
 
     figure = Figure((14, 15), layout="constrained")
     top, middle, bottom = figure.subfigures(3, 1, height_ratios=(5, 3, 3))
-    panels = top.subplots(3, 4).ravel()
-    for axes, each in zip(panels, FILTERS, strict=True):
+    panels = top.subplots(-(-len(FILTERS) // COLUMNS), COLUMNS).ravel()
+    for axes, each in zip(panels, FILTERS, strict=False):
         _histogram(axes, each, rows, thresholds)
+    for axes in panels[len(FILTERS) :]:
+        axes.axis("off")
     kept = [row for row in rows if row["kept"]]
     rejections = [row for row in rows if not row["kept"]]
     _sheet(middle, output, _examples(kept), f"{len(kept)} clips kept")

@@ -13,8 +13,9 @@ from pathlib import Path
 from ...audio.load_encoder import BUILT_IN
 from ...audio.recording import exact_fps
 from ...errors import InputError
+from .syncnet import FPS as SYNCNET_FPS
 
-VERSION = 1  # raised when something else is done to a video
+VERSION = 2  # raised when something else is done to a video, or the manifest has other columns
 WORK, SILENT = "work", "silent"  # folders of a preparation, beside those of the splits
 
 
@@ -34,6 +35,8 @@ class Thresholds:
     speech: float = 0.2  # of the clip's time, least
     lips_r: float = 0.3  # correlation of heard and seen mouth at the best lag, least
     lips_lag: float = 3.0  # frames of that lag, either way, most
+    sync_c: float = 3.0  # SyncNet's confidence, least
+    sync_lag: float = 3.0  # frames of SyncNet's lag, either way, most
 
 
 def thresholds_of(changes: Sequence[str]) -> Thresholds:
@@ -57,8 +60,9 @@ class PreparationSettings:
 
     size: side of the square in pixels. seconds: of the longest clip. features: what the shards' features are made by
     (load_audio_encoder). autoencoder: the path of one whose latents are stored too; without keep_frames only they are.
-    lips: compare the sound with the mouth. allow_silent: videos without sound are prepared too, as plain videos beside
-    the shards. eval_share: of the identities.
+    lips: compare the sound with the mouth. syncnet: the path of one that compares them too (load_syncnet).
+    allow_silent: videos without sound are prepared too, as plain videos beside the shards. eval_share: of the
+    identities.
     """
 
     size: int = 256
@@ -68,6 +72,7 @@ class PreparationSettings:
     autoencoder: str = ""
     keep_frames: bool = True
     lips: bool = True
+    syncnet: str = ""
     allow_silent: bool = False
     eval_share: float = 0.1
     thresholds: Thresholds = field(default_factory=Thresholds)
@@ -87,6 +92,8 @@ class PreparationSettings:
                 "there is no square to cut out."
             )
         exact_fps(self.fps)
+        if self.syncnet and self.rate != SYNCNET_FPS:
+            raise InputError(f"SyncNet needs {SYNCNET_FPS:g} frames a second, not {self.fps:g}; leave it out.")
 
     @property
     def rate(self) -> Fraction:
@@ -101,7 +108,8 @@ class PreparationSettings:
         """The same, wherever the process that reads the models was started."""
         features = self.features if self.features in BUILT_IN else str(Path(self.features).absolute())
         autoencoder = self.autoencoder and str(Path(self.autoencoder).absolute())
-        return replace(self, features=features, autoencoder=autoencoder)
+        syncnet = self.syncnet and str(Path(self.syncnet).absolute())
+        return replace(self, features=features, autoencoder=autoencoder, syncnet=syncnet)
 
     def to_json(self) -> str:
         return json.dumps({"version": VERSION, **asdict(self)}, indent=2)

@@ -18,14 +18,15 @@ from ...audio.encoder import AudioEncoder
 from ...audio.load_encoder import load_audio_encoder
 from ...autoencoders import find_autoencoder
 from ...errors import InputError
-from ...files import write_durably
+from ...files import check_file, write_durably
 from ...weights import add_to_digest
 from .ear_opening import load_ear
 from .engines import ENGINES
 from .manifest import MANIFEST, read_manifest, write_manifest
 from .preparation_report import write_report
 from .preparation_settings import PreparationSettings
-from .video_clips import WORK, Task, rejected
+from .syncnet import load_syncnet
+from .video_clips import WORK, Task, content_digest, rejected
 from .video_sources import find_sources
 
 SETTINGS = "settings.json"
@@ -78,7 +79,11 @@ def kept_shards(output: str | Path) -> list[Path]:
 
 def _digests(settings: PreparationSettings) -> dict[str, str]:
     """What the weights are at the paths of the settings. InputError where there are none, or the size does not fit."""
-    found = {"features_digest": _digest_of(load_audio_encoder(settings.features)), "autoencoder_digest": ""}
+    found = {"features_digest": _digest_of(load_audio_encoder(settings.features))}
+    found |= {"autoencoder_digest": "", "syncnet_digest": ""}
+    if settings.syncnet:
+        load_syncnet(check_file(settings.syncnet, "SyncNet"))
+        found["syncnet_digest"] = content_digest(Path(settings.syncnet))
     if not settings.autoencoder:
         return found
     autoencoder = find_autoencoder(settings.autoencoder)

@@ -34,12 +34,14 @@ from .clip_steps import (
     measure_lips,
     measure_pictures,
     measure_sound,
+    measure_sync,
     numbered_pictures,
     probe_video,
     thumbnail,
 )
 from .ear_opening import load_ear
 from .preparation_settings import SILENT, WORK, PreparationSettings, Thresholds
+from .syncnet import SyncNet, load_syncnet
 from .video_sources import VideoSource
 
 THUMBNAIL = 112  # pixels
@@ -222,6 +224,8 @@ class _Video:
         measure_pictures(clip)
         if sound is not None and settings.lips:
             measure_lips(clip, sound.ear, sound.heard)
+        if sound is not None and settings.syncnet and not judge(clip.measures, settings.thresholds):
+            measure_sync(clip, _syncnet(settings.syncnet), samples)
         return samples
 
     def _stretch(self, clip: Clip, sound: _Sound, samples) -> Stretch:
@@ -270,6 +274,11 @@ class _Sound:
 @functools.cache
 def _encoder(name: str) -> AudioEncoder:
     return load_audio_encoder(name)
+
+
+@functools.cache
+def _syncnet(path: str) -> SyncNet:
+    return load_syncnet(path)
 
 
 @functools.cache

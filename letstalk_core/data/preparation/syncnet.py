@@ -7,13 +7,15 @@ hundredth of a second, in the definition of python_speech_features, with which i
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..audio.recording import SAMPLE_RATE
+from ...audio.recording import SAMPLE_RATE
+from ...weights import read_published
 
 SIDE, FPS = 224, 25.0  # of its pictures
 WINDOW, STEPS = 5, 20  # frames, and steps of coefficients, that are looked at at once
@@ -59,6 +61,11 @@ def _layer(convolution: nn.Conv2d | nn.Conv3d) -> tuple[nn.Module, ...]:
     return convolution, norm(convolution.out_channels), nn.ReLU()
 
 
+def load_syncnet(path: str | Path) -> SyncNet:
+    """The network with the weights of a file; CheckpointError where it is another network's, or damaged."""
+    return read_published(path, SyncNet(), "give syncnet_v2.model or what has its layers")
+
+
 @torch.inference_mode()
 def sync_scores(net: SyncNet, faces: np.ndarray, waveform: np.ndarray) -> tuple[float, float, int]:
     """(Sync-C, Sync-D, frames by which the sound comes later) of faces uint8 [F,224,224,3] at 25 frames a second and
@@ -71,11 +78,11 @@ def sync_scores(net: SyncNet, faces: np.ndarray, waveform: np.ndarray) -> tuple[
     count = min(len(faces), len(steps) // STEPS_OF_FRAME) - WINDOW
     if count < 1:
         return float("nan"), float("nan"), 0
-    pictures = torch.from_numpy(np.ascontiguousarray(faces[..., ::-1])).permute(3, 0, 1, 2).float()  # [3,F,H,W]
+    pictures = torch.from_numpy(np.ascontiguousarray(faces[..., ::-1])).permute(3, 0, 1, 2)  # [3,F,H,W]
     sound = torch.from_numpy(steps.T.astype(np.float32))  # [13,steps]
     seen, heard = [], []
     for i in range(count):
-        seen.append(net.see(pictures[None, :, i : i + WINDOW]))
+        seen.append(net.see(pictures[None, :, i : i + WINDOW].float()))
         low = i * STEPS_OF_FRAME
         heard.append(net.hear(sound[None, None, :, low : low + STEPS]))
     return shifted_scores(torch.cat(seen), torch.cat(heard))
