@@ -322,7 +322,7 @@ def test_a_name_that_is_no_text_costs_no_manifest(tmp_path):
 def test_other_weights_at_the_same_path_need_another_folder(tmp_path, monkeypatch):
     write_video(tmp_path / "in" / "a.mp4", grey(), torch.zeros(1, RATE))
     encoder, autoencoder = MelEncoder(), SimpleNamespace(downscale=8, encoder_digest="one")
-    monkeypatch.setattr(preparing, "load_autoencoder", lambda path: autoencoder)
+    monkeypatch.setattr(preparing, "find_autoencoder", lambda path: autoencoder)
     monkeypatch.setattr(preparing, "load_audio_encoder", lambda path: encoder)
     monkeypatch.chdir(tmp_path)
     given = {name: getattr(SETTINGS, name) for name in ("size", "lips", "eval_share")}
