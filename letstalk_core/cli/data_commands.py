@@ -40,16 +40,8 @@ def _prepare(arguments) -> None:
     from ..data.preparation.preparing import prepare
 
     names = (
-        "size",
-        "seconds",
-        "features",
-        "autoencoder",
-        "keep_frames",
-        "lips",
-        "syncnet",
-        "allow_silent",
-        "eval_share",
-    )
+        "size", "seconds", "features", "autoencoder", "keep_frames", "lips", "syncnet", "allow_silent", "eval_share",
+    )  # fmt: skip
     given = {name: getattr(arguments, name) for name in names}
     settings = PreparationSettings(**given, thresholds=thresholds_of(arguments.threshold))
     print(prepare(arguments.source, Path(arguments.output), settings, arguments.engine, arguments.workers))
