@@ -1,14 +1,17 @@
 """The paper's ablations at a scale that two CPU cores can bear: every variant with the same budget, seeds and test.
 
+    mkdir -p runs/ablations
     git show 68c550d:weights/teacher.safetensors > runs/ablations/teacher.safetensors
+    git show 474b488:weights/letstalk-avatar-128.safetensors > runs/ablations/drawn.safetensors
     python benchmarks/ablations.py fusion [WORK]    # Tables 3 and 4 and the diversity experiment: 5 models x 3 seeds
-    python benchmarks/ablations.py portrait [WORK]  # Table 3 again under one change at a time: why is its order so?
+    python benchmarks/ablations.py portrait [WORK]  # Table 3 under one change at a time: why is its order so?
     python benchmarks/ablations.py memory [WORK]    # each part of the noise regularisation, on 60 seconds of video
     python benchmarks/ablations.py table [WORK]     # writes docs/ablations.json and prints its tables as Markdown
 
-WORK (default runs/ablations) keeps puppets, speech, clips, models and results; what is there is not done again. The
-teacher is the bundled model's. `fusion` and `portrait` are of puppets of photographs, `memory` is of drawn people.
-Needs requirements-dev.txt and espeak-ng.
+WORK (default runs/ablations) keeps puppets, speech, clips, models and results; what is there is not done again.
+`fusion` is of puppets of photographs in latents of the bundled autoencoder, which takes the person from the portrait
+itself; `portrait` and `memory` are of drawn people in latents of the small DC-AE that was bundled before, which hold
+all of a picture. Needs requirements-dev.txt and espeak-ng.
 """
 
 import json
@@ -46,7 +49,8 @@ from letstalk_core.training.training_config import TransformerTraining  # noqa: 
 from letstalk_core.video.clips import SamplingSettings  # noqa: E402
 
 SIZE = 256  # pixels
-STEPS, SEEDS, PAIRS, SECONDS, CLIPS, DRAWN_CLIPS = 700, 3, 12, 2.56, 3000, 3000
+STEPS, SEEDS, PAIRS, SECONDS, CLIPS = 700, 3, 12, 2.56, 3000
+DRAWN_STEPS, DRAWN_CLIPS = 500, 3000
 PUPPETS, SPOKEN = 1000, 1650  # what the told clips are of: people, and stretches of speech
 LENGTH, AT_ONCE = 20, 8  # frames of a told clip; clips that are told at a time
 MEMORY_SEEDS, ROLL_OUTS = 1, 3
@@ -64,11 +68,13 @@ MODEL = dict(
 FUSIONS = [("direct", "direct"), ("siamese", "direct"), ("symbiotic", "direct"), ("symbiotic", "siamese"),
            ("symbiotic", "symbiotic")]  # fmt: skip
 PORTRAITS = [fusion for fusion, audio in FUSIONS if audio == "direct"]
-CHANGES = {  # of `portrait`, one at a time; "relative_scale" is measured
-    "three times the steps": dict(steps=3 * STEPS),
-    "softmax attention": dict(attention="softmax"),
-    "relative latents": dict(relative_latents=True),
-    "one set of portrait tokens": dict(portrait_each_frame=False),  # changes symbiotic alone
+DRAWN = dict(image_size=128, autoencoder="dc-ae")
+CHANGES = {  # of `portrait`, one at a time, and those that it is of
+    "as before": (dict(), PORTRAITS),
+    "four times the steps": (dict(steps=4), PORTRAITS),
+    "softmax attention": (dict(attention="softmax"), PORTRAITS),
+    "relative latents": (dict(relative_latents=True), PORTRAITS),
+    "one set of portrait tokens": (dict(portrait_each_frame=False), ["symbiotic"]),
 }
 OFF = dict(memory_pixel_noise=False, memory_noise_steps=0, memory_mask=0.0)
 PARTS = {
@@ -124,16 +130,12 @@ class ToldPuppets:
     def asked(self, index: int, around: slice, names: tuple[str, ...]) -> np.ndarray:
         return self.told[index, around][:, [MODEL["controls"].index(name) for name in names]]
 
-    def relative_scale(self) -> float:
-        """One over the deviation of what frames differ from their portraits."""
-        clips, portraits = (part[: AT_ONCE**2].astype(np.float32) for part in self.latents)
-        return float(1 / (clips - portraits[:, None]).std())
-
 
 def settings(work: Path, name: str, seed: int, model: dict, steps: int = STEPS, **other) -> TransformerTraining:
+    autoencoder = work / "drawn.safetensors" if model.get("image_size") == DRAWN["image_size"] else BUNDLED_MODEL
     return TransformerTraining(
         run=str(work / "models" / f"{name}-{seed}"), preset="tiny", model={**MODEL, **model},
-        autoencoder=str(BUNDLED_MODEL),
+        autoencoder=str(autoencoder),
         init_from=str(BUNDLED_MODEL), frozen="^audio_projection",  # of the shapes here only that one fits
         data="avatar", data_path=str(work / "clips"), avatar_clips=DRAWN_CLIPS, seed=seed, steps=steps, batch_size=8,
         learning_rate=2e-3, schedule="cosine", warmup_steps=50, beta2=0.98, gradient_clip=1.0, gradient_clip_start=0,
@@ -170,8 +172,8 @@ def kept(path: Path, make) -> dict:
 class Judge:
     """Held-out people and speech with their true frames, rendered once, and the networks that read faces."""
 
-    def __init__(self, drawings: bool):
-        self.clips = list(held_out_pairs(PAIRS, SECONDS, SIZE, drawings))
+    def __init__(self, size: int, drawings: bool):
+        self.clips = list(held_out_pairs(PAIRS, SECONDS, size, drawings))
         self.truth = [clip.frames() for clip in self.clips]
         self.meter, self.identity = load_meter(report.METER), load_identity()
 
@@ -243,7 +245,7 @@ def sharpness(frames: np.ndarray) -> float:
 
 
 def fusion(work: Path) -> None:
-    judge, puppets = Judge(drawings=False), ToldPuppets(work)
+    judge, puppets = Judge(SIZE, drawings=False), ToldPuppets(work)
     for seed in range(SEEDS):
         for portrait, audio in FUSIONS:
             name = f"{portrait}-{audio}"
@@ -257,24 +259,30 @@ def fusion(work: Path) -> None:
 
 
 def portrait(work: Path) -> None:
-    judge, puppets = Judge(drawings=False), ToldPuppets(work)
-    for change, changed in CHANGES.items():
-        for way in PORTRAITS:
-            if "portrait_each_frame" in changed and way != "symbiotic":
-                continue
-            name, model = f"{change} {way}", dict(changed, portrait_fusion=way)
-            if "relative_latents" in changed:
-                model["relative_scale"] = puppets.relative_scale()
-            config = settings(work, name, 0, model, model.pop("steps", STEPS), **OFF)
-            path = trained(config, puppets)
+    judge = Judge(DRAWN["image_size"], drawings=True)
+    scale = None  # of latents relative to the portrait, so that their deviation is 1
+    for change, (changed, ways) in CHANGES.items():
+        for way in ways:
+            model = dict(DRAWN, portrait_fusion=way, **changed)
+            if model.get("relative_latents"):
+                scale = scale or relative_scale(work)
+                model["relative_scale"] = scale
+            name, steps = f"{change} {way}", DRAWN_STEPS * model.pop("steps", 1)
+            path = trained(settings(work, name, 0, model, steps, **OFF))
             print(name, kept(work / "results" / f"{name}-0.json", lambda path=path: judge.score(path)), flush=True)
 
 
+def relative_scale(work: Path) -> float:
+    """One over the deviation of what the latents of drawn people differ from their portraits'."""
+    latents = np.load(next((work / "clips").glob("latents-*.npy")), mmap_mode="r")[:64].astype(np.float32)
+    return float(1 / (latents[:, 1:] - latents[:, :1]).std())
+
+
 def memory(work: Path) -> None:
-    judge = Judge(drawings=True)
+    judge = Judge(DRAWN["image_size"], drawings=True)
     for seed in range(MEMORY_SEEDS):
         for name, parts in PARTS.items():
-            path = trained(settings(work, f"memory {name}", seed, dict(memory_frames=2), **parts))
+            path = trained(settings(work, f"memory {name}", seed, dict(DRAWN, memory_frames=2), DRAWN_STEPS, **parts))
             file = work / "results" / f"memory {name}-{seed}.json"
             print(name, seed, kept(file, lambda path=path: judge.roll_out(path)))
 
@@ -282,9 +290,10 @@ def memory(work: Path) -> None:
 def table(work: Path) -> None:
     names = [f"{portrait}-{audio}" for portrait, audio in FUSIONS]
     told = {"settings": dict(steps=STEPS, batch_size=8, clips=CLIPS, pairs=PAIRS, seconds=SECONDS, model=MODEL)}
+    told["settings of drawn people"] = dict(steps=DRAWN_STEPS, clips=DRAWN_CLIPS, model=DRAWN)
     for title, rows, seeds in (
         ("fusion", names, SEEDS),
-        ("portrait", [f"{change} {way}" for change in CHANGES for way in PORTRAITS], 1),
+        ("portrait", [f"{change} {way}" for change, (_, ways) in CHANGES.items() for way in ways], 1),
         ("memory", [f"memory {name}" for name in PARTS], MEMORY_SEEDS),
     ):
         found = {}
