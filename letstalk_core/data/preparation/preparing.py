@@ -6,6 +6,7 @@ It can be stopped at any time; the same call goes on where it was, by the conten
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,12 +19,13 @@ from ...errors import InputError
 from ...files import write_durably
 from ...picture.autoencoder import load_autoencoder
 from ..footage.prepare import digest_of
+from .clip_drafts import DRAFT
 from .ear_opening import load_ear
 from .engines import ENGINES
 from .manifest import MANIFEST, write_manifest
 from .preparation_report import write_report
-from .preparation_settings import PreparationSettings
-from .video_clips import WORK, Task, rejected
+from .preparation_settings import SILENT, WORK, PreparationSettings
+from .video_clips import Task, rejected
 from .video_sources import find_sources
 
 SETTINGS = "settings.json"
@@ -103,11 +105,20 @@ def _opened(output: Path, settings: PreparationSettings, digests: dict[str, str]
         raise InputError(f"Another process is preparing videos in {output}; wait for it, or stop it.") from None
     except OSError as error:
         raise InputError(f"{output} cannot be made ({error.strerror}); choose another output folder.") from error
-    try:
+    with contextlib.ExitStack() as after:
+        after.callback(lock.release)
         _check_settings(output / SETTINGS, json.loads(settings.to_json()) | digests)
+        _remove_unfinished(output)  # of a call that was killed
+        after.callback(_remove_unfinished, output)  # of processes that ended
         yield
-    finally:
-        lock.release()
+
+
+def _remove_unfinished(output: Path) -> None:
+    """Remove drafts, and what files were before they were whole (create_part): they can be large."""
+    patterns = f"{WORK}/*{DRAFT}", *(f"{folder}/.*.????????.part" for folder in (WORK, SILENT, "train", "eval"))
+    for path in itertools.chain(*map(output.glob, patterns)):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _check_settings(path: Path, wanted: dict) -> None:
