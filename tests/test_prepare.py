@@ -200,10 +200,10 @@ def test_killed_between_the_stages_and_run_again(folder, encoding, encoded, tmp_
     (tmp_path / "work").mkdir()
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / ".a.tar.0123abcd.part").write_bytes(b"half of it")
-    draft = draft_of(prepare_video(Task(VideoSource(str(folder / "a.mp4"), "a.mp4"), encoding, str(tmp_path))))
-    assert (tmp_path / draft).exists()
-    rows_of(folder, tmp_path, encoding)
-    assert files_of(tmp_path, "*/*", "*.parquet", "*/.*") == files_of(encoded[0], "*/*", "*.parquet", "*/.*")
+    task = Task(VideoSource(str(folder / "deep" / "b.mp4"), "b.mp4"), encoding, str(tmp_path))
+    assert (tmp_path / draft_of(prepare_video(task))).exists()
+    (row,) = rows_of(folder / "deep", tmp_path, encoding)
+    assert files_of(tmp_path, "*/*", "*/.*") == files_of(encoded[0], f"*/{row['key']}*")
 
 
 def in_turn(monkeypatch):
@@ -239,21 +239,26 @@ def test_a_gpu_that_fails_is_no_videos_fault(folder, encoding, encoded, tmp_path
         patch.setattr(clip_latents, "_autoencoder", lambda path, gpu: (elsewhere, "digest"))
         patch.setattr(clip_latents, "with_latents", fails)
         with pytest.raises(InputError, match=r"The GPU cannot encode \(CUDA out of memory\)"):
-            rows_of(folder, tmp_path, encoding)
+            rows_of(folder / "deep", tmp_path, encoding)
     assert not files_of(tmp_path, "work/*.json", "*/*.tar", "*/.*")
-    rows_of(folder, tmp_path, encoding)
-    assert files_of(tmp_path, *SAME) == files_of(encoded[0], *SAME)
+    (row,) = rows_of(folder / "deep", tmp_path, encoding)
+    assert files_of(tmp_path, "*/*") == files_of(encoded[0], f"*/{row['key']}*")
 
 
 def test_one_process_holds_the_gpu(folder, encoding, encoded, tmp_path, monkeypatch):
     """Only this process takes a GPU to be there: the others fall back to the CPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     rows_of(folder, tmp_path / "out", encoding, workers=2)
-    assert files_of(tmp_path / "out", *SAME, "work/.*") == files_of(encoded[0], *SAME)
+    assert files_of(tmp_path / "out", *SAME, "*/.*", "work/*.tar") == files_of(encoded[0], *SAME)
+
+
+@pytest.mark.slow
+def test_a_video_that_ends_the_process_with_the_gpu_is_rejected_alone(folder, encoding, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(engines, "add_latents", encoder_dies_of_b)
-    rows = rows_of(folder, tmp_path / "broken", encoding, workers=2)
+    rows = rows_of(folder, tmp_path, encoding, workers=2)
     assert [row["kept"] for row in rows] == [True, True, True, False]
-    assert "process that read it ended" in rows[3]["reasons"][0] and not files_of(tmp_path, "*/work/*.draft.tar")
+    assert "process that read it ended" in rows[3]["reasons"][0] and not files_of(tmp_path, "work/*.tar")
 
 
 # Engines -------------------------------------------------------------------------------------------------------------
