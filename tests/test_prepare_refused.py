@@ -14,7 +14,7 @@ import torch
 
 from letstalk_core.audio.mel import MelEncoder
 from letstalk_core.data.footage.shard_writer import Stretch
-from letstalk_core.data.preparation import preparing, video_clips
+from letstalk_core.data.preparation import clip_latents, preparing, video_clips
 from letstalk_core.data.preparation.clip_steps import Clip, measure_lips
 from letstalk_core.data.preparation.manifest import MANIFEST, read_manifest, write_manifest
 from letstalk_core.data.preparation.preparation_settings import VERSION, PreparationSettings, Thresholds
@@ -340,13 +340,17 @@ def test_other_weights_at_the_same_path_need_another_folder(tmp_path, monkeypatc
         prepare(["in"], "out", settings)
 
 
-def test_a_task_of_ray_encodes_on_the_cpu(monkeypatch):
-    kept = SimpleNamespace(encoder_digest="one", to=lambda device: SimpleNamespace(encoder_digest="one", device=device))
-    monkeypatch.setattr(video_clips, "load_autoencoder", lambda path: kept)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    made = video_clips._autoencoder.__wrapped__
-    assert [made("weights", gpu)[0].device for gpu in (True, False)] == ["cuda", "cpu"]
-    task = Task(VideoSource("a.mp4", "a.mp4"), SETTINGS, "out", gpu=False)
+def test_a_gpu_is_used_by_whom_it_is_for_and_where_there_is_one(monkeypatch):
+    kept = SimpleNamespace(encoder_digest="one", device="cpu", to=lambda device: SimpleNamespace(device=device))
+    monkeypatch.setattr(clip_latents, "find_autoencoder", lambda path: kept)
+    made = clip_latents._autoencoder.__wrapped__
+    for there, devices in ((True, ["cuda", "cpu"]), (False, ["cpu", "cpu"])):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert [made("weights", gpu)[0].device for gpu in (True, False)] == devices
+
+
+def test_a_task_is_the_same_through_json():
+    task = Task(VideoSource("a.mp4", "a.mp4", box=(0.0, 1.0, 0.5, 1.0)), SETTINGS, "out")
     assert Task.of(json.loads(json.dumps(asdict(task)))) == task
 
 

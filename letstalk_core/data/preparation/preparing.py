@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,13 +21,14 @@ from ...autoencoders import find_autoencoder
 from ...errors import InputError
 from ...files import check_file, write_durably
 from ...weights import add_to_digest
+from .clip_drafts import DRAFT
 from .ear_opening import load_ear
 from .engines import ENGINES
 from .manifest import MANIFEST, read_manifest, write_manifest
 from .preparation_report import write_report
-from .preparation_settings import PreparationSettings
+from .preparation_settings import SILENT, WORK, PreparationSettings
 from .syncnet import load_syncnet
-from .video_clips import WORK, Task, content_digest, rejected
+from .video_clips import Task, content_digest, rejected
 from .video_sources import find_sources
 
 SETTINGS = "settings.json"
@@ -131,11 +133,20 @@ def _opened(output: Path, settings: PreparationSettings, digests: dict[str, str]
         raise InputError(f"Another process is preparing videos in {output}; wait for it, or stop it.") from None
     except OSError as error:
         raise InputError(f"{output} cannot be made ({error.strerror}); choose another output folder.") from error
-    try:
+    with contextlib.ExitStack() as after:
+        after.callback(lock.release)
         _check_settings(output / SETTINGS, json.loads(settings.to_json()) | digests)
+        _remove_unfinished(output)  # of a call that was killed
+        after.callback(_remove_unfinished, output)  # of processes that ended
         yield
-    finally:
-        lock.release()
+
+
+def _remove_unfinished(output: Path) -> None:
+    """Remove drafts, and what files were before they were whole (create_part): they can be large."""
+    patterns = f"{WORK}/*{DRAFT}", *(f"{folder}/.*.????????.part" for folder in (WORK, SILENT, "train", "eval"))
+    for path in itertools.chain(*map(output.glob, patterns)):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _check_settings(path: Path, wanted: dict) -> None:

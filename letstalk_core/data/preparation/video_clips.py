@@ -1,29 +1,31 @@
-"""One video: its clips measured, judged, and the kept ones written into a shard. Done once for each content."""
+"""One video: its clips measured, judged, and the kept ones written into a shard. Done once for each content.
+
+With latents that is the first of two stages: it leaves a draft, of which clip_latents.py makes the shard.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
 import json
 import math
 import re
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from ...audio.encoder import AudioEncoder, FeatureStream, Samples
 from ...audio.load_encoder import load_audio_encoder
 from ...audio.recording import Recording
-from ...autoencoders import find_autoencoder
 from ...errors import InputError
 from ...files import cannot_write, check_file, write_durably
-from ...picture.autoencoder import Autoencoder
 from ..footage.shard_writer import Stretch, encode_frames, write_shard
-from ..footage.stretches import CONTEXT, features_around, with_latents
+from ..footage.stretches import CONTEXT, features_around
+from .clip_drafts import DRAFT, draft_members, draft_of
 from .clip_filters import FILTERS, UNREADABLE, judge
 from .clip_steps import (
     Clip,
@@ -48,15 +50,15 @@ THUMBNAIL = 112  # pixels
 MEASURES = tuple(dict.fromkeys(each.measure for each in FILTERS))
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
     """The video gives no clips; the message says why."""
 
 
-class _CannotWrite(Exception):
-    """Nothing can be written, which is no video's fault; the message says why."""
+class NoVideosFault(Exception):
+    """Nothing can be written, or a GPU fails; the message says why. All ends."""
 
 
-class _Encoded(NamedTuple):
+class Encoded(NamedTuple):
     """A stretch as a shard holds it, made before write_shard asks for it: what fails in making it is the video's."""
 
     files: dict
@@ -67,12 +69,11 @@ class _Encoded(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is told: one video, how, and where to. gpu: whether latents are encoded on one, if it sees one."""
+    """What a worker is told: one video, how, and where to."""
 
     source: VideoSource
     settings: PreparationSettings
     output: str
-    gpu: bool = True
 
     @classmethod
     def of(cls, given: dict) -> Task:
@@ -80,12 +81,15 @@ class Task:
         source, settings = dict(given["source"]), dict(given["settings"])
         source["box"] = source["box"] and tuple(source["box"])
         settings["thresholds"] = Thresholds(**settings["thresholds"])
-        return cls(VideoSource(**source), PreparationSettings(**settings), given["output"], given["gpu"])
+        return cls(VideoSource(**source), PreparationSettings(**settings), given["output"])
 
 
 def prepare_video(task: Task) -> list[dict]:
     """The rows of a video's clips, kept and rejected; prepared now unless that is done. A video that cannot be read is
-    one rejected row. Raises InputError only where nothing can be written."""
+    one rejected row. Raises InputError only where nothing can be written.
+
+    Where latents are asked for, the kept clips are `stored` in a draft, and the video is not done before add_latents.
+    """
     output = Path(task.output)
     try:
         content = content_digest(Path(task.source.path))
@@ -97,13 +101,22 @@ def prepare_video(task: Task) -> list[dict]:
         return done
     identity = task.source.identity or f"video/{content[:12]}"
     split = task.settings.split_of(identity)
-    video = _Video(task, key, output / split / f"{key}.tar")
+    # A draft's name is new each time: two processes may have copies of a video at once, and each removes its own.
+    draft = f"{WORK}/{key}-{secrets.token_hex(4)}{DRAFT}"
+    shard = draft if task.settings.autoencoder else f"{split}/{key}.tar"
+    video = _Video(task, key, output / shard)
     video.write()
     for row in video.rows:
-        stored = f"{split}/{key}.tar" if row["kept"] and row["sound"] else row["stored"]
+        stored = shard if row["kept"] and row["sound"] else row["stored"]
         row |= {"identity": identity, "split": split, "content": content, "key": key, "stored": stored}
-    write_durably(output / WORK / f"{key}.json", json.dumps(video.rows).encode())
+    if draft_of(video.rows) is None:
+        write_rows(output, video.rows)
     return video.rows
+
+
+def write_rows(output: Path, rows: list[dict]) -> None:
+    """Note that a video is done, with its rows."""
+    write_durably(output / WORK / f"{rows[0]['key']}.json", json.dumps(rows).encode())
 
 
 def read_rows(output: Path, key: str) -> list[dict] | None:
@@ -145,12 +158,32 @@ def rejected(name: str, reason: str) -> dict:
     return row | {name: None for name in MEASURES if name != "seconds"}
 
 
+@contextlib.contextmanager
+def blaming(source: VideoSource) -> Iterator[None]:
+    """What goes wrong with one video is said of that video, whatever it is; what goes wrong in writing is not."""
+    try:
+        yield
+    except (Unusable, NoVideosFault):
+        raise
+    except InputError as error:
+        raise Unusable(str(error).replace(source.path, Path(source.path).name)) from error
+    except Exception as error:
+        said = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")
+        raise Unusable(f"It cannot be prepared ({said}).") from error
+
+
+def remove_written(output: Path, key: str, shard: Path) -> None:
+    """What was written of a video before it turned out to be unusable."""
+    written = (output / SILENT).glob(f"{key}-*.mp4"), (output / WORK).glob(f"{key}-*.jpg")
+    for path in (shard, *itertools.chain(*written)):
+        path.unlink(missing_ok=True)
+
+
 class _Video:
     """The preparation of one video. rows: one for each clip, once `write` has returned."""
 
     def __init__(self, task: Task, key: str, shard: Path):
         self.source, self.settings, self.output = task.source, task.settings, Path(task.output)
-        self.gpu = task.gpu
         self.key, self.shard, self.rows = key, shard, []
         self.probe: Probe | None = None
 
@@ -158,44 +191,33 @@ class _Video:
         """Write the shard, if a clip is kept, and fill the rows."""
         try:
             self._write_clips()
-        except _CannotWrite as error:
+        except NoVideosFault as error:
             raise InputError(str(error)) from error
-        except _Unusable as error:
-            self._remove()
+        except Unusable as error:
+            remove_written(self.output, self.key, self.shard)
             self.rows = [rejected(UNREADABLE, str(error))]
 
     def _write_clips(self) -> None:
         stretches = self._guarded()
         first = next(stretches, None)
         if first is not None:
-            _make_folder(self.shard.parent)
+            make_folder(self.shard.parent)
             write_shard(self.shard, itertools.chain([first], stretches))
         if not self.rows:
-            raise _Unusable("Picture and sound together have not a single frame.")
+            raise Unusable("Picture and sound together have not a single frame.")
 
-    def _remove(self) -> None:
-        """What was written of a video before it turned out to be unusable."""
-        written = (self.output / SILENT).glob(f"{self.key}-*.mp4"), (self.output / WORK).glob(f"{self.key}-*.jpg")
-        for path in (self.shard, *itertools.chain(*written)):
-            path.unlink(missing_ok=True)
-
-    def _guarded(self) -> Iterator[_Encoded]:
-        """What goes wrong with one video is said of that video, whatever it is; what goes wrong in writing is not."""
-        try:
+    def _guarded(self) -> Iterator[Encoded]:
+        with blaming(self.source):
             for stretch in self._stretches():
-                yield _Encoded(stretch.members())
-        except (_Unusable, _CannotWrite):
-            raise
-        except InputError as error:
-            raise _Unusable(str(error).replace(self.source.path, Path(self.source.path).name)) from error
-        except Exception as error:
-            said = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")
-            raise _Unusable(f"It cannot be prepared ({said}).") from error
+                if self.settings.autoencoder:
+                    yield Encoded(draft_members(stretch, self.settings.keep_frames))
+                else:
+                    yield Encoded(stretch.members())
 
     def _stretches(self) -> Iterator[Stretch]:
         self.probe = probe = probe_video(self.source)
         if not probe.sound and not self.settings.allow_silent:
-            raise _Unusable(
+            raise Unusable(
                 "It has no sound; prepare --allow-silent keeps the pictures of such videos beside the shards."
             )
         sound = _Sound(self.source, self.settings) if probe.sound else None
@@ -230,7 +252,7 @@ class _Video:
 
     def _stretch(self, clip: Clip, sound: _Sound, samples) -> Stretch:
         place = f"{float(clip.start / self.settings.rate):.1f} s"
-        stretch = Stretch(
+        return Stretch(
             name=f"{self.key}, {place}",
             fps=self.settings.fps,
             features=features_around(sound.features, clip.start, clip.start + len(clip), CONTEXT),
@@ -239,9 +261,6 @@ class _Video:
             frames=clip.frames,
             sound=samples,
         )
-        if not self.settings.autoencoder:
-            return stretch
-        return with_latents(stretch, *_autoencoder(self.settings.autoencoder, self.gpu), self.settings.keep_frames)
 
     def _write_silent(self, clip: Clip) -> None:
         path = self.output / SILENT / f"{self.key}-{len(self.rows) - 1:04d}.mp4"
@@ -281,26 +300,19 @@ def _syncnet(path: str) -> SyncNet:
     return load_syncnet(path)
 
 
-@functools.cache
-def _autoencoder(path: str, gpu: bool) -> tuple[Autoencoder, str]:
-    """With its encoder_digest."""
-    autoencoder = find_autoencoder(path)
-    return autoencoder.to("cuda" if gpu and torch.cuda.is_available() else "cpu"), autoencoder.encoder_digest
-
-
 def _store(path: Path, content: bytes) -> None:
-    _make_folder(path.parent)
+    make_folder(path.parent)
     try:
         write_durably(path, content)
     except InputError as error:
-        raise _CannotWrite(str(error)) from error
+        raise NoVideosFault(str(error)) from error
 
 
-def _make_folder(path: Path) -> None:
+def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _CannotWrite(str(cannot_write(path, error))) from error
+        raise NoVideosFault(str(cannot_write(path, error))) from error
 
 
 def _rounded(value: float | None) -> float | None:
