@@ -73,7 +73,7 @@ def unreadable(tmp_path, name):
     if name == "no picture":
         return write_media(tmp_path / "sound.m4a", tone(RATE, RATE, 1), RATE).rename(path), "has no picture"
     if name == "no sound":
-        return write_pictures(path, grey(), range(0, 1200, 40)), "has no sound; --allow-silent"
+        return write_pictures(path, grey(), range(0, 1200, 40)), "has no sound; prepare --allow-silent"
     if name == "zero length":
         path.touch()
         return path, "is empty (0 bytes)"
