@@ -50,7 +50,7 @@ from letstalk_core.video.clips import SamplingSettings  # noqa: E402
 
 SIZE = 256  # pixels
 STEPS, SEEDS, PAIRS, SECONDS, CLIPS = 700, 3, 12, 2.56, 3000
-DRAWN_STEPS, DRAWN_CLIPS = 500, 3000
+DRAWN_STEPS, DRAWN_CLIPS = 400, 3000
 PUPPETS, SPOKEN = 1000, 1650  # what the told clips are of: people, and stretches of speech
 LENGTH, AT_ONCE = 20, 8  # frames of a told clip; clips that are told at a time
 MEMORY_SEEDS, ROLL_OUTS = 1, 3

@@ -35,7 +35,7 @@ from letstalk_core.pixels import images_to_pixels  # noqa: E402
 from letstalk_core.video.writer import VideoWriter  # noqa: E402
 
 FPS, RATE = 25, 16000
-FRAMES = 36  # of a video
+FRAMES = 26  # of a video
 WIDTH, HEIGHT = 1280, 720
 PART = 8  # one process alone prepares one in so many videos
 MACHINES = 10
