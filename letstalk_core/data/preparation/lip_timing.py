@@ -9,13 +9,14 @@ from __future__ import annotations
 import numpy as np
 
 MOST_LAG = 12  # frames of either sign at which the two are compared
+OVERLAP = 3  # no more than one in so many frames of a clip: what is left of a short one agrees by chance
 QUICK = 10  # frames; changes within so many tell the lag, slower ones are of phrases and agree at many lags
 CLEAR = 0.3  # correlation of the quick changes from which on their lag is believed
 
 
 def compare_lips(heard: np.ndarray, seen: np.ndarray) -> tuple[float, int | None]:
-    """(r, lag) of two openings [F]: the largest correlation over lags of up to MOST_LAG frames, and the lag at which
-    their quick changes agree best.
+    """(r, lag) of two openings [F]: the largest correlation over lags of up to MOST_LAG frames, or a third of a short
+    clip, and the lag at which their quick changes agree best.
 
     A positive lag means that the sound comes later than the mouth; None where they do not agree clearly anywhere.
     """
@@ -25,8 +26,8 @@ def compare_lips(heard: np.ndarray, seen: np.ndarray) -> tuple[float, int | None
 
 
 def _best(heard: np.ndarray, seen: np.ndarray) -> tuple[float, int]:
-    found = []
-    for lag in range(-MOST_LAG, MOST_LAG + 1):
+    found, most = [], min(MOST_LAG, len(heard) // OVERLAP)
+    for lag in range(-most, most + 1):
         x, y = (heard[lag:], seen[: len(seen) - lag]) if lag >= 0 else (heard[:lag], seen[-lag:])
         found.append((correlation(x, y), -abs(lag), lag))
     r, _, lag = max(found)

@@ -72,10 +72,11 @@ def draw(output: Path, rows: Sequence[dict], thresholds: Thresholds, table: Tabl
 
     figure = Figure((14, 15), layout="constrained")
     top, middle, bottom = figure.subfigures(3, 1, height_ratios=(5, 3, 3))
+    shown = [each for each in FILTERS if any(row[each.measure] is not None for row in rows)]
     panels = top.subplots(-(-len(FILTERS) // COLUMNS), COLUMNS).ravel()
-    for axes, each in zip(panels, FILTERS, strict=False):
+    for axes, each in zip(panels, shown, strict=False):
         _histogram(axes, each, rows, thresholds)
-    for axes in panels[len(FILTERS) :]:
+    for axes in panels[len(shown) :]:
         axes.axis("off")
     kept = [row for row in rows if row["kept"]]
     rejections = [row for row in rows if not row["kept"]]
