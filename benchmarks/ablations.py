@@ -288,11 +288,13 @@ def memory(work: Path) -> None:
 
 
 def table(work: Path) -> None:
-    names = [f"{portrait}-{audio}" for portrait, audio in FUSIONS]
-    told = {"settings": dict(steps=STEPS, batch_size=8, clips=CLIPS, pairs=PAIRS, seconds=SECONDS, model=MODEL)}
+    """Write what there is in the work folder into docs/ablations.json, and leave what else stands there."""
+    written = REPOSITORY / "docs" / "ablations.json"
+    told = json.loads(written.read_text())
+    told["settings"] = dict(steps=STEPS, batch_size=8, clips=CLIPS, pairs=PAIRS, seconds=SECONDS, model=MODEL)
     told["settings of drawn people"] = dict(steps=DRAWN_STEPS, clips=DRAWN_CLIPS, model=DRAWN)
     for title, rows, seeds in (
-        ("fusion", names, SEEDS),
+        ("fusion", [f"{portrait}-{audio}" for portrait, audio in FUSIONS], SEEDS),
         ("portrait", [f"{change} {way}" for change, (_, ways) in CHANGES.items() for way in ways], 1),
         ("memory", [f"memory {name}" for name in PARTS], MEMORY_SEEDS),
     ):
@@ -302,10 +304,10 @@ def table(work: Path) -> None:
             values = [json.loads(path.read_text()) for path in paths if path.exists()]
             if values:
                 found[row] = {key: [value[key] for value in values] for key in values[0]}
-        told[title] = found
         if found:
+            told[title] = found
             print(markdown(found), end="\n\n")
-    (REPOSITORY / "docs" / "ablations.json").write_text(json.dumps(told, indent=1) + "\n")
+    written.write_text(json.dumps(told, indent=1) + "\n")
 
 
 def markdown(rows: dict) -> str:

@@ -111,6 +111,20 @@ def test_the_square_is_steady_and_holds_the_face(prepared):
             assert np.abs(face.anchors.mean(0) - (32, 35)).max() < 6 and 10 < face.eyes < 21
 
 
+def test_the_heads_motion_is_told(prepared):
+    """As the motion that is measured of the stored frames."""
+    from letstalk_core.picture.driving import HEAD, head_motion
+
+    output, rows = prepared
+    for entry in index_shard(output / rows[0]["stored"]):
+        assert entry.controls == HEAD
+        told = entry.rows("controls.npy", 0, entry.frames).numpy()
+        pictures = entry.pixels(0, entry.frames).permute(0, 2, 3, 1).numpy().astype(np.float32) / 255
+        _, measured = head_motion((number / 25, picture) for number, picture in enumerate(pictures))
+        assert told[:, 0].std() > 0.3 and np.corrcoef(told[:, 0], measured["yaw"])[0, 1] > 0.7
+        assert np.corrcoef(told[:, 2], measured["roll"])[0, 1] > 0.7
+
+
 def test_a_second_call_decodes_nothing(folder, prepared, monkeypatch):
     output, rows = prepared
     before = files_of(output, "train/*", "*.parquet")

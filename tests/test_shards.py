@@ -78,6 +78,27 @@ def test_pixels_come_back(tmp_path, height, width):
         assert abs(clip["clip"].float().mean(dim=(0, 2, 3)) - frames[2:].float().mean(dim=(0, 1, 2))).max() < 1
 
 
+def test_controls_are_told_as_they_differ_from_the_portrait(tmp_path):
+    """Eyelids as they are; what nobody measured is not a number; beyond the stretch its first and last frame count."""
+    turned, lids = np.arange(70) * 0.5 - 30, np.arange(70) / 100
+    path = write_shard(tmp_path / "a.tar", [stretch(controls={"yaw": turned, "eyelids": lids}), stretch()])
+    data = source(path, window(LATER, controls=("eyelids", "yaw", "smile")))
+    for seed in range(20):
+        example = data.read(0, np.random.default_rng(seed))
+        frames, (portrait,) = numbers(example["clip"]), numbers(example["portrait"][None])
+        around = np.clip(np.array(frames)[:, None] + np.arange(-2, 3), 0, 69)
+        differing = np.clip(turned[around] - turned[portrait], -25, 25)
+        assert example["controls"].shape == (4, 5, 3) and example["controls"][..., 2].isnan().all()
+        assert np.abs(example["controls"][..., 0].numpy() - lids[around]).max() < 1e-3
+        assert np.abs(example["controls"][..., 1].numpy() - differing).max() < 0.03  # float16
+    assert data.read(1, np.random.default_rng(0))["controls"].isnan().all()
+    assert "controls" not in source(path).read(0, np.random.default_rng(0))
+    own = dict(portrait=grey(1)[0], controls={"yaw": turned, "eyelids": lids})  # it is at an angle that nobody measured
+    path = write_shard(tmp_path / "b.tar", [stretch(**own)])
+    told = source(path, window(LATER, controls=("eyelids", "yaw"))).read(0, np.random.default_rng(0))["controls"]
+    assert told[..., 0].isfinite().all() and told[..., 1].isnan().all()
+
+
 def test_webdataset_reads_it(shard):
     import webdataset
 

@@ -45,6 +45,15 @@ def test_no_data(tmp_path):
     refused(["name one of the folders in it", "256px"], tmp_path)
 
 
+def test_controls_that_do_not_fit(tmp_path):
+    for controls, words in (({"nose": np.zeros(70)}, "none of eyelids"), ({"yaw": np.zeros(69)}, "needs 70 values")):
+        with pytest.raises(InputError, match=words):
+            write_shard(tmp_path / "a.tar", [stretch(controls=controls)])
+    path = write_shard(tmp_path / "a.tar", [stretch(controls={"yaw": np.zeros(70)})])
+    replace_member(path, "controls.npy", None)
+    refused(["has controls None for 70 frames of 1"], path)
+
+
 def test_short_stretches(tmp_path):
     path = write_shard(tmp_path / "a.tar", [stretch(5), stretch(6), stretch(3)])
     with pytest.warns(UserWarning, match="2 of 3 stretches have fewer than 6 frames"):
@@ -181,18 +190,12 @@ def test_shards_that_cannot_be_written(tmp_path):
 # docs/data.md --------------------------------------------------------------------------------------------------------
 
 
-def test_the_examples_of_the_docs_run(tmp_path, monkeypatch, capsys):
+def test_the_example_of_the_docs_runs(tmp_path, monkeypatch, capsys):
     text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
-    prepare, own = re.findall(r"```python\n(.*?)```", text, re.S)
+    (own,) = re.findall(r"```python\n(.*?)```", text, re.S)
     monkeypatch.chdir(tmp_path)
-    Path("videos").mkdir()
     with VideoWriter("talk.mp4", 256, 256, 25.0, (torch.randn(1, 48000) * 0.1, 16000), preset="ultrafast") as writer:
         writer.write(grey(75, 256, 256))
-    Path("videos/talk.mp4").symlink_to("../talk.mp4")
-    Path("prepare.py").write_text(prepare)
     Path("own.py").write_text(own)
-    with pytest.warns(UserWarning, match="No face was found"):
-        names = runpy.run_path("prepare.py")
-    assert source(names["shards"], shape=(4, 80)).name(0).startswith("talk.mp4, 0.0 s")
-    runpy.run_path("own.py", names)
+    runpy.run_path("own.py")
     assert capsys.readouterr().out.strip() in text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -16,6 +16,9 @@ SMOOTHED = 0.5  # of a frame's own value; the rest is its neighbours': points tr
 YAW, PITCH = 1.9, -320.0
 
 
+HEAD = ("yaw", "pitch", "roll")  # the controls that are measured
+
+
 def head_motion(frames: Iterable[tuple[float, np.ndarray]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Of a video: the times [F] of its frames, and at these tracks [F] of the controls yaw, pitch and roll that move a
     head like the one in it, in degrees from its median.
@@ -25,19 +28,23 @@ def head_motion(frames: Iterable[tuple[float, np.ndarray]]) -> tuple[np.ndarray,
     to where it will be.
     """
     at: list[float] = []
-    seen: list[tuple[float, ...]] = []  # seconds and what is measured, of the frames with a face
+    faces: list[Face | None] = []
     face = None
     for seconds, picture in frames:
         at.append(seconds)
         face = follow_or_find(picture, face)
-        if face is not None:
-            seen.append((seconds, *_measured(face)))
-    if not seen:
+        faces.append(face)
+    if not any(faces):
         raise InputError("No face was found in the driving video; choose one that shows a face from the front.")
-    times, (known, *columns) = np.array(at), np.array(seen).T
+    times = np.array(at)
+    return times, head_tracks(faces, times)
+
+
+def head_tracks(faces: Sequence[Face | None], times: np.ndarray) -> dict[str, np.ndarray]:
+    """The tracks [F] of head_motion, of the faces in frames at rising times [F] in seconds, at least one of them."""
+    known, *columns = np.array([(at, *_measured(face)) for at, face in zip(times, faces, strict=True) if face]).T
     tracks = [_smooth(np.interp(times, known, column), times) for column in columns]
-    named = zip(("yaw", "pitch", "roll"), tracks, strict=True)
-    return times, {name: track - np.median(track) for name, track in named}
+    return {name: track - np.median(track) for name, track in zip(HEAD, tracks, strict=True)}
 
 
 def _measured(face: Face) -> tuple[float, float, float]:

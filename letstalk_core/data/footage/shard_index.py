@@ -52,6 +52,7 @@ class ShardEntry:
     autoencoder: str | None
     members: dict[str, tuple[int, int]]  # suffix -> offset and size in bytes
     arrays: dict[str, _Array]
+    controls: tuple[str, ...] = ()  # the columns of controls.npy, of config.CONTROLS
 
     @property
     def title(self) -> str:
@@ -219,6 +220,7 @@ def _read_entry(file, path: Path, key: str, members: dict[str, tuple[int, int]])
             *(path, key, str(about["name"]), int(about["frames"]), float(about["fps"]), (height, width)),
             *(int(about["context"]), str(about["audio_encoder"]), about.get("autoencoder"), members),
             {name: _read_header(file, *members[name]) for name in members if name.endswith("npy")},
+            tuple(map(str, about.get("controls", ()))),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path} is damaged: {key} cannot be understood ({error!r}); prepare it again.") from error
@@ -227,6 +229,10 @@ def _read_entry(file, path: Path, key: str, members: dict[str, tuple[int, int]])
     total = entry.frames + 2 * entry.context
     need(entry.frames > 0 and entry.context >= 0, "has no frames")
     need(len(features) == 3 and features[0] == total, f"has features {features} where {total} frames are said")
+    controls = shapes.get("controls.npy")
+    if controls is not None or entry.controls:
+        names = len(entry.controls)
+        need(controls == (entry.frames, names), f"has controls {controls} for {entry.frames} frames of {names}")
     if latents is not None:
         need(len(latents) == 4 and latents[0] == entry.frames, f"has latents {latents} for {entry.frames} frames")
         need(isinstance(entry.autoencoder, str), "has latents and does not name their autoencoder")

@@ -9,7 +9,7 @@ import io
 import json
 import re
 import wave
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...audio.recording import SAMPLE_RATE, exact_fps
+from ...config import CONTROLS
 from ...errors import InputError
 from ...files import cannot_write, create_part, move_into_place
 from ...video.writer import THREADS
@@ -48,6 +49,8 @@ class Stretch:
     portrait_latents: np.ndarray | Tensor | None = None  # [C, h, w]
     size: tuple[int, int] | None = None  # H, W in pixels; known where there are frames
     sound: np.ndarray | Tensor | None = None  # float32 [S] in -1..1 at 16 kHz, of the T frames; training needs none
+    # Tracks [T] of those of config.CONTROLS that are known, in their units; all but the eyelids from any zero.
+    controls: Mapping[str, Sequence[float]] | None = None
 
     def members(self) -> dict[str, bytes]:
         """The files of the stretch by their suffixes. Raises InputError where the fields contradict each other."""
@@ -65,6 +68,9 @@ class Stretch:
         self._need(size is not None, "has no frames and does not say their size")
         about = {"name": self.name, "frames": count, "fps": float(self.fps), "size": [int(side) for side in size]}
         about |= {"context": self.context, "audio_encoder": self.audio_encoder, "autoencoder": self.autoencoder}
+        if self.controls:
+            self._need(set(self.controls) <= set(CONTROLS), f"has a control that is none of {', '.join(CONTROLS)}")
+            about["controls"] = list(self.controls)
         members = {"json": json.dumps(about).encode(), "features.npy": self._half(self.features, 3)}
         if self.frames is not None:
             self._need_pixels(self.frames, (count, *size, 3))
@@ -80,13 +86,17 @@ class Stretch:
             members["portrait_latents.npy"] = self._half(self.portrait_latents, 3)
         if self.sound is not None:
             members["wav"] = encode_sound(np.asarray(self.sound))
+        if self.controls:
+            tracks = [np.asarray(track) for track in self.controls.values()]
+            self._need(all(track.shape == (count,) for track in tracks), f"needs {count} values of each control")
+            members["controls.npy"] = self._half(np.stack(tracks, 1), 2)
         return members
 
     def _half(self, array: np.ndarray | Tensor, axes: int) -> bytes:
         self._need(array.ndim == axes, f"has an array of shape {list(array.shape)} where {axes} axes belong")
         with np.errstate(over="ignore"):  # an overflow becomes infinite, and is refused
             half = np.ascontiguousarray(np.asarray(array), dtype=np.float16)
-        self._need(np.isfinite(half).all(), "has features or latents that are NaN, infinite or above 65504")
+        self._need(np.isfinite(half).all(), "has numbers that are NaN, infinite or above 65504")
         buffer = io.BytesIO()
         np.save(buffer, half)
         return buffer.getvalue()

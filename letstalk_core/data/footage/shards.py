@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from ...config import CONTROLS
 from ...errors import InputError
-from ...model.audio_projection import window_features
+from ...model.audio_projection import whole_windows, window_features
 from ..source import Window
 from .shard_index import ShardEntry, find_shards, index_shard
 
@@ -131,8 +133,24 @@ class ShardSource:
         portrait = entry.portrait(chosen, in_latents)
         if first_clip or not memory_frames:
             memory = portrait[None].repeat(memory_frames, 1, 1, 1)
-        features = self._windows(entry, start)
-        return {"clip": clip, "memory": memory, "portrait": portrait, "features": features}
+        example = {"clip": clip, "memory": memory, "portrait": portrait, "features": self._windows(entry, start)}
+        if window.controls:
+            example["controls"] = self._controls(entry, start, chosen)
+        return example
+
+    def _controls(self, entry: ShardEntry, start: int, chosen: int) -> Tensor:
+        """Windows of the controls of the clip from frame `start` on, [F,W,n]: what differs from the portrait, which is
+        frame `chosen` unless the stretch has one of its own. NaN where it is not known."""
+        half = self.window.audio_window // 2
+        around = torch.arange(start - half, start + self.window.clip_frames + half).clamp(0, entry.frames - 1)
+        found = torch.full((len(around), len(self.window.controls)), float("nan"))
+        tracks = entry.rows("controls.npy", 0, entry.frames).T if entry.controls else ()
+        for name, track in zip(entry.controls, tracks):
+            absolute = name == "eyelids"
+            if name in self.window.controls and (absolute or "portrait.png" not in entry.members):
+                differing = track[around] - (0.0 if absolute else track[chosen])
+                found[:, self.window.controls.index(name)] = differing.clamp(*CONTROLS[name])
+        return whole_windows(found, self.window.audio_window)
 
     def _windows(self, entry: ShardEntry, start: int) -> Tensor:
         """Audio windows of the clip from frame `start` on, [F,W,L,E]; the context reaches beyond the stretch."""

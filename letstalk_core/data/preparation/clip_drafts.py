@@ -30,7 +30,9 @@ def draft_of(rows: Sequence[dict]) -> str | None:
 def draft_members(stretch: Stretch, keep_frames: bool) -> dict[str, bytes]:
     """The files of a stretch without latents in a draft. The MP4 of a shard is made here too: that needs no GPU."""
     about = {"name": stretch.name, "fps": stretch.fps, "context": stretch.context}
-    files = {"json": json.dumps(about | {"audio_encoder": stretch.audio_encoder}).encode()}
+    about |= {"audio_encoder": stretch.audio_encoder}
+    about["controls"] = {name: [float(value) for value in track] for name, track in (stretch.controls or {}).items()}
+    files = {"json": json.dumps(about).encode()}
     files |= {f"{name}.npy": _npy(getattr(stretch, name)) for name in ("features", "frames", "sound")}
     if keep_frames:
         files["mp4"] = encode_frames(stretch.frames, stretch.fps)

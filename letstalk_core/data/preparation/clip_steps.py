@@ -21,6 +21,7 @@ from ...audio.encoder import Samples
 from ...audio.recording import SAMPLE_RATE
 from ...errors import InputError
 from ...files import check_file
+from ...picture.driving import head_tracks
 from ...picture.face import Face
 from ...picture.portrait import FRAMING
 from ...picture.similarity import cut, square_at
@@ -172,6 +173,11 @@ def measure_sound(clip: Clip, samples: Samples, settings: PreparationSettings) -
     sound = samples.take(*edges)
     clip.measures["speech"] = speech_share(sound)
     return sound
+
+
+def head_of(clip: Clip, settings: PreparationSettings) -> dict[str, np.ndarray]:
+    """How the head moves: tracks [T] of controls, which a model is told of."""
+    return head_tracks(clip.faces, np.arange(len(clip)) / settings.fps)
 
 
 def measure_lips(clip: Clip, ear: Ear, features) -> None:

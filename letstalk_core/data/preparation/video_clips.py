@@ -32,6 +32,7 @@ from .clip_steps import (
     Probe,
     crop_clip,
     cut_clips,
+    head_of,
     measure_faces,
     measure_lips,
     measure_pictures,
@@ -260,6 +261,7 @@ class _Video:
             audio_encoder=sound.encoder.name,
             frames=clip.frames,
             sound=samples,
+            controls=head_of(clip, self.settings),
         )
 
     def _write_silent(self, clip: Clip) -> None:
