@@ -312,7 +312,7 @@ def test_ray_gives_the_same_latents(folder, encoding, encoded, tmp_path, reposit
     done = by_ray(folder, tmp_path / "out", kind, repository, encoding.autoencoder)
     assert done.returncode == 0, done.stderr
     assert files_of(tmp_path / "out", *SAME, "*/.*", "work/*.tar") == files_of(encoded[0], *SAME)
-    if kind == "gpu":  # the actor that got b.mp4 ended: it was encoded elsewhere
+    if kind == "gpu":
         held = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("cut", "encoder")}
         assert held == {"cut": {"CPU": 1, "GPU": 0}, "encoder": {"CPU": 0, "GPU": 1}}
 

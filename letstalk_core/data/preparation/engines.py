@@ -87,20 +87,33 @@ def _pooled(tasks: dict[int, Task], workers: int, stage: Stage) -> Iterator[Numb
 
 
 def _encoded(tasks: Sequence[Task], prepared: Iterator[Numbered]) -> Iterator[Numbered]:
-    """The rows after the second stage, by one process that holds the GPU. Where it ends, that costs its video alone."""
-    left = True
-    while left:
-        left = False
-        with _pool(1) as pool:
-            for number, rows in prepared:
-                if draft_of(rows) is not None:
-                    try:
-                        rows = pool.submit(add_latents, tasks[number], rows, True).result()
-                    except BrokenProcessPool:
-                        rows, left = [_ended()], True
-                yield number, rows
-                if left:
-                    break
+    """The rows after the second stage, by one process that holds the GPU."""
+    with contextlib.closing(_Holder()) as holder:
+        for number, rows in prepared:
+            yield number, holder.encode(tasks[number], rows)
+
+
+class _Holder:
+    """A process that holds a GPU. Where it ends, that costs its video alone, and another one takes its place."""
+
+    def __init__(self):
+        self._pool, self._open = None, contextlib.ExitStack()
+
+    def encode(self, task: Task, rows: list[dict]) -> list[dict]:
+        """The rows of a video after the second stage."""
+        if draft_of(rows) is None:
+            return rows
+        if self._pool is None:
+            self._pool = self._open.enter_context(_pool(1))
+        try:
+            return self._pool.submit(add_latents, task, rows, True).result()
+        except BrokenProcessPool:
+            self.close()
+            return [_ended()]
+
+    def close(self) -> None:
+        self._open.close()
+        self._pool = None
 
 
 @contextlib.contextmanager
@@ -161,9 +174,8 @@ def run_ray(tasks: Sequence[Task], workers: int | None) -> Iterator[Numbered]:
     on_cpu = {"num_cpus": 1, "compute": pool, "ray_remote_args_fn": lambda: {"max_retries": RETRIES}}
     gpus = int(ray.cluster_resources().get("GPU", 0)) if _with_latents(tasks) else 0
     if gpus:
-        # One video at a time on its way to an actor: if the actor ends, no other is lost with it.
         actors = ray.data.ActorPoolStrategy(min_size=1, max_size=gpus, max_tasks_in_flight_per_actor=1)
-        on_gpu = {"num_cpus": 0, "num_gpus": 1, "compute": actors, "max_restarts": -1, "max_task_retries": RETRIES}
+        on_gpu = {"num_cpus": 0, "num_gpus": 1, "compute": actors}
         clips = videos.map(_cut, **on_cpu).flat_map(_Encoder, **on_gpu)
     else:
         clips = videos.flat_map(_clips, **on_cpu)
@@ -199,15 +211,19 @@ def _cut(row: dict) -> dict:
 
 
 class _Encoder:
-    """The second stage, an actor: a video with its draft -> its clips."""
+    """The second stage, an actor: a video with its draft -> its clips.
+
+    What may end a process runs in one of its own: when an actor ended, Ray went on waiting for it.
+    """
 
     def __init__(self):
         start_worker()
+        self.holder = _Holder()
 
     def __call__(self, row: dict) -> list[dict]:
         if row["failed"]:
             return [{"number": -1, "clip": row["failed"]}]
-        return _as_clips(row["number"], lambda: add_latents(_task(row), json.loads(row["rows"]), gpu=True))
+        return _as_clips(row["number"], lambda: self.holder.encode(_task(row), json.loads(row["rows"])))
 
 
 def _task(row: dict) -> Task:
