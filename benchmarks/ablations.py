@@ -14,6 +14,7 @@ itself; `portrait` and `memory` are of drawn people in latents of the small DC-A
 all of a picture. Needs requirements-dev.txt and espeak-ng.
 """
 
+import itertools
 import json
 import os
 import sys
@@ -69,12 +70,12 @@ FUSIONS = [("direct", "direct"), ("siamese", "direct"), ("symbiotic", "direct"),
            ("symbiotic", "symbiotic")]  # fmt: skip
 PORTRAITS = [fusion for fusion, audio in FUSIONS if audio == "direct"]
 DRAWN = dict(image_size=128, autoencoder="dc-ae")
-CHANGES = {  # of `portrait`, one at a time, and those that it is of
-    "as before": (dict(), PORTRAITS),
-    "four times the steps": (dict(steps=4), PORTRAITS),
-    "softmax attention": (dict(attention="softmax"), PORTRAITS),
-    "relative latents": (dict(relative_latents=True), PORTRAITS),
-    "one set of portrait tokens": (dict(portrait_each_frame=False), ["symbiotic"]),
+CHANGES = {  # of `portrait`, one at a time; those that it is of; seeds
+    "as before": (dict(), PORTRAITS, 1),
+    "four times the steps": (dict(steps=4), PORTRAITS, 1),
+    "softmax attention": (dict(attention="softmax"), PORTRAITS, SEEDS),
+    "relative latents": (dict(relative_latents=True), PORTRAITS, 1),
+    "one set of portrait tokens": (dict(portrait_each_frame=False), ["symbiotic"], 1),
 }
 OFF = dict(memory_pixel_noise=False, memory_noise_steps=0, memory_mask=0.0)
 PARTS = {
@@ -261,15 +262,16 @@ def fusion(work: Path) -> None:
 def portrait(work: Path) -> None:
     judge = Judge(DRAWN["image_size"], drawings=True)
     scale = None  # of latents relative to the portrait, so that their deviation is 1
-    for change, (changed, ways) in CHANGES.items():
-        for way in ways:
+    for change, (changed, ways, seeds) in CHANGES.items():
+        for way, seed in itertools.product(ways, range(seeds)):
             model = dict(DRAWN, portrait_fusion=way, **changed)
             if model.get("relative_latents"):
                 scale = scale or relative_scale(work)
                 model["relative_scale"] = scale
             name, steps = f"{change} {way}", DRAWN_STEPS * model.pop("steps", 1)
-            path = trained(settings(work, name, 0, model, steps, **OFF))
-            print(name, kept(work / "results" / f"{name}-0.json", lambda path=path: judge.score(path)), flush=True)
+            path = trained(settings(work, name, seed, model, steps, **OFF))
+            file = work / "results" / f"{name}-{seed}.json"
+            print(name, seed, kept(file, lambda path=path: judge.score(path)), flush=True)
 
 
 def relative_scale(work: Path) -> float:
@@ -295,7 +297,7 @@ def table(work: Path) -> None:
     told["settings of drawn people"] = dict(steps=DRAWN_STEPS, clips=DRAWN_CLIPS, model=DRAWN)
     for title, rows, seeds in (
         ("fusion", [f"{portrait}-{audio}" for portrait, audio in FUSIONS], SEEDS),
-        ("portrait", [f"{change} {way}" for change, (_, ways) in CHANGES.items() for way in ways], 1),
+        ("portrait", [f"{change} {way}" for change, (_, ways, _) in CHANGES.items() for way in ways], SEEDS),
         ("memory", [f"memory {name}" for name in PARTS], MEMORY_SEEDS),
     ):
         found = {}
@@ -311,13 +313,15 @@ def table(work: Path) -> None:
 
 
 def markdown(rows: dict) -> str:
-    """A line for each number, a column for each model: the mean and, in brackets, least and most over the seeds."""
+    """A line for each number, a column for each model: the mean and, in brackets, least and most of several seeds."""
+
+    def cell(values: list[float]) -> str:
+        spread = f" ({min(values):.3g}, {max(values):.3g})" if len(values) > 1 else ""
+        return f"{np.mean(values):.3g}{spread}"
+
     lines = ["| | " + " | ".join(rows) + " |", "|---" * (len(rows) + 1) + "|"]
     for key in next(iter(rows.values())):
-        cells = [
-            f"{np.mean(values[key]):.3g} ({min(values[key]):.3g}, {max(values[key]):.3g})" for values in rows.values()
-        ]
-        lines.append(f"| {key.replace('_', ' ')} | " + " | ".join(cells) + " |")
+        lines.append(f"| {key.replace('_', ' ')} | " + " | ".join(cell(values[key]) for values in rows.values()) + " |")
     return "\n".join(lines)
 
 
