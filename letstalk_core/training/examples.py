@@ -6,6 +6,7 @@ what one sees with batches of 8, and a resumed training sees what it would have 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..data.source import Source
 from ..errors import InputError
+
+STOPPING = {signal.SIGINT, signal.SIGTERM}
 
 
 class BatchOrder:
@@ -96,10 +99,26 @@ def load_batches(source: Source, order: BatchOrder, workers: int, pin_memory: bo
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
     )
-    for batch in loader:
+    with _held():
+        batches = iter(loader)  # starts the workers
+    for batch in batches:
         if isinstance(batch, InputError):
             raise batch
         yield batch
+
+
+@contextlib.contextmanager
+def _held() -> Iterator[None]:
+    """Holds back the signals that ask for a stop, also in processes that are started meanwhile: one that comes before a
+    worker has left the group would end it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _leave_stopping_to_the_main_process(worker: int) -> None:
@@ -109,5 +128,6 @@ def _leave_stopping_to_the_main_process(worker: int) -> None:
     """
     if hasattr(os, "setpgrp"):
         os.setpgrp()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     else:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
