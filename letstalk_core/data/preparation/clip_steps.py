@@ -183,7 +183,7 @@ def head_of(clip: Clip, settings: PreparationSettings) -> dict[str, np.ndarray]:
 def measure_lips(clip: Clip, ear: Ear, features) -> None:
     """How the mouth that is heard follows the one that is seen; features: Ear.features of the whole recording."""
     heard = ear.opening(features[clip.start : clip.start + len(clip)])
-    r, lag = compare_lips(heard, _openings(clip.faces))
+    r, lag = compare_lips(heard, openings(clip.faces))
     clip.measures |= {"lips_r": r, "lips_lag": None if lag is None else float(lag)}
 
 
@@ -197,7 +197,7 @@ def measure_sync(clip: Clip, net: SyncNet, samples: torch.Tensor) -> None:
         clip.measures |= {"sync_c": confidence, "sync_lag": float(lag)}
 
 
-def _openings(faces: list[Face | None]) -> np.ndarray:
+def openings(faces: list[Face | None]) -> np.ndarray:
     """How far the mouth is open [T]; over frames without a face it is interpolated."""
     seen = [number for number, face in enumerate(faces) if face is not None]
     return np.interp(np.arange(len(faces)), seen, [faces[number].opening for number in seen])
