@@ -183,6 +183,14 @@ class Server:
     def run(self, graph: dict) -> "Ended":
         return self.wait(self.queue(graph))
 
+    def forget(self) -> None:
+        """Let go of the models and of everything that was made: by the next prompt it is done.
+
+        ComfyUI does it between two prompts, and may begin the first one that follows before it looks.
+        """
+        self.post("/free", {"unload_models": True, "free_memory": True})
+        self.run({"any": {"class_type": "PreviewAny", "inputs": {"source": "a prompt"}}})
+
     async def events(self, client: str):
         """The messages of the websocket as (type, data); ("preview", bytes) and ("text", (node, sentence)) too."""
         async with (

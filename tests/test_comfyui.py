@@ -252,7 +252,7 @@ def test_a_cancelled_long_video_goes_on_where_it_was(comfyui, workflow):
     assert "7.7 s of them there already" in resumed["texts"][0] and resumed["progress"][0] > 12 / 16
     assert not work.exists()
     frames = video()
-    comfyui.post("/free", {"unload_models": True, "free_memory": True})  # forgets what it has made
+    comfyui.forget()
     whole = run()
     assert "already" not in whole["texts"][0] and whole["previews"] > resumed["previews"]
     assert np.array_equal(frames, video()) and len(frames) == 250
