@@ -267,7 +267,7 @@ def test_a_recording_is_read_from_its_file(comfyui, workflow, repository):
         "class_type": "LetsTalkAudioFile",
         "inputs": {"letstalk_model": long["letstalk_model"], "audio": "speech file.wav"},
     }
-    long["seed"] = 91
+    long["seed"], long["picture"] = 91, "crop"
     frames = []
     for audio in (long["letstalk_audio"], ["file", 0]):
         long["letstalk_audio"] = audio

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+import wave
 
 import pytest
 from PIL import Image
@@ -13,11 +14,21 @@ from letstalk_core.video.reader import probe
 pytestmark = pytest.mark.comfyui
 
 
+SECONDS = 3  # that are spoken
+
+
+def speak(repository, path) -> None:
+    """The beginning of the example's speech as a file."""
+    with wave.open(str(repository / "assets" / "speech.wav")) as whole, wave.open(str(path), "wb") as file:
+        file.setparams(whole.getparams())
+        file.writeframes(whole.readframes(SECONDS * whole.getframerate()))
+
+
 def test_headless_with_files_of_ones_own(comfyui, repository, tmp_path):
     script = repository / "workflows" / "api" / "queue_prompt.py"
     Image.open(repository / "assets" / "scene.jpg").save(tmp_path / "one.jpg")
     for name in ("one", "two"):
-        (tmp_path / f"{name}.wav").write_bytes((repository / "assets" / "speech.wav").read_bytes())
+        speak(repository, tmp_path / f"{name}.wav")
     (tmp_path / "two.png").write_bytes((repository / "assets" / "drawing.png").read_bytes())
     workflow = repository / "workflows" / "api" / "long_video.json"
     command = [sys.executable, script, "--workflow", workflow, "--batch", tmp_path, "--output", tmp_path / "out"]
@@ -25,7 +36,7 @@ def test_headless_with_files_of_ones_own(comfyui, repository, tmp_path):
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "2 of 2 made" in done.stdout and "127.0.0.1:9 died" in done.stderr
-    assert [probe(tmp_path / "out" / f"{name}.mp4").frames for name in ("one", "two")] == [221, 221]
+    assert [probe(tmp_path / "out" / f"{name}.mp4").frames for name in ("one", "two")] == [25 * SECONDS] * 2
     (tmp_path / "two.wav").write_text("no sound")
     del command[-4:-2]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
@@ -57,7 +68,7 @@ def test_a_pair_goes_to_another_server_when_one_dies_in_the_middle(comfyui, repo
     doomed = Server(tmp_path / "doomed").start()
     for name in ("one", "two"):
         (tmp_path / f"{name}.png").write_bytes((repository / "assets" / "drawing.png").read_bytes())
-        (tmp_path / f"{name}.wav").write_bytes((repository / "assets" / "speech.wav").read_bytes())
+        speak(repository, tmp_path / f"{name}.wav")
     command = [sys.executable, repository / "workflows" / "api" / "queue_prompt.py", "--server", doomed.url]
     command += ["--server", comfyui.url, "--batch", tmp_path, "--output", tmp_path / "out"]
     command += ["--workflow", repository / "workflows" / "api" / "long_video.json"]
@@ -71,4 +82,4 @@ def test_a_pair_goes_to_another_server_when_one_dies_in_the_middle(comfyui, repo
     out, errors = running.communicate(timeout=240)
     assert running.returncode == 0, errors
     assert "2 of 2 made" in out and f"{doomed.url} died" in errors
-    assert [probe(tmp_path / "out" / f"{name}.mp4").frames for name in ("one", "two")] == [221, 221]
+    assert [probe(tmp_path / "out" / f"{name}.mp4").frames for name in ("one", "two")] == [25 * SECONDS] * 2
