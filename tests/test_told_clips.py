@@ -22,7 +22,7 @@ from letstalk_core.presets import PRESETS
 from letstalk_core.training.bundled import timed
 from letstalk_core.training.bundled.read_ahead import ReadAhead
 from letstalk_core.training.bundled.teacher import Teacher
-from letstalk_core.training.bundled.told_clips import EMPHASIS, STRETCH, ToldClips
+from letstalk_core.training.bundled.told_clips import MOUTH_EMPHASIS, SMILE_EMPHASIS, STRETCH, ToldClips
 from letstalk_core.training.bundled.train_portrait_autoencoder import Taught
 from letstalk_core.training.bundled.train_portraits import new_model, train_transformer
 
@@ -133,15 +133,19 @@ def test_clips_are_told_of_their_speech_and_what_is_asked(clips, pairs, speaking
     assert set(batch["regions"].unique().tolist()) == {0, 1, 2}
 
 
-def test_a_clip_is_what_the_teacher_makes_of_its_motion(clips, pairs):
+def test_a_clip_is_what_the_teacher_makes_of_its_motion(clips, pairs, monkeypatch):
     rng = np.random.default_rng(5)
     rest = clips.controls[4]
     motion, told, features = clips.plans(1)._clip(rng, rest)
     assert motion.shape == (5, len(OWN)) and told.shape == (9, 2) and features.shape == (9, 2, 6)
     spoken = features[2:7, 0, 0].astype(int)
-    opened = np.minimum(EMPHASIS * (spoken % 5 / 5), 1)
+    opened = np.minimum(MOUTH_EMPHASIS[0] * (spoken % 5 / 5), 1)
     assert np.allclose(motion[:, 0], opened, atol=1e-3)  # the mouth of these frames
     assert np.allclose(told[2:7], asked(rest, motion)[:, [1, 0]], atol=1e-5)
+    monkeypatch.setattr("letstalk_core.training.bundled.told_clips.SMILE_EMPHASIS", 1.0)
+    plain, smile = clips.plans(1)._clip(np.random.default_rng(5), rest)[0], OWN.index("smile")
+    assert abs(plain[:, smile] - rest[smile]).max() > 1e-3 and not np.delete(plain - motion, smile, 1).any()
+    assert np.allclose(motion[:, smile] - rest[smile], SMILE_EMPHASIS * (plain[:, smile] - rest[smile]), atol=1e-5)
     portrait = clips.portraits[4:5].float()
     clip = clips._told(portrait, torch.from_numpy(motion)[None], torch.from_numpy(rest)[None])
     for frame, moved in zip(clip[0], motion, strict=True):
