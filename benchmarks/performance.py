@@ -5,7 +5,10 @@
 Parts (default: those that fit the device):
     forward    linear-B at 512 px (latents 16x16x32, 16 + 2 frames), batch 1 and 4: eager, compiled, as a CUDA graph;
                share of the rate at which this device multiplies matrices, and error of bf16 against fp32
+    profile    what a forward of it spends its time on (linear-S at 256 px on a CPU), in shares by kind of operation
     sampling   8 steps of the same model, frames a second with guidance 1 and 2
+    guidance   time of a forward with guidance that leaves out cross-attention where there is no audio, over one that
+               attends to zeros there; on linear-S at 256 px
     training   clips a second and peak memory, batch 4 and 8, and 64 clips of a small model
     activations  memory and work of linear-B and softmax-B at 512 px (batch 8 and 1, bf16 on a GPU; counted) by gradient
                checkpointing, and the time of two blocks on two frames over that without
@@ -47,6 +50,10 @@ from letstalk_core.video.clips import ClipSampler, SamplingSettings
 
 SECONDS = 1.5  # that a measurement is repeated for, after WARM runs
 WARM = 3
+KINDS = {  # of operations, by what PyTorch's names of them hold; all others work element by element
+    "matrix products": ("mm",), "convolutions": ("conv",), "attention kernels": ("attention", "softmax"),
+    "norms": ("layer_norm",), "copies": ("copy_", "::cat"),
+}  # fmt: skip
 
 
 class Bench:
@@ -125,6 +132,41 @@ class Bench:
             error = (half(**given).float() - expected).norm() / expected.norm()
             found[f"batch {batch}, error of bf16"] = float(error)
         return found
+
+    @torch.inference_mode()
+    def profile(self) -> dict[str, float]:
+        from torch.profiler import DeviceType, profile
+
+        on_gpu = self.device.type == "cuda"
+        config, side = (self.config, self.side) if on_gpu or self.tiny else (PAPER["linear-S"], 8)
+        model, given = self.model(config).transformer, self.inputs(1, side, config)
+        model.to(self.half if on_gpu else torch.float32)
+        self.timed(lambda: model(**given))
+        with profile() as profiler:
+            model(**given)
+            self.wait()
+        took = dict.fromkeys([*KINDS, "element by element"], 0.0)
+        for event in profiler.key_averages():
+            if event.device_type == DeviceType.CPU:  # what its kernels took on a GPU is counted with the operation
+                kind = next(
+                    (kind for kind, of in KINDS.items() if any(name in event.key for name in of)), list(took)[-1]
+                )
+                took[kind] += event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        return {f"{kind}, share of a forward": time / sum(took.values()) for kind, time in took.items()}
+
+    @torch.inference_mode()
+    def guidance(self) -> dict[str, float]:
+        config = self.config if self.tiny else PAPER["linear-S"]
+        model, given, ratios = self.model(config).transformer, self.inputs(2, self.side // 2, config), []
+        portrait, audio = given.pop("portrait"), given.pop("audio_tokens")[:1]
+        zeros = torch.cat([audio, torch.zeros_like(audio)])
+        attending, leaving = (model.prepare(portrait, tokens) for tokens in (zeros, audio))
+        for _ in range(5):  # in turn: machines are noisy
+            with_zeros, without = (
+                self.timed(lambda c=conditions: model(**given, conditions=c)) for conditions in (attending, leaving)
+            )
+            ratios.append(without / with_zeros)
+        return {"time without over with zeros": float(np.median(ratios))}
 
     @torch.inference_mode()
     def sampling(self) -> dict[str, float]:
@@ -288,10 +330,10 @@ def compiled(transformer: nn.Module) -> nn.Module:
 
 
 def main() -> None:
-    of_gpus = ("forward", "sampling", "training", "optimiser", "tokens", "bundled", "streams")
-    of_cpus = ("cpu", "int8", "bundled", "streams")
+    of_gpus = ("forward", "profile", "sampling", "guidance", "training", "optimiser", "tokens", "bundled", "streams")
+    of_cpus = ("cpu", "profile", "guidance", "int8", "bundled", "streams")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", choices=[*of_gpus, *of_cpus, "activations", []])
+    parser.add_argument("parts", nargs="*", metavar="PART", choices=sorted({*of_gpus, *of_cpus, "activations"}) + [[]])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--json", type=Path)

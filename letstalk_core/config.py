@@ -175,7 +175,7 @@ class Departures:
     # sampling
     noise_scale: float = 1.0  # of the noise that a clip starts from: below 1 less flickers
     memory_scale: float = 1.0  # of what the memory differs from the portrait: below 1 a clip's errors die out
-    border_smoothing: float = 0.0  # b: a clip's frame f is moved by b^(f+1) of what its first frame jumps
+    border_smoothing: float = 0.0  # b: a clip's frame f is moved by b^(f+1) of what the clip jumps at its start
 
     def __post_init__(self):
         if isinstance(self.controls, list):  # as JSON and YAML have it
@@ -234,6 +234,12 @@ class LetsTalkConfig:
     def output_channels(self) -> int:
         """Channels of the model's output: 2C with a learned variance, else C."""
         return self.transformer.latent_channels * (2 if self.diffusion.learn_variance else 1)
+
+    @property
+    def lead_frames(self) -> int:
+        """Frames before a clip that are sampled with it, so that it can be joined to those that were made (see
+        video.clips.smooth_border). A memory shows the model where the clip begins; without one it is asked."""
+        return int(self.departures.border_smoothing > 0 and not self.transformer.memory_frames)
 
     def flat(self) -> dict[str, Any]:
         """Every field's value by its flat name."""

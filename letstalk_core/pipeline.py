@@ -116,7 +116,7 @@ class LetsTalkPipeline:
         """Compile the transformer's blocks, which takes a minute the first time and pays on graphics cards; a warning
         says where it cannot be done."""
         transformer, side = self.config.transformer, self.config.image_size // self.autoencoder.downscale
-        place, count = (transformer.latent_channels, side, side), transformer.clip_frames
+        place, count = (transformer.latent_channels, side, side), self.config.lead_frames + transformer.clip_frames
         audio = (1, count, self.config.audio.tokens, self.config.audio.width)
         shapes = {"latents": (1, count, *place), "portrait": (1, *place), "audio_tokens": audio}
         if transformer.memory_frames:

@@ -49,6 +49,19 @@ def test_conditions_prepared_once_stand_for_portrait_and_audio_at_every_timestep
             torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("config", COMBINATIONS)
+@pytest.mark.parametrize(("frames", "dtype"), [(3, torch.float32), (1, torch.float32), (3, torch.bfloat16)])
+def test_the_part_of_a_batch_without_audio_gets_what_zeros_give(config, frames, dtype):
+    """To the bit: cross-attention to zeros answers with a constant, and is left out."""
+    model, given = random_model(config).to(dtype), inputs(config, frames)
+    portrait, audio = given.pop("portrait"), given.pop("audio_tokens")[:1]
+    with torch.no_grad():
+        zeros = torch.cat([audio, torch.zeros_like(audio)])
+        expected, found = (model(**given, conditions=model.prepare(portrait, tokens)) for tokens in (zeros, audio))
+    assert torch.equal(found[1], expected[1])
+    torch.testing.assert_close(found[0], expected[0])  # products of fewer rows may round otherwise
+
+
 @pytest.mark.parametrize("config", [LINEAR, SOFTMAX])
 @pytest.mark.parametrize("scheme", FUSIONS)
 def test_audio_acts_on_its_own_frame_alone_where_only_space_is_mixed(config, scheme):

@@ -5,6 +5,8 @@ A fusion is chosen per condition by the configuration. It has two hooks, and the
 - `block_layer()`: what it adds to every block (a cross-attention), or None;
 - `prepare(tokens, grid)`: the Condition that it makes of the condition's tokens, once per clip, whatever the timestep.
 
+A part of a batch may be without audio, for guidance: its tokens are zeros, or missing where `takes_fewer` says so.
+
 A new scheme is a new class and a line in a table.
 """
 
@@ -42,6 +44,8 @@ class Condition(NamedTuple):
 class Fusion(nn.Module):
     """The base of the schemes."""
 
+    takes_fewer = False  # tokens of the first part of a batch: the rest gets what zeros would give
+
     def __init__(self, config: LetsTalkConfig):
         super().__init__()
         self.config = config
@@ -58,6 +62,8 @@ class Fusion(nn.Module):
 class Direct(Fusion):
     """Cross-attention to the condition's tokens in every block; the paper's choice for audio."""
 
+    takes_fewer = True
+
     def __init__(self, config: LetsTalkConfig, width: int):
         super().__init__(config)
         self.width = width  # of the tokens
@@ -71,6 +77,8 @@ class Direct(Fusion):
 
 class Siamese(Direct):
     """Cross-attention in block i to what layer i of a twin transformer makes of the condition alone."""
+
+    takes_fewer = False  # a twin makes something of zeros
 
     def __init__(self, config: LetsTalkConfig, twin: Twin):
         super().__init__(config, config.transformer.width)
@@ -228,5 +236,11 @@ class Fusions(nn.ModuleDict):
         return nn.ModuleDict({name: layer for name, layer in layers.items() if layer is not None})
 
     def prepare(self, portrait: Tensor, audio: Tensor, grid: tuple[int, int], added: Tensor | None) -> Conditions:
-        """The conditions of a clip, from the portrait's tokens [B,1,N,D] with positions and the audio's [B,F,K,A]."""
+        """The conditions of a clip, from the portrait's tokens [B,1,N,D] with positions and the audio's [b,F,K,A].
+
+        b <= B: those beyond are without audio.
+        """
+        missing = len(portrait) - len(audio)
+        if missing and not self["audio"].takes_fewer:
+            audio = torch.cat([audio, audio.new_zeros(missing, *audio.shape[1:])])
         return Conditions(self["portrait"].prepare(portrait, grid), self["audio"].prepare(audio, grid), added)

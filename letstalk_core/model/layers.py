@@ -196,8 +196,13 @@ class CrossAttention(nn.Module):
         return split_heads(self.key(tokens), self.heads), split_heads(self.value(tokens), self.heads)
 
     def forward(self, frames: Tensor, condition: Tensor | KeysValues) -> Tensor:
-        """frames [B,F,N,D] -> [B,F,N,D]; condition: tokens [B,F,K,A] or their keys and values."""
+        """frames [B,F,N,D] -> [B,F,N,D]; condition: tokens [b,F,K,A] or their keys and values, b <= B.
+
+        Frames beyond the first b are without a condition. They get what zeros give: the bias of `out`.
+        """
         keys_values = self.keys_values(condition) if isinstance(condition, Tensor) else condition
-        q = split_heads(self.query(self.norm(frames).to(keys_values[0].dtype)), self.heads)  # [B,F,H,N,d]
-        k, v = (part.expand(*q.shape[:2], -1, -1, -1) for part in keys_values)  # one set for all frames serves too
-        return frames + self.out(merge_heads(softmax_attention(q, k, v)))
+        told, untold = frames.tensor_split((len(keys_values[0]),))
+        q = split_heads(self.query(self.norm(told).to(keys_values[0].dtype)), self.heads)  # [b,F,H,N,d]
+        k, v = (part.expand(-1, q.shape[1], -1, -1, -1) for part in keys_values)  # one set for all frames serves too
+        told = told + self.out(merge_heads(softmax_attention(q, k, v)))
+        return torch.cat([told, untold + self.out.bias]) if len(untold) else told

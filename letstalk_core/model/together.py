@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 import torch
@@ -17,12 +17,13 @@ PATIENCE = 0.005  # seconds that a call waits for others to join it
 
 
 class _Call:
-    """One call: its inputs as leaves, of which the tensors are [B,...], and the answer to come."""
+    """One call: its inputs as leaves, of which the tensors are [B,...] or of the first rows alone, and the answer."""
 
     def __init__(self, inputs: tuple[tuple, dict]):
         self.leaves, self.form = tree_flatten(inputs)
         self.answer: Future[Tensor] = Future()
-        self.count = next(len(leaf) for leaf in self.leaves if isinstance(leaf, Tensor))
+        rows = [len(leaf) for leaf in self.leaves if isinstance(leaf, Tensor)]
+        self.first, self.rest = min(rows), max(rows) - min(rows)
         # Only calls that differ in nothing but what the tensors hold, and in B, go together.
         self.kind = (
             repr(self.form),
@@ -73,13 +74,16 @@ class Together:
             _fail(group, error)
 
     def _batch(self, calls: list[_Call]) -> list[Tensor]:
+        """The answers to calls in one: first the rows that all tensors have, of every call, then the others."""
+        firsts, rests = [call.first for call in calls], [call.rest for call in calls]
         leaves = [
-            torch.cat(same) if isinstance(same[0], Tensor) else same[0]
+            _joined(same, firsts) if isinstance(same[0], Tensor) else same[0]
             for same in zip(*(call.leaves for call in calls), strict=True)
         ]
         inputs, named = tree_unflatten(leaves, calls[0].form)
         try:
-            return list(self.function(*inputs, **named).split([call.count for call in calls]))
+            parts = self.function(*inputs, **named).split(firsts + rests)
+            return [torch.cat(own) for own in zip(parts[: len(calls)], parts[len(calls) :], strict=True)]
         except torch.cuda.OutOfMemoryError:
             if len(calls) == 1:
                 raise
@@ -89,6 +93,12 @@ class Together:
             f"The graphics card's memory does not hold {len(calls)} videos at once; going on with {half}.", stacklevel=2
         )
         return [answer for some in (calls[:half], calls[half:]) for answer in self._batch(some)]
+
+
+def _joined(tensors: Sequence[Tensor], firsts: Sequence[int]) -> Tensor:
+    """The first rows of each, and then the rest of each."""
+    pairs = [tensor.tensor_split((first,)) for tensor, first in zip(tensors, firsts, strict=True)]
+    return torch.cat([part for parts in zip(*pairs, strict=True) for part in parts])
 
 
 def _fail(group: list[_Call], error: BaseException) -> None:

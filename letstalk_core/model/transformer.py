@@ -189,7 +189,10 @@ class LetsTalkTransformer(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def prepare(self, portrait: Tensor, audio_tokens: Tensor) -> Conditions:
-        """The conditions of a clip, from portrait [B,C,h,w] and audio_tokens [B,F,K,A], for sampling."""
+        """The conditions of a clip, from portrait [B,C,h,w] and audio_tokens [b,F,K,A], for sampling.
+
+        b <= B: the portraits beyond are without audio, the unconditional branch of guidance.
+        """
         return self._prepare(portrait, audio_tokens).with_keys_values([block.cross for block in self.blocks])
 
     def _prepare(self, portrait: Tensor, audio_tokens: Tensor) -> Conditions:

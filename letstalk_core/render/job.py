@@ -32,7 +32,7 @@ from ..video.marks import COMPOSITE, GENERATED
 from ..video.memory import MemoryBank
 from ..video.writer import VideoWriter
 
-JOB_FORMAT = 3  # raised when the same inputs begin to give other frames, so that old segments are not gone on with
+JOB_FORMAT = 4  # raised when the same inputs begin to give other frames, so that old segments are not gone on with
 SEGMENT_SECONDS = 8.0  # about so much is lost by a crash at most; each begins with a key frame, which can be seen
 
 

@@ -202,22 +202,25 @@ class ClipSampler:
     def _sample(self, memory: MemoryBank, index: int) -> Tensor:
         """Latents [1,F,C,h,w] of clip `index` in the transformer's space."""
         config, seed, device = self.config, self.settings.seed, self.portrait.device
-        tokens = self._audio_tokens(memory.frames)  # [1,F,K,A]
+        lead = config.lead_frames
+        count = lead + self.clip_frames
+        tokens = self._audio_tokens(memory.frames - lead, count)  # [1,lead+F,K,A]
         if self.scale == 1:
             predict = self._predict(tokens, memory, index)
         else:
-            predict = guided(self._predict(torch.cat([tokens, torch.zeros_like(tokens)]), memory, index), self.scale)
-        shape = (1, self.clip_frames, *self.portrait.shape[1:])
+            predict = guided(self._predict(tokens, memory, index, 2), self.scale)
+        shape = (1, count, *self.portrait.shape[1:])
         noise = config.departures.noise_scale * clip_noise(seed, index, shape).to(device)
         latents = sample(
             predict, noise, self.diffusion, self.steps, self.sampler,
             generator=clip_generator(seed, index, "steps"), callback=self.callback,
         )  # fmt: skip
-        return smooth_border(latents, memory.latents[:, -1:].to(latents), config.departures.border_smoothing)
+        return smooth_border(latents, memory.latents[:, -1:].to(latents), config.departures.border_smoothing, lead)
 
-    def _predict(self, tokens: Tensor, memory: MemoryBank, index: int) -> Predict:
-        """The model's answers under audio tokens [B,F,K,A], with everything prepared that is the same at every step."""
-        config, count = self.config, len(tokens)
+    def _predict(self, tokens: Tensor, memory: MemoryBank, index: int, count: int = 1) -> Predict:
+        """The model's answers to a batch of `count` of which the first hears audio tokens [1,F,K,A] and the others
+        nothing, with everything prepared that is the same at every step."""
+        config = self.config
         conditions, seen = self.model.transformer.prepare(self.portrait.expand(count, -1, -1, -1), tokens), None
         if config.transformer.memory_frames:
             noise = self.settings.memory_noise
@@ -225,11 +228,11 @@ class ClipSampler:
             seen = seen.expand(count, -1, -1, -1, -1)
         return lambda x, t: self.denoiser(x, t, conditions=conditions, memory=seen)
 
-    def _audio_tokens(self, start: int) -> Tensor:
-        """Tokens [1,F,K,A] of the clip that starts at a frame; beyond the recording its last frame is repeated."""
+    def _audio_tokens(self, start: int, count: int) -> Tensor:
+        """Tokens [1,count,K,A] from a frame on; outside the recording its first or last frame is repeated."""
         config, device = self.config, self.portrait.device
         reach = config.audio.window // 2
-        around = torch.arange(start - reach, start + self.clip_frames + reach)
+        around = torch.arange(start - reach, start + count + reach)
         inside = around.clamp(0, len(self.features) - 1)
         near = self.features[int(inside[0]) : int(inside[-1]) + 1][inside - inside[0]]
         near, controls = whole_windows(near, config.audio.window)[None].to(device), None
@@ -239,13 +242,15 @@ class ClipSampler:
         return self.model.audio_projection(near, controls)
 
 
-def smooth_border(latents: Tensor, last: Tensor, smoothing: float) -> Tensor:
-    """A clip [B,F,C,h,w] whose first frames are drawn towards the frame before it [B,1,C,h,w], ever less.
+def smooth_border(latents: Tensor, last: Tensor, smoothing: float, lead: int = 0) -> Tensor:
+    """Frames [B,F,C,h,w] of a clip [B,lead+F,C,h,w], the first of them drawn towards the frame before [B,1,C,h,w].
 
-    Frame f moves by smoothing^(f + 1) of the difference between the frame before and frame 0. A departure from the
-    paper: a small model does not continue its memory exactly, and eyes see the jump.
+    Frame f moves by smoothing^(f + 1) of what the clip has wrong about the frame before: with lead 1 that is its own
+    first one, with 0 its frame 0 stands for it, although it may rightly differ. A departure from the paper: a small
+    model does not continue what was there exactly, and eyes see the jump.
     """
+    frames = latents[:, lead:]
     if smoothing == 0:
-        return latents
-    weights = smoothing ** torch.arange(1, latents.shape[1] + 1, device=latents.device, dtype=latents.dtype)
-    return latents + weights[:, None, None, None] * (last - latents[:, :1])
+        return frames
+    weights = smoothing ** torch.arange(1, frames.shape[1] + 1, device=latents.device, dtype=latents.dtype)
+    return frames + weights[:, None, None, None] * (last - latents[:, :1])
