@@ -18,6 +18,7 @@ from letstalk_core.picture.face import (
     ALIGNED,
     CROP,
     CROP_EYES,
+    MIRRORED,
     POINTS,
     Face,
     apply,
@@ -28,7 +29,7 @@ from letstalk_core.picture.face import (
 )
 from letstalk_core.picture.portrait import HIDDEN
 from letstalk_core.training.bundled import face_examples, train_faces
-from letstalk_core.training.bundled.face_examples import LANDMARKS, MIRRORED
+from letstalk_core.training.bundled.face_examples import LANDMARKS
 
 
 def turned(degrees, factor=1.0, shift=(0.0, 0.0)):
@@ -147,6 +148,17 @@ def test_hidden_mouths_are_seen():
         hidden = face.networks()[1](images)[2].sigmoid().numpy() > HIDDEN
     truth = truth.numpy() == 1
     assert hidden[truth].mean() > 0.7 and hidden[~truth].mean() < 0.03
+
+
+def test_a_mirror_image_has_the_same_face_mirrored():
+    person = load_person(15)
+    picture, points = person.picture / np.float32(255), true_points(15)
+    (left, right, mouth), width = Face(points, 1.0).anchors, person.picture.shape[1]
+    centre, eyes = ((left + right) / 2 + mouth) / 2, float(np.hypot(*(right - left)))
+    one = face.read_points(picture, centre, eyes, 0.1)
+    other = face.read_points(picture[:, ::-1], np.array([width - centre[0], centre[1]]), eyes, -0.1)
+    assert np.allclose(other.points[MIRRORED] * (-1, 1) + (width, 0), one.points, atol=0.02 * eyes)
+    assert np.hypot(*(one.points - points).T).mean() < 0.05 * eyes
 
 
 def test_two_people_in_a_large_picture_are_found_at_their_sizes():

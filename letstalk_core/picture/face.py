@@ -29,6 +29,7 @@ POINTS = (
     "nose", "mouth, left corner", "mouth, right corner", "upper lip, top", "upper lip, edge", "lower lip, edge",
     "lower lip, bottom", "chin", "left brow", "right brow",
 )  # fmt: skip
+MIRRORED = [6, 5, 7, 8, 9, 1, 0, 2, 3, 4, 10, 12, 11, 13, 14, 15, 16, 17, 19, 18]  # the point that each becomes
 LIP_EDGES = [POINTS.index("upper lip, edge"), POINTS.index("lower lip, edge")]
 LEFT_EYE, RIGHT_EYE, CORNERS = [0, 1, 2, 3], [5, 6, 7, 8], [11, 12]
 # Where aligned squares, 256 pixels wide, have the eyes and the mouth.
@@ -210,11 +211,25 @@ def read_points(image: np.ndarray, centre: np.ndarray, eyes: float, tilt: float,
     matrix = crop_matrix(centre, eyes, tilt)
     for _ in range(readings):
         crop = cut(image, matrix, CROP)
-        points, there, hidden = net(pictures_to_images(crop)[None])
-        places = apply(inverse(matrix), points[0].numpy() * CROP)
-        face = Face(places, float(there[0].sigmoid()), float(hidden[0].sigmoid()))
+        points, there, hidden = _read(net, pictures_to_images(crop))
+        face = Face(apply(inverse(matrix), points * CROP), there, hidden)
         matrix = similarity(face.anchors, crop_anchors())
     return face
+
+
+def _read(net: PointsNet, crop: Tensor) -> tuple[np.ndarray, float, float]:
+    """What the network makes of a crop [3,80,80] and of its mirror image, as it is not quite symmetrical.
+
+    Points [20,2] in sides of the crop, their mean; the lesser score; how likely the mouth is hidden, the mean.
+    """
+    points, there, hidden = net(torch.stack([crop, crop.flip(-1)]))
+    points = (points[0] + mirrored(points[1])) / 2
+    return points.numpy(), float(there.min().sigmoid()), float(hidden.mean().sigmoid())
+
+
+def mirrored(points: Tensor) -> Tensor:
+    """Points [...,20,2] in sides of a crop -> those of its mirror image."""
+    return points[..., MIRRORED, :] * points.new_tensor((-1, 1)) + points.new_tensor((1, 0))
 
 
 def follow(image: np.ndarray, before: Face, readings: int = READINGS) -> Face | None:

@@ -19,13 +19,12 @@ from ...data.people.cast import random_puppet
 from ...data.people.geometry import MARGIN, SIZE
 from ...data.people.gestures import random_controls
 from ...data.people.portraits import load_person, people
-from ...picture.face import CROP, POINTS, STRIDE, UNIT, Face, crop_matrix
+from ...picture.face import CROP, POINTS, STRIDE, UNIT, Face, crop_matrix, mirrored
 from ...picture.similarity import apply, rotation
 from ...pixels import normalise, pictures_to_pixels
 
 # Landmarks of POINTS; the irises follow the 468 points of the face.
 LANDMARKS = (33, 133, 159, 145, 468, 362, 263, 386, 374, 473, 4, 61, 291, 0, 13, 14, 17, 152, 105, 334)
-MIRRORED = (6, 5, 7, 8, 9, 1, 0, 2, 3, 4, 10, 12, 11, 13, 14, 15, 16, 17, 19, 18)  # the point that each becomes
 POSES = 4  # frames of a puppet
 WINDOW = 96  # pixels, the side of what the finder learns from
 NO_FACE = 0.3  # share of examples without a face in its middle
@@ -246,8 +245,7 @@ def points_batch(
         points[n] = apply(matrix, example.points) / CROP
     images, targets = disturbed(np.stack(crops), rng), torch.from_numpy(points)
     if rng.random() < 0.5:
-        images = images.flip(-1)
-        targets = targets[:, list(MIRRORED)] * torch.tensor([-1.0, 1.0]) + torch.tensor([1.0, 0.0])
+        images, targets = images.flip(-1), mirrored(targets)
     return images, targets, torch.from_numpy(~np.isnan(points).all((1, 2))).float()
 
 
