@@ -2,7 +2,8 @@
 
 demo.webp is the demo, frame for frame, two thirds as large; people.jpg people and a drawing who were held out and
 speak, their portraits first; puppets.jpg twelve photographs as they are and at their controls' extremes; sharp.jpg
-one frame at the model's own size, enlarged, and as large as the photograph; two.jpg two people who speak in turns.
+one frame at the model's own size, enlarged, and as large as the photograph; two.jpg two people who speak in turns;
+expressions.jpg a word as sad, as usual and as smiling people say it.
 """
 
 import sys
@@ -25,6 +26,7 @@ from letstalk_core.evaluation.report import generate_frames  # noqa: E402
 from letstalk_core.picture.picture_file import read_image  # noqa: E402
 from letstalk_core.pixels import images_to_pixels, pictures_to_pixels  # noqa: E402
 from letstalk_core.video.clips import ClipSampler  # noqa: E402
+from letstalk_core.video.controls import AskedFor  # noqa: E402
 from letstalk_core.video.reader import read_video_frames  # noqa: E402
 
 ASSETS = HERE.parent / "assets"
@@ -40,15 +42,22 @@ EXTREMES = (
     {"yaw": -0.43, "open": 0.6}, {"pitch": 0.27}, {"pitch": -0.27, "jaw": 1.0, "open": 0.3}, {"roll": 0.3},
     {"size": -0.2, "shift_x": 0.8, "open": 0.5}, {"size": 0.2, "shift_x": -0.4},
 )  # fmt: skip
+EXPRESSIONS, FEW, SAID = (
+    (-1.0, -0.5, 0.0, 0.5, 1.0),
+    (65, 145, 105),
+    16,
+)  # what is asked for; of whom; frame that is shown
 TURNS = (20, 95, 190)  # frames of the dialogue
 
 
-def speak(pipeline: LetsTalkPipeline, picture: Path, start: float = 0.0, seconds: float = 60.0) -> np.ndarray:
+def speak(
+    pipeline: LetsTalkPipeline, picture: Path, start: float, seconds: float, asked: AskedFor | None = None
+) -> np.ndarray:
     """Its portrait and the frames of the example speech from `start` on, uint8 [1 + F,256,256,3]."""
     waveform, rate = read_audio(ASSETS / "speech.wav")
     waveform = waveform.mean(0).numpy()[round(start * rate) : round((start + seconds) * rate)]
     portrait = pipeline.crop(read_image(picture)).image
-    frames = generate_frames(pipeline, portrait, waveform, rate, SamplingSettings())
+    frames = generate_frames(pipeline, portrait, waveform, rate, SamplingSettings(asked=asked or AskedFor()))
     return np.concatenate([images_to_pixels(portrait[None]).numpy(), frames])
 
 
@@ -90,11 +99,27 @@ def two(pipeline: LetsTalkPipeline) -> Image.Image:
     return Image.fromarray(np.concatenate([np.asarray(Image.fromarray(frame).reduce(2)) for frame in frames], 1))
 
 
+def expressions(pipeline: LetsTalkPipeline) -> Image.Image:
+    """A row a person, a column an expression that is asked for."""
+    rows = [
+        np.concatenate(
+            [
+                speak(pipeline, ASSETS / "people" / f"{number:03d}.jpg", 2.2, 1.0, AskedFor(0, 0, expression))[SAID]
+                for expression in EXPRESSIONS
+            ],
+            1,
+        )
+        for number in FEW
+    ]
+    return Image.fromarray(np.concatenate(rows))
+
+
 if __name__ == "__main__":
     puppet_sheet().save(HERE / "puppets.jpg", quality=84)
     pipeline = LetsTalkPipeline.load(device="cpu")  # from here on the bundled model is needed
     sharp(pipeline).save(HERE / "sharp.jpg", quality=88)
     two(pipeline).save(HERE / "two.jpg", quality=85)
+    expressions(pipeline).save(HERE / "expressions.jpg", quality=85)
     speakers = [ASSETS / "people" / f"{number:03d}.jpg" for number in SPEAKERS] + [ASSETS / "drawing.png"]
     rows = [speak(pipeline, picture, 2.2, 1.6)[SHOWN, ::2, ::2] for picture in speakers]
     Image.fromarray(rearrange(np.stack(rows), "people frames h w c -> (people h) (frames w) c")).save(

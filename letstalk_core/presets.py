@@ -40,13 +40,13 @@ PRESETS: dict[str, LetsTalkConfig] = {
         AudioConfig(encoder="mel", tokens=4, width=32, hidden=32, blocks=4, channels=80),
         image_size=64,
     ),
-    # What ships. It is told the whole motion, so that it has nothing to remember, and few steps are enough. Its
+    # What ships. It is told the whole motion, so that it has nothing to remember, and one step is enough. Its
     # autoencoder's latent_scale and relative_scale are measured when it is trained.
     "bundled": LetsTalkConfig(
         TransformerConfig(depth=6, width=192, heads=6, mlp_ratio=2.0, patch_size=2, memory_frames=0),
         AudioConfig(encoder="whisper", tokens=4, width=192, hidden=256, window=9, blocks=2, channels=768),
         DiffusionConfig(objective="x0", learn_variance=False),
-        SamplingDefaults(steps=2, sampler="euler", guidance_scale=1.0),
+        SamplingDefaults(steps=1, sampler="euler", guidance_scale=1.0),
         Departures(
             portrait_each_frame=False, add_portrait=True, audio_convolutions=True, controls=tuple(CONTROLS),
             relative_latents=True, time_shift=6.0, noise_scale=0.5, border_smoothing=0.6,

@@ -52,7 +52,7 @@ def loss_settings(work: Path) -> TransformerTraining:
         run=str(work), preset="bundled", data="avatar", data_path=str(work),
         frozen=r"^audio_projection\.window\.",  # it heard far more speech than the clips hold
         memory_pixel_noise=False, mouth_weight=8.0, eye_weight=3.0, blink_weight=3.0, control_dropout=0.2,
-        first_guess_share=0.8,  # where nothing is seen and the conditions alone decide: the first step of two
+        first_guess_share=0.9,  # where nothing is seen and the conditions alone decide: by default the only step
     )  # fmt: skip
 
 
