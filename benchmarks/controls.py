@@ -1,6 +1,6 @@
 """How far a model does what it is asked for: lids, a turn of the head, a smile, each moved up and down on its own.
 
-    python benchmarks/controls.py [--model FILE] [--pairs 12] [--sheet FILE.png]
+    python benchmarks/controls.py [--model FILE] [--pairs 24] [--sheet FILE.png]
 
 Held-out people speak while one control is led through its range twice in three seconds and the head is otherwise still.
 Prints JSON, for each control the medians over the people of "r", what the judge reads against what was asked for, of
@@ -56,7 +56,7 @@ def true_frames(pair: Pair, name: str, track: np.ndarray) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL)
-    parser.add_argument("--pairs", type=int, default=12)
+    parser.add_argument("--pairs", type=int, default=24)
     parser.add_argument("--sheet", type=Path)
     arguments = parser.parse_args()
     pipeline, meter = LetsTalkPipeline.load(arguments.model, "cpu"), load_meter(METER)
