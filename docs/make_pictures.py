@@ -42,11 +42,8 @@ EXTREMES = (
     {"yaw": -0.43, "open": 0.6}, {"pitch": 0.27}, {"pitch": -0.27, "jaw": 1.0, "open": 0.3}, {"roll": 0.3},
     {"size": -0.2, "shift_x": 0.8, "open": 0.5}, {"size": 0.2, "shift_x": -0.4},
 )  # fmt: skip
-EXPRESSIONS, FEW, SAID = (
-    (-1.0, -0.5, 0.0, 0.5, 1.0),
-    (65, 145, 105),
-    16,
-)  # what is asked for; of whom; frame that is shown
+EXPRESSIONS, FEW = (-1.0, -0.5, 0.0, 0.5, 1.0), (65, 145, 105)  # what is asked for, and of whom
+SAID = 16  # the frame that is shown
 TURNS = (20, 95, 190)  # frames of the dialogue
 
 
