@@ -50,9 +50,9 @@ from letstalk_core.video.clips import ClipSampler, SamplingSettings
 
 SECONDS = 1.5  # that a measurement is repeated for, after WARM runs
 WARM = 3
-KINDS = {  # of operations, by what PyTorch's names of them hold; all others work element by element
-    "matrix products": ("mm",), "convolutions": ("conv",), "attention kernels": ("attention", "softmax"),
-    "norms": ("layer_norm",), "copies": ("copy_", "::cat"),
+KINDS = {  # of operations, by what PyTorch's names of them hold
+    "mm": "matrix products", "conv": "convolutions", "attention": "attention kernels", "softmax": "attention kernels",
+    "layer_norm": "norms", "copy_": "copies", "::cat": "copies", "": "element by element",
 }  # fmt: skip
 
 
@@ -145,12 +145,10 @@ class Bench:
         with profile() as profiler:
             model(**given)
             self.wait()
-        took = dict.fromkeys([*KINDS, "element by element"], 0.0)
+        took = dict.fromkeys(KINDS.values(), 0.0)
         for event in profiler.key_averages():
             if event.device_type == DeviceType.CPU:  # what its kernels took on a GPU is counted with the operation
-                kind = next(
-                    (kind for kind, of in KINDS.items() if any(name in event.key for name in of)), list(took)[-1]
-                )
+                kind = next(kind for name, kind in KINDS.items() if name in event.key)
                 took[kind] += event.self_device_time_total if on_gpu else event.self_cpu_time_total
         return {f"{kind}, share of a forward": time / sum(took.values()) for kind, time in took.items()}
 
