@@ -15,7 +15,7 @@ from letstalk_core.errors import InputError
 from letstalk_core.files import ASSETS
 from letstalk_core.picture.autoencoder import build_autoencoder, load_autoencoder
 from letstalk_core.picture.picture_file import read_image
-from letstalk_core.picture.portrait_autoencoder import Join, RMSNorm2d, warp
+from letstalk_core.picture.portrait_autoencoder import AT_REST, FLOW_REACH, MOVING, Join, RMSNorm2d, steadied, warp
 from letstalk_core.pipeline import LetsTalkPipeline
 from letstalk_core.render.render import write_video
 from letstalk_core.training import train_autoencoder
@@ -121,6 +121,29 @@ def test_a_warp_reads_between_pixels_in_any_precision(shift):
     flow[:, 0] = shift * 2 / 256
     wanted = warp(ramp, flow)
     assert (warp(ramp.bfloat16(), flow) - wanted).abs().max() < 0.006  # of the ramp itself
+
+
+def test_what_hardly_moves_keeps_still():
+    lengths = torch.linspace(0, 1, 101) / 128  # to a pixel of 256
+    flow = torch.stack([0.6 * lengths, -0.8 * lengths])[None, :, None]
+    steady = torch.linalg.vector_norm(steadied(flow), dim=1).flatten()
+    assert not steady[lengths < AT_REST].any() and (steady.diff() >= 0).all()
+    torch.testing.assert_close(steadied(flow)[..., lengths >= MOVING], flow[..., lengths >= MOVING])
+
+
+def test_a_still_background_is_the_photograph(guided):
+    """A flow of a twentieth of a pixel, where nothing is painted: used as it is in training, which has to learn it."""
+    decoder, seen = guided.model.decoder, guided.look_at(images(1))
+    for flow in decoder.flow:
+        torch.nn.init.zeros_(flow.weight)
+        torch.nn.init.zeros_(flow.bias)
+    decoder.flow[-1].bias[0] = AT_REST / 2 / FLOW_REACH
+    decoder.paint.weight.zero_()
+    decoder.paint.bias.view(4, -1)[3] = 100.0
+    latents = guided.encode(images(2))
+    still = guided.decode(latents, seen)
+    torch.testing.assert_close(still, images(1).expand(2, -1, -1, -1), atol=1e-5, rtol=0)
+    assert (guided.train().decode(latents, seen) - still).abs().max() > 1e-3
 
 
 def test_what_it_refuses(guided):

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 PATCH = 4  # pixels along each side of what the first level sees as one position
 FLOW_REACH = 0.7  # the farthest that a level may move the portrait, of half a picture; finer levels half as far each
 
+# In halves of the picture (a tenth and a half of a pixel of 256): what moves by less than the first keeps still.
+AT_REST, MOVING = 0.1 / 128, 0.5 / 128
+
 # f32c32: 256 px become 8x8x32 latents.
 SMALL_PORTRAIT_AE: dict = {
     "_class_name": "PortraitAutoencoder",
@@ -157,11 +160,20 @@ class Decoder(nn.Module):
                 h = functional.pixel_shuffle(self.up[level - 1](h), 2)
         painted = functional.pixel_shuffle(self.paint(self.norm(h)).float(), PATCH)
         size = seen.picture.shape[2:]
+        flow = flow if self.training else steadied(flow)  # not in training: where flows begin, it has no slope
         warped = warp(seen.picture, _larger(flow, size))
         if painted.shape[2:] != size:
             painted = _larger(painted, size)
         colours = torch.lerp(painted[:, :3], warped[:, :3], painted[:, 3:].sigmoid())
         return colours if warped.shape[1] == 3 else torch.cat([colours, warped[:, 3:]], 1)
+
+
+def steadied(flow: Tensor) -> Tensor:
+    """A flow [n,2,h,w] that is 0 below AT_REST, itself from MOVING on, and smooth between: hair and background that
+    keep still are the photograph's own pixels, not read a hundredth of a pixel beside them."""
+    length = torch.linalg.vector_norm(flow, dim=1, keepdim=True)
+    share = ((length - AT_REST) / (MOVING - AT_REST)).clamp(0, 1)
+    return flow * share.square() * (3 - 2 * share)
 
 
 def warp(values: Tensor, flow: Tensor) -> Tensor:
