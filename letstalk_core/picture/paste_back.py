@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ..errors import InputError
 from ..pixels import images_to_pictures, pictures_to_pixels, pixels_to_pictures
 from .portrait import Portrait
+from .ramp import smoothstep
 from .similarity import apply, corners, size_of
 
 FEATHER = 0.12  # share of the crop's side over which its edge fades into the picture
@@ -42,7 +43,7 @@ class Place:
         self.weight = feathered(self.places[0])
         for other in others:
             nearer = np.hypot(*_inside(other, pixels).T) - np.hypot(*places.T)
-            self.weight *= smooth(torch.from_numpy(nearer).float().view(x.shape) / (2 * FEATHER) + 0.5)
+            self.weight *= smoothstep(torch.from_numpy(nearer).float().view(x.shape) / (2 * FEATHER) + 0.5)
 
 
 def _inside(portrait: Portrait, pixels: np.ndarray) -> np.ndarray:
@@ -50,15 +51,9 @@ def _inside(portrait: Portrait, pixels: np.ndarray) -> np.ndarray:
     return apply(portrait.square, pixels) / portrait.image.shape[-1] * 2 - 1
 
 
-def smooth(values: Tensor) -> Tensor:
-    """A ramp from 0 to 1 without corners."""
-    values = values.clamp(0, 1)
-    return values * values * (3 - 2 * values)
-
-
 def feathered(places: Tensor) -> Tensor:
     """The weight [...] of places [...,2] in a crop, -1..1 from edge to edge: a smooth ramp of FEATHER at its edges."""
-    return smooth((1 - places.abs()) / (2 * FEATHER)).prod(-1)
+    return smoothstep((1 - places.abs()) / (2 * FEATHER)).prod(-1)
 
 
 def portrait_mask(portrait: Portrait) -> Tensor:

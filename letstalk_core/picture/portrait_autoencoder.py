@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from .ramp import smoothstep
+
 PATCH = 4  # pixels along each side of what the first level sees as one position
 FLOW_REACH = 0.7  # the farthest that a level may move the portrait, of half a picture; finer levels half as far each
 
@@ -172,8 +174,7 @@ def steadied(flow: Tensor) -> Tensor:
     """A flow [n,2,h,w] that is 0 below AT_REST, itself from MOVING on, and smooth between: hair and background that
     keep still are the photograph's own pixels, not read a hundredth of a pixel beside them."""
     length = flow.square().sum(1, keepdim=True).sqrt()  # vector_norm takes 40 times as long on a CPU
-    share = ((length - AT_REST) / (MOVING - AT_REST)).clamp(0, 1)
-    return flow * share.square() * (3 - 2 * share)
+    return flow * smoothstep((length - AT_REST) / (MOVING - AT_REST))
 
 
 def warp(values: Tensor, flow: Tensor) -> Tensor:

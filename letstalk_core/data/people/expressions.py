@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .fields import smoothstep
+from ...picture.ramp import smoothstep
 from .geometry import (
     BROWS,
     CHIN,

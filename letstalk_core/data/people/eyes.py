@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .fields import Box, Curves, ThinPlate, invert, smoothstep
+from ...picture.ramp import smoothstep
+from .fields import Box, Curves, ThinPlate, invert
 from .geometry import EYE_ROWS, IRISES, PICTURE, POINTS
 
 HALF_WIDTH, HALF_HEIGHT, STEP = 32.0, 26.0, 2.0  # of the part of the face that an eye's layers fill

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from ...picture.ramp import smoothstep
+
 
 class Box(NamedTuple):
     """A rectangle of the aligned plane with a value every `step` pixels, first and last on its edges."""
@@ -47,12 +49,6 @@ class Box(NamedTuple):
         high = low + self.step * torch.tensor([self.columns - 1, self.rows - 1], device=places.device)
         near = torch.minimum(places - low, high - places).amin(-1)
         return smoothstep(near / feather)
-
-
-def smoothstep(x: Tensor) -> Tensor:
-    """0 up to 0, 1 from 1 on, smooth between."""
-    x = x.clamp(0, 1)
-    return x * x * (3 - 2 * x)
 
 
 class Curves:

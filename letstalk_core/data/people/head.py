@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from .fields import Box, ThinPlate, smoothstep
+from ...picture.ramp import smoothstep
+from .fields import Box, ThinPlate
 from .geometry import CHIN, EARS, MARGIN, OVAL, SIZE
 
 HALF_FACE = 50.0  # pixels of a shift of 1

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from .fields import Curves, smoothstep
+from ...picture.ramp import smoothstep
+from .fields import Curves
 from .geometry import LOWER_LIP, LOWER_ROWS, UPPER_LIP, UPPER_ROWS
 
 # Widths of upper and lower teeth from the middle to one side, of the mouth's half width.

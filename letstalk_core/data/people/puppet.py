@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from ...picture.ramp import smoothstep
 from ..drawn.motion import CONTROLS as DRAWN_CONTROLS
 from .expressions import EXPRESSIONS, displacements
 from .eyes import Eye, lid_displacements
-from .fields import Box, ThinPlate, invert, smoothstep
+from .fields import Box, ThinPlate, invert
 from .geometry import (
     CHEEKS,
     LEFT_CORNER,
