@@ -13,10 +13,11 @@ Parts (default: those that fit the device):
     activations  memory and work of linear-B and softmax-B at 512 px (batch 8 and 1, bf16 on a GPU; counted) by gradient
                checkpointing, and the time of two blocks on two frames over that without
     optimiser  a step of AdamW and of the average: plain, foreach, fused
-    tokens     a forward of linear-B at 256 to 1024 px, and the exponent of time over tokens
+    tokens     a forward of linear-B at 256 to 1024 px (linear-S on a CPU), and the exponent of time over tokens
     cpu        one forward of linear-S and linear-B on one thread, in CPU seconds
     int8       how many times as fast the linear layers in int8 make a forward, on this number of threads
     bundled    a second of video of the bundled model, by what it is spent on
+    length     frames of the bundled model, sampled and decoded, by the video's length, and the exponent of time
     streams    frames a second of 1 to 8 videos at once, one batch
 Nothing else should run beside it. --tiny: a small model, to try the script. Prints a table; --json writes the numbers.
 """
@@ -27,82 +28,29 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.stages import stages, streams
-from letstalk_core.config import LetsTalkConfig
+from benchmarks.bench import captured, compiled
+from benchmarks.stages import lengths, stages, streams
+from benchmarks.training_parts import TrainingBench
 from letstalk_core.model.acceleration import quantise
-from letstalk_core.model.checkpoint import LetsTalkModel
-from letstalk_core.model.transformer import GRADIENT_CHECKPOINTING
 from letstalk_core.precision import choose_device
 from letstalk_core.presets import PAPER, PRESETS
-from letstalk_core.training.dry_run.counting import count_step
-from letstalk_core.training.training_config import TransformerTraining
-from letstalk_core.training.transformer_loss import Denoiser, TransformerLoss
 from letstalk_core.video.clips import ClipSampler, SamplingSettings
 
-SECONDS = 1.5  # that a measurement is repeated for, after WARM runs
-WARM = 3
 KINDS = {  # of operations, by what PyTorch's names of them hold
     "mm": "matrix products", "conv": "convolutions", "attention": "attention kernels", "softmax": "attention kernels",
     "layer_norm": "norms", "copy_": "copies", "::cat": "copies", "": "element by element",
 }  # fmt: skip
 
 
-class Bench:
-    """The parts, on one device; each returns numbers by their names."""
-
-    def __init__(self, device: torch.device, tiny: bool):
-        self.device, self.tiny = device, tiny
-        self.config = PRESETS["tiny"] if tiny else PAPER["linear-B"]
-        self.side = 4 if tiny else 16  # of the latents
-        self.half = torch.bfloat16
-
-    def timed(self, run: Callable[[], object]) -> float:
-        """Seconds of one run, the median of many."""
-        for _ in range(WARM):
-            run()
-        self.wait()
-        took, end = [], time.perf_counter() + SECONDS
-        while not took or time.perf_counter() < end:
-            began = time.perf_counter()
-            run()
-            self.wait()
-            took.append(time.perf_counter() - began)
-        return float(np.median(took))
-
-    def wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def model(self, config: LetsTalkConfig | None = None) -> LetsTalkModel:
-        """Random weights whose gates are open."""
-        torch.manual_seed(0)
-        model = LetsTalkModel(config or self.config)
-        for parameter in model.parameters():
-            if parameter.abs().sum() == 0:
-                nn.init.normal_(parameter, std=0.02)
-        return model.to(self.device).eval().requires_grad_(False)
-
-    def inputs(self, batch: int, side: int | None = None, config: LetsTalkConfig | None = None) -> dict[str, Tensor]:
-        transformer, audio = (config or self.config).transformer, (config or self.config).audio
-        side = side or self.side
-        place = (transformer.latent_channels, side, side)
-        shapes = {
-            "latents": (batch, transformer.clip_frames, *place), "portrait": (batch, *place),
-            "memory": (batch, transformer.memory_frames, *place),
-            "audio_tokens": (batch, transformer.clip_frames, audio.tokens, audio.width),
-        }  # fmt: skip
-        generator = torch.Generator().manual_seed(1)
-        given = {name: torch.randn(shape, generator=generator).to(self.device) for name, shape in shapes.items()}
-        return given | {"timesteps": torch.full((batch,), 500, device=self.device)}
+class Parts(TrainingBench):
+    """All parts."""
 
     @torch.inference_mode()
     def matmul_rate(self) -> float:
@@ -179,95 +127,16 @@ class Bench:
             found[f"guidance {scale:g}, frames/s"] = config.transformer.clip_frames / seconds
         return found
 
-    def training(self) -> dict[str, float]:
-        found = {}
-        small = PRESETS["bundled"].with_changes(depth=8, width=256, heads=8, audio_width=256)
-        jobs = [("batch 4", self.config, 4, self.side), ("batch 8", self.config, 8, self.side)]
-        jobs += [] if self.tiny else [("small, 64 clips", small, 64, 8)]
-        for name, config, batch, side in jobs:
-            on_gpu = self.device.type == "cuda"
-            for way in ("eager", "compiled", "selective", "compiled selective") if on_gpu else ("eager",):
-                if on_gpu:
-                    torch.cuda.reset_peak_memory_stats()
-                seconds = self.timed(self.training_step(config, batch, side, way))
-                found[f"{name}, {way}, clips/s"] = batch / seconds
-                if on_gpu:
-                    found[f"{name}, {way}, GB"] = torch.cuda.max_memory_allocated() / 1e9
-        return found
-
-    def training_step(self, config: LetsTalkConfig, batch: int, side: int, way: str) -> Callable[[], None]:
-        model = self.model(config).train().requires_grad_(True)
-        model.transformer.gradient_checkpointing = "selective" if "selective" in way else "none"
-        if "compiled" in way:
-            compiled(model.transformer)
-        settings = TransformerTraining(
-            run="none", preset="tiny", data="avatar", data_path="none", memory_pixel_noise=False
-        )
-        loss, denoiser = TransformerLoss(settings, config, None, self.device), Denoiser(model)
-        optimizer = torch.optim.AdamW(model.parameters(), fused=self.device.type == "cuda")
-        given, audio = self.inputs(batch, side, config), config.audio
-        window = (batch, config.transformer.clip_frames, audio.window)
-        example = {
-            "clip": given["latents"], "portrait": given["portrait"], "memory": given["memory"],
-            "features": torch.randn(*window, audio.blocks, audio.channels, device=self.device),
-            "controls": torch.zeros(*window, len(config.departures.controls), device=self.device),
-            "seed": list(range(batch)), "name": ["random"] * batch,
-        }  # fmt: skip
-
-        def step() -> None:
-            with torch.autocast(self.device.type, self.half):
-                found = loss(denoiser, example)
-            optimizer.zero_grad(set_to_none=True)
-            found.per_example.mean().backward()
-            optimizer.step()
-
-        return step
-
-    def activations(self) -> dict[str, float]:
-        found, clock = {}, time.process_time if self.device.type == "cpu" else time.perf_counter
-        for name, batch, side in (("linear-B", 8, 16), ("softmax-B", 1, 64)):
-            config = PAPER[name].with_changes(memory_frames=2)
-            model = self.model(config.with_changes(depth=2, clip_frames=2)).train().requires_grad_(True)
-            given, took = self.inputs(1, 16, model.config), {way: [] for way in GRADIENT_CHECKPOINTING}
-            for way in list(took) * 6:  # in turn; the first of each is not counted
-                model.transformer.gradient_checkpointing = way
-                began = clock()
-                with torch.autocast(self.device.type, self.half):
-                    output = model.transformer(**given)
-                output.square().mean().backward()
-                self.wait()
-                took[way].append(clock() - began)
-            for way, seconds in took.items():
-                plan = TransformerTraining(preset=name, data_path="none", batch_size=batch, gradient_checkpointing=way)
-                work = count_step(plan, config, side, "cuda", self.half)
-                found[f"{name}, {way}, GB"] = (work.activations + work.working) / 1e9
-                found[f"{name}, {way}, TFLOP"] = work.flops / 1e12
-                found[f"{name}, {way}, time"] = float(np.median(np.divide(seconds, took["none"])[1:]))
-        return found
-
-    def optimiser(self) -> dict[str, float]:
-        from diffusers.training_utils import EMAModel
-
-        model, found = self.model().requires_grad_(True), {}
-        parameters = list(model.parameters())
-        for parameter in parameters:
-            parameter.grad = torch.randn_like(parameter)
-        for name in ("plain", "foreach", "fused"):
-            chosen = {"foreach": name == "foreach", "fused": name == "fused"}
-            found[f"AdamW {name}, ms"] = 1000 * self.timed(torch.optim.AdamW(parameters, **chosen).step)
-        for name in ("plain", "foreach"):
-            average = EMAModel(parameters, foreach=name == "foreach")
-            found[f"average {name}, ms"] = 1000 * self.timed(lambda average=average: average.step(parameters))
-        return found
-
     @torch.inference_mode()
     def tokens(self) -> dict[str, float]:
-        model, sides = self.model().transformer.to(self.half), (4, 8, 16) if self.tiny else (8, 16, 24, 32)
-        given = [self.inputs(1, side) for side in sides]
+        on_gpu = self.device.type == "cuda"
+        config = self.config if on_gpu or self.tiny else PAPER["linear-S"]
+        model = self.model(config).transformer.to(self.half if on_gpu else torch.float32)
+        sides = (4, 8, 16) if self.tiny else (8, 16, 24, 32)
+        given = [self.inputs(1, side, config) for side in sides]
         took = [self.timed(lambda one=one: model(**one)) for one in given]
-        exponent = np.polyfit(np.log([side**2 for side in sides]), np.log(took), 1)[0]
         found = {f"{32 * side} px, ms": 1000 * seconds for side, seconds in zip(sides, took, strict=True)}
-        return found | {"exponent": float(exponent)}
+        return found | {"exponent": exponent([side**2 for side in sides], took)}
 
     @torch.inference_mode()
     def cpu(self) -> dict[str, float]:
@@ -287,6 +156,11 @@ class Bench:
     def bundled(self) -> dict[str, float]:
         return stages(self.device, self.timed)
 
+    def length(self) -> dict[str, float]:
+        took = lengths(self.device, (1, 2) if self.tiny else (4, 8, 16, 32, 64))
+        found = {f"{seconds} s, ms a second": 1000 * time / seconds for seconds, time in took.items()}
+        return found | {"exponent": exponent(list(took), list(took.values()))}
+
     def streams(self) -> dict[str, float]:
         return streams(self.device)
 
@@ -303,33 +177,15 @@ class Bench:
         return found
 
 
-def captured(transformer: nn.Module, given: dict[str, Tensor]) -> Callable[..., Tensor]:
-    """The transformer as a CUDA graph of these very inputs."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for _ in range(WARM):
-            transformer(**given)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = transformer(**given)
-
-    def run(**_given: Tensor) -> Tensor:
-        graph.replay()
-        return output
-
-    return run
-
-
-def compiled(transformer: nn.Module) -> nn.Module:
-    for block in transformer.blocks:
-        block.compile()
-    return transformer
+def exponent(amounts: list[float], took: list[float]) -> float:
+    """By which power of the amount time grows."""
+    return float(np.polyfit(np.log(amounts), np.log(took), 1)[0])
 
 
 def main() -> None:
-    of_gpus = ("forward", "profile", "sampling", "guidance", "training", "optimiser", "tokens", "bundled", "streams")
-    of_cpus = ("cpu", "profile", "guidance", "int8", "bundled", "streams")
+    of_gpus = ("forward", "profile", "sampling", "guidance", "training", "optimiser", "tokens", "bundled", "length")
+    of_gpus += ("streams",)
+    of_cpus = ("cpu", "profile", "guidance", "tokens", "int8", "bundled", "length", "streams")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", choices=sorted({*of_gpus, *of_cpus, "activations"}) + [[]])
     parser.add_argument("--device", default="auto")
@@ -342,7 +198,7 @@ def main() -> None:
     report = {"machine": machine, "torch": torch.__version__}
     print(f"{machine}, torch {torch.__version__}\n\n| part | | |\n|---|---|---|")
     for part in parts:
-        report[part] = getattr(Bench(device, arguments.tiny), part)()
+        report[part] = getattr(Parts(device, arguments.tiny), part)()
         for name, value in report[part].items():
             print(f"| {part} | {name} | {value:.4g} |", flush=True)
     if arguments.json:

@@ -1,10 +1,11 @@
-"""What a second of video of the bundled model is spent on, and what several at once gain: parts of performance.py."""
+"""What a second of video of the bundled model is spent on, what many seconds take, and what several videos at once
+gain: parts of performance.py."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -70,6 +71,22 @@ def first_frame(pipeline: LetsTalkPipeline) -> float:
         except InterruptedError:
             return time.perf_counter() - began
     raise SystemExit("no frame was made")
+
+
+def lengths(device: torch.device, seconds: Sequence[int]) -> dict[int, float]:
+    """The time that videos of so many seconds take from a portrait and features to pixels, by their lengths."""
+    pipeline, took = LetsTalkPipeline.load(device=str(device)), {}
+    portrait, fps = pipeline.crop(read_image(ASSETS / "portrait.jpg")), pipeline.config.fps
+    stream = pipeline.stream_audio(Recording(ASSETS / "speech.wav"))
+    latents, spoken = pipeline.encode_portrait(portrait), stream[0 : len(stream)]
+    for length in (1, *seconds):  # the first is not counted
+        frames = round(length * fps)
+        features = spoken.repeat(-(-frames // len(spoken)), 1, 1)[:frames]
+        sampler, began = ClipSampler(pipeline.model, latents, features, SamplingSettings()), time.perf_counter()
+        for chunk in sampler.chunks(pipeline.decoder(portrait)):
+            images_to_pixels(chunk.frames).cpu()
+        took[length] = time.perf_counter() - began
+    return {length: took[length] for length in seconds}
 
 
 def streams(device: torch.device) -> dict[str, float]:

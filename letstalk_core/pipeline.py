@@ -72,10 +72,10 @@ class LetsTalkPipeline:
         loras: (path, strength) of each LoRA to add to its weights (see lora.apply_loras).
 
         device: "auto", "cpu", "cuda", "cuda:1", "mps". dtype: one of PRECISIONS. auto is bf16 on CUDA that has units
-        for it, else fp32, but for an autoencoder that looks at the portrait, on a CPU with such units (0.6 of the time,
-        measured); int8, on a CPU, is the same but for the linear layers of the transformer's blocks. Units decide and
-        no timing, so that a video that is resumed has the same frames. A warning says where the hardware only emulates
-        bf16. Raises InputError (CheckpointError for the file itself) with what is missing and how to give it.
+        for it, else fp32, but for an autoencoder that looks at the portrait, on a CPU that is faster in bf16 (measured
+        once and remembered, so that a video that is resumed has the same frames); int8, on a CPU, is the same but for
+        the linear layers of the transformer's blocks. A warning says where the hardware only emulates bf16. Raises
+        InputError (CheckpointError for the file itself) with what is missing and how to give it.
         """
         if Path(path) == BUNDLED_MODEL and not BUNDLED_MODEL.exists():
             raise InputError(

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from letstalk_core import cli, threads
+from letstalk_core import cli, measured, precision, threads
 from letstalk_core.errors import InputError
 from letstalk_core.model import acceleration
 from letstalk_core.pipeline import LetsTalkPipeline
@@ -82,6 +82,24 @@ def test_compiled_blocks_give_the_same(checkpoint):
         torch.testing.assert_close(latents_of(compiled, guidance), latents_of(plain, guidance), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_for_odd_shapes(checkpoint):
+    """One frame, no memory, frames that are not square, several at once."""
+    plain, compiled = load(checkpoint).model.transformer, load(checkpoint)
+    compiled.compile()
+    audio, channels = compiled.config.audio, compiled.config.transformer.latent_channels
+    for batch, frames, memory, place in ((1, 1, 0, (2, 2)), (1, 3, 2, (2, 6)), (2, 5, 1, (4, 2))):
+        generator = torch.Generator().manual_seed(batch + frames)
+        shapes = {
+            "latents": (batch, frames, channels, *place), "portrait": (batch, channels, *place),
+            "audio_tokens": (batch, frames, audio.tokens, audio.width), "memory": (batch, memory, channels, *place),
+        }  # fmt: skip
+        clip = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items() if 0 not in shape}
+        clip["timesteps"] = torch.full((batch,), 0.3)
+        with torch.inference_mode():
+            torch.testing.assert_close(compiled.model.transformer(**clip), plain(**clip), rtol=0, atol=1e-5)
+
+
 def test_where_nothing_compiles_the_model_is_computed_as_it_is(checkpoint, monkeypatch):
     def fails(self, *_, **__):
         def call(*_, **__):
@@ -139,7 +157,7 @@ def eight_threads(monkeypatch, tmp_path):
 def test_the_fastest_number_of_threads_is_measured_once(eight_threads):
     assert threads.choose_threads() == 2 and eight_threads == [8, 4, 2, 1]
     assert threads.choose_threads() == 2 and len(eight_threads) == 4
-    file = threads.cache_folder() / "threads.json"
+    file = measured.cache_folder() / "threads.json"
     (name,) = json.loads(file.read_text())
     for damaged in ("", "[]", '{"x": "y"}', json.dumps({name: 99})):
         file.write_text(damaged)
@@ -170,3 +188,23 @@ def test_measuring_takes_the_number_that_it_is_given():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+# bfloat16 -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share, fast", [(0.5, True), (9.0, False)])
+def test_whether_bfloat16_is_fast_is_measured_once_a_machine(share, fast, monkeypatch, tmp_path):
+    """Remembered on the disk: the next process asks the file."""
+    runs = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(precision, "bf16_share", lambda: runs.append(share) or share)
+    for _ in range(2):
+        precision._cpu_computes_bf16.cache_clear()
+        assert precision.computes_bf16("cpu") is fast
+    assert runs == [share]
+    precision._cpu_computes_bf16.cache_clear()
+
+
+def test_bfloat16_is_measured_against_float32():
+    assert 0 < precision.bf16_share() < float("inf")

@@ -88,7 +88,7 @@ class Products(TorchDispatchMode):
 def test_device_cpu_has_the_cpus_precision_beside_a_card(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **options: True)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)  # a CPU that does not compute in bf16
+    monkeypatch.setattr("letstalk_core.precision._cpu_computes_bf16", lambda: False)
     assert estimate_training(tiny(device="auto", precision="auto")).precision == "bf16"
     plan = estimate_training(tiny(precision="auto"))
     assert (plan.kind, plan.precision, plan.step.copies) == ("cpu", "no", 0)

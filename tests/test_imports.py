@@ -27,9 +27,10 @@ ROOMS: dict[str, set[str]] = {
     "defaults": set(),
     "presets": {"config"},
     "pixels": set(),
-    "precision": {"errors"},
     "files": {"errors"},
-    "threads": {"errors", "files"},
+    "measured": {"errors", "files"},
+    "precision": {"errors", "measured"},
+    "threads": {"measured"},
     "weights": {"errors", "files"},
     "model": {"errors", "config", "presets", "weights"},  # weights: how a model's file is written and filled in
     "diffusion": {"config"},

@@ -1,5 +1,6 @@
 """LoRA in the pipeline, on the command line and in the node."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -65,14 +66,15 @@ def test_the_command_line_makes_another_video_with_a_lora(files, tmp_path, capfd
     lora, demo = files / "bob.safetensors", ["demo", "--max-seconds", "0.3", "--model", str(files / "tiny.safetensors")]
 
     def video(name, *options):
+        """As pictures: x264 makes much of how processors round."""
         assert main([*demo, "--output", str(tmp_path / name), *options]) == 0
-        return read_video_frames(tmp_path / name)
+        return np.stack([cv2.imread(str(file)) for file in sorted((tmp_path / name).glob("*.png"))])
 
-    plain, full, half = video("a.mp4"), video("b.mp4", "--lora", str(lora)), video("c.mp4", "--lora", f"{lora}:0.5")
+    plain, full, half = video("a"), video("b", "--lora", str(lora)), video("c", "--lora", f"{lora}:0.5")
     assert not np.array_equal(plain, full) and not np.array_equal(full, half)
-    assert np.array_equal(plain, video("d.mp4", "--lora", f"{lora}:0"))
-    twice = video("e.mp4", "--lora", f"{lora}:0.4", "--lora", f"{lora}:0.6")
-    assert np.abs(twice.astype(int) - full).mean() < 0.1 * np.abs(half.astype(int) - full).mean()
+    assert np.array_equal(plain, video("d", "--lora", f"{lora}:0"))
+    twice = video("e", "--lora", f"{lora}:0.4", "--lora", f"{lora}:0.6")
+    assert np.abs(twice.astype(int) - full).mean() < 0.01 * np.abs(half.astype(int) - full).mean()
     capfd.readouterr()
     for option, words in {f"{lora}:11": "strength", str(files / "tiny.safetensors"): "a whole model"}.items():
         assert main([*demo, "--output", str(tmp_path / "f.mp4"), "--lora", option]) == 1
@@ -81,7 +83,7 @@ def test_the_command_line_makes_another_video_with_a_lora(files, tmp_path, capfd
     other = load_checkpoint(files / "tiny.safetensors")
     other.transformer.linear_out.bias.data += 1
     save_lora(tmp_path / "other.safetensors", trained(other))
-    video("g.mp4", "--lora", str(tmp_path / "other.safetensors"))
+    video("g", "--lora", str(tmp_path / "other.safetensors"))
     assert "letstalk: note: other.safetensors was trained on other weights" in capfd.readouterr().err
 
 

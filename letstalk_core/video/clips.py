@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..model.audio_projection import whole_windows
 from ..model.checkpoint import LetsTalkModel
 from ..model.latents import from_model_space
+from .ahead import ahead
 from .controls import AskedFor
 from .memory import MemoryBank
 
@@ -181,7 +182,10 @@ class ClipSampler:
                 f"The memory ends at frame {memory.frames}, but frame {first} was asked for; go on where it ends."
             )
         at_a_time = max(1, DECODED_PIXELS // (side or self.config.image_size) ** 2)
-        for clip in self.clips(memory, end - border):
+        clips, device = self.clips(memory, end - border), self.portrait.device
+        if device.type == "cuda" and self.denoiser is self.model.transformer:  # several videos at once fill it anyhow
+            clips = ahead(clips, device)
+        for clip in clips:
             stop = clip.memory.frames
             start = stop - len(clip.latents)
             # The same batches wherever the stretch begins and ends: others would round differently.
