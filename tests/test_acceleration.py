@@ -71,11 +71,17 @@ def test_int8_on_the_command_line(checkpoint, repository, tmp_path, capsys):
 # Compiled -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def compiled(checkpoint):
+    pipeline = load(checkpoint)
+    pipeline.compile()
+    return pipeline
+
+
 @pytest.mark.slow
-def test_compiled_blocks_give_the_same(checkpoint):
+def test_compiled_blocks_give_the_same(checkpoint, compiled):
     """Also with guidance, whose batch is another one, and for a clip of other sizes."""
-    plain, compiled = load(checkpoint), load(checkpoint)
-    compiled.compile()
+    plain = load(checkpoint)
     assert all(block._compiled_call_impl is not None for block in compiled.model.transformer.blocks)
     assert compiled.digest != plain.digest
     for guidance in (1.0, 2.0):
@@ -83,10 +89,9 @@ def test_compiled_blocks_give_the_same(checkpoint):
 
 
 @pytest.mark.slow
-def test_compiled_blocks_give_the_same_for_odd_shapes(checkpoint):
+def test_compiled_blocks_give_the_same_for_odd_shapes(checkpoint, compiled):
     """One frame, no memory, frames that are not square, several at once."""
-    plain, compiled = load(checkpoint).model.transformer, load(checkpoint)
-    compiled.compile()
+    plain = load(checkpoint).model.transformer
     audio, channels = compiled.config.audio, compiled.config.transformer.latent_channels
     for batch, frames, memory, place in ((1, 1, 0, (2, 2)), (1, 3, 2, (2, 6)), (2, 5, 1, (4, 2))):
         generator = torch.Generator().manual_seed(batch + frames)
