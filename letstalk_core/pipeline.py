@@ -19,7 +19,7 @@ from torch import Tensor
 from .audio.encoder import AudioEncoder, FeatureStream
 from .audio.live import LiveFeatures
 from .audio.load_encoder import BUILT_IN, load_audio_encoder
-from .audio.recording import Recording
+from .audio.recording import SAMPLE_RATE, Recording
 from .autoencoders import bundled_autoencoder
 from .config import LetsTalkConfig
 from .errors import InputError
@@ -36,6 +36,7 @@ from .video.clips import ClipSampler, SamplingSettings
 from .weights import add_to_digest
 
 BUNDLED_MODEL = Path(__file__).resolve().parent.parent / "weights" / "letstalk-portraits-256.safetensors"
+SILENCE = 4  # seconds of it, whose middle is what a model hears without sound
 LOOKAHEAD = 0.12  # seconds of sound after a clip that `stream` waits for; more of it makes no better mouths (measured)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = ("auto", *DTYPES, "int8")
@@ -54,6 +55,8 @@ class LetsTalkPipeline:
         self.denoiser: Callable[..., Tensor] = model.transformer  # what samplers evaluate
         self.computing = ""  # what decides frames beside the parts' weights and dtypes, as text
         _check_parts(self.config, autoencoder, audio_encoder)
+        silence = audio_encoder.encode(torch.zeros(SILENCE * SAMPLE_RATE), SAMPLE_RATE, self.config.fps)
+        model.silence = silence[len(silence) // 2]
 
     @classmethod
     def load(

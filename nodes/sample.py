@@ -17,7 +17,7 @@ from ..letstalk_core.errors import InputError
 from ..letstalk_core.video.h264 import ENCODERS
 from .load import CATEGORY
 from .runtime import Progress, check_same_model, on_device, show_progress, tell
-from .sampling import encoded_inputs, last_inputs, sampling_inputs, sampling_settings
+from .sampling import articulation_input, encoded_inputs, last_inputs, sampling_inputs, sampling_settings
 from .types import (
     EncodedAudio,
     EncodedPortrait,
@@ -77,6 +77,7 @@ class LetsTalkSampler(io.ComfyNode):
                     "letstalk_memory", optional=True, tooltip="Of an earlier sampler: goes on where that one ended."
                 ),
                 *last_inputs(),
+                articulation_input(),
             ],
             outputs=[
                 io.Image.Output("images", display_name="images", tooltip="The frames, 25 a second."),
@@ -158,6 +159,7 @@ class MemoryBankLongVideo(io.ComfyNode):
                     optional=True,
                     tooltip="For the background 'colour': as #00b140 or white.",
                 ),
+                articulation_input(),
             ],
             outputs=[io.Video.Output("video", display_name="video", tooltip="For Save Video. A file, not images.")],
             hidden=[io.Hidden.unique_id],

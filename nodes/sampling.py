@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..letstalk_core.config import MOST_GUIDANCE, SAMPLERS, TIMESTEPS
+from ..letstalk_core.config import MOST_ARTICULATION, MOST_GUIDANCE, SAMPLERS, TIMESTEPS
 from ..letstalk_core.defaults import BLINKS, MOST_BLINKS, MOST_HEAD_MOTION, MOST_SIZE
 from .types import AudioSocket, ModelSocket, MotionSocket, PortraitSocket
 
@@ -38,7 +38,7 @@ def sampling_inputs() -> list[io.Input]:
             default=0,
             min=0,
             max=TIMESTEPS,
-            tooltip="Denoising steps of each clip; 0 takes the model's own number (2 for the bundled one).",
+            tooltip="Denoising steps of each clip; 0 takes the model's own number (1 for the bundled one).",
         ),
         io.Combo.Input(
             "sampler",
@@ -122,6 +122,19 @@ def last_inputs() -> list[io.Input]:
     ]
 
 
+def articulation_input() -> io.Input:
+    """Of both, the last of all."""
+    return io.Float.Input(
+        "articulation",
+        default=0.0,
+        min=0.0,
+        max=MOST_ARTICULATION,
+        step=0.05,
+        optional=True,
+        tooltip="How far quiet sounds move the mouth: 1 as trained; 0 takes the model's own (2.5 for the bundled one).",
+    )
+
+
 def sampling_settings(
     frames: int,
     fps: float,
@@ -131,6 +144,7 @@ def sampling_settings(
     sampler: str,
     cfg: float,
     memory_noise: float,
+    articulation: float = 0.0,
     **asked: float,
 ):
     """For a recording of so many frames; motion: from LetsTalk Motion, or None."""
@@ -141,4 +155,4 @@ def sampling_settings(
     wanted = AskedFor(**asked)
     if motion is not None:
         wanted = motion.added_to(wanted, frames, fps)
-    return SamplingSettings(seed, steps or None, named, cfg or None, memory_noise, wanted)
+    return SamplingSettings(seed, steps or None, named, cfg or None, memory_noise, wanted, articulation or None)

@@ -81,6 +81,12 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sampler", choices=tuple(SAMPLERS), help="default: the model's own")
     parser.add_argument("--cfg", type=float, help="guidance scale; default: the model's own, 1 is neutral and fastest")
     parser.add_argument(
+        "--articulation",
+        type=float,
+        metavar="N",
+        help="how far quiet sounds move the mouth, 0 to 3; default: the model's own, 1 is as trained",
+    )
+    parser.add_argument(
         "--memory-noise", type=float, default=0.0, help="noise on a model's memory between clips, 0 to 1"
     )
     parser.add_argument("--blinks", type=float, default=BLINKS, metavar="N", help="a minute, 0 to 60 (default: 16)")
@@ -157,7 +163,7 @@ def _pipeline_and_options(arguments) -> tuple:
 
     settings = SamplingSettings(
         arguments.seed, arguments.steps, arguments.sampler, arguments.cfg, arguments.memory_noise,
-        AskedFor(arguments.blinks, arguments.head_motion, arguments.expression),
+        AskedFor(arguments.blinks, arguments.head_motion, arguments.expression), arguments.articulation,
     )  # fmt: skip
     if arguments.threads is not None and not 1 <= arguments.threads <= MOST_THREADS:
         raise InputError(f"The number of threads is {arguments.threads}; choose one between 1 and {MOST_THREADS}.")

@@ -33,7 +33,12 @@ AUTOENCODER = "autoencoder"
 
 
 class LetsTalkModel(nn.Module):
-    """What is trained: `config`, `transformer` and `audio_projection`."""
+    """What is trained: `config`, `transformer` and `audio_projection`.
+
+    silence: features [L,E] of a frame without sound, by the audio encoder that a pipeline joins the model with.
+    """
+
+    silence: Tensor | None = None
 
     def __init__(self, config: LetsTalkConfig):
         super().__init__()

@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..config import MOST_GUIDANCE, TIMESTEPS
+from ..config import MOST_ARTICULATION, MOST_GUIDANCE, TIMESTEPS
 from ..diffusion.objective import Diffusion
 from ..diffusion.samplers import Callback, Predict, check_sampler, clip_generator, clip_noise, guided, sample
 from ..errors import InputError
@@ -34,7 +34,8 @@ class SamplingSettings:
 
     steps: 1 to 1000. sampler: one that fits the model's objective. guidance_scale: 1 follows the audio as trained, more
     exaggerates it and doubles the time. memory_noise: deviation of the noise on the memory, in the units of the
-    transformer's own inputs. asked: blinks, head motion and the like. Raises InputError for values outside their range.
+    transformer's own inputs. asked: blinks, head motion and the like. articulation: how far sound moves the mouth, as
+    `articulated` has it; 1 is as trained, 0 keeps it at rest. Raises InputError for values outside their range.
     """
 
     seed: int = 0
@@ -43,6 +44,7 @@ class SamplingSettings:
     guidance_scale: float | None = None
     memory_noise: float = 0.0
     asked: AskedFor = AskedFor()
+    articulation: float | None = None
 
     def __post_init__(self):
         if self.steps is not None and not 1 <= self.steps <= TIMESTEPS:
@@ -51,6 +53,11 @@ class SamplingSettings:
         if scale is not None and not (math.isfinite(scale) and 0 <= scale <= MOST_GUIDANCE):
             raise InputError(
                 f"The guidance scale is {scale}; choose one between 0 and {MOST_GUIDANCE:g} (1 is neutral)."
+            )
+        if self.articulation is not None and not 0 <= self.articulation <= MOST_ARTICULATION:
+            raise InputError(
+                f"The articulation is {self.articulation}; choose one between 0 and {MOST_ARTICULATION:g} (1 is as "
+                "trained)."
             )
         if not 0 <= self.memory_noise <= 1:
             raise InputError(f"The memory noise is {self.memory_noise}; choose one between 0 and 1.")
@@ -121,6 +128,9 @@ class ClipSampler:
         self.diffusion, defaults = Diffusion.from_config(model.config), model.config.sampling
         self.steps, self.sampler = settings.steps or defaults.steps, settings.sampler or defaults.sampler
         self.scale = defaults.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
+        articulation, trained = settings.articulation, model.config.departures.articulation
+        self.articulation = trained if articulation is None else articulation
+        self.silent = None if self.articulation == 1 else self._silent_tokens()
         check_sampler(self.sampler, model.config.diffusion.objective)
         settings.asked.check(model.config.departures.controls, len(features))
 
@@ -243,7 +253,34 @@ class ClipSampler:
         if names := config.departures.controls:
             asked = self.settings.asked.values(names, self.settings.seed, start - reach, len(around), config.fps)
             controls = whole_windows(asked, config.audio.window)[None].to(device)
-        return self.model.audio_projection(near, controls)
+        tokens = self.model.audio_projection(near, controls)
+        if self.silent is None:
+            return tokens
+        heard, asked_for = tokens.split((self.silent.shape[2], tokens.shape[2] - self.silent.shape[2]), dim=2)
+        return torch.cat([articulated(heard, self.silent, self.articulation), asked_for], dim=2)
+
+    @torch.inference_mode()
+    def _silent_tokens(self) -> Tensor:
+        """What the model hears in a frame without sound, [1,1,K,A]."""
+        audio, silence = self.config.audio, self.model.silence
+        if silence is None:
+            raise ValueError("articulation other than 1 needs model.silence, which a pipeline fills in")
+        windows = silence.expand(1, 1, audio.window, -1, -1).to(self.portrait.device)
+        return self.model.audio_projection(windows)[:, :, : audio.tokens]
+
+
+def articulated(tokens: Tensor, silent: Tensor, articulation: float) -> Tensor:
+    """Audio tokens [1,F,K,A] that are further from those of silence [1,1,K,A]: 1 leaves them, 0 gives silence.
+
+    Above 1, a frame that is near to silence goes up to `articulation` times as far, and one that is further from it
+    than silence is from 0 hardly moves on. A departure from the paper: what is heard with doubt is near to silence, and
+    real voices are doubtful to a model of synthetic ones; their mouths would hardly open.
+    """
+    heard = tokens - silent
+    if articulation <= 1:
+        return silent + articulation * heard
+    near = torch.exp(-heard.square().sum((2, 3), keepdim=True) / silent.square().sum())
+    return silent + (1 + (articulation - 1) * near) * heard
 
 
 def smooth_border(latents: Tensor, last: Tensor, smoothing: float, lead: int = 0) -> Tensor:
