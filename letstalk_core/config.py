@@ -23,7 +23,6 @@ SAMPLERS = {"euler": ("flow", "x0"), "dpm++": ("noise", "v"), "ddim": ("noise", 
 OBJECTIVES = ("noise", "v", "flow", "x0")
 TIMESTEPS = 1000  # of training, and the most steps of denoising
 MOST_GUIDANCE = 20.0
-MOST_ARTICULATION = 3.0  # above 3.2 what is nearer to silence would overtake what is further
 # What a model can be asked for beside its audio, frame by frame, and in which range; all but the eyelids as a
 # difference to the portrait. Angles are in degrees: yaw to the picture's right, pitch up, roll clockwise.
 CONTROLS = {
@@ -177,7 +176,6 @@ class Departures:
     noise_scale: float = 1.0  # of the noise that a clip starts from: below 1 less flickers
     memory_scale: float = 1.0  # of what the memory differs from the portrait: below 1 a clip's errors die out
     border_smoothing: float = 0.0  # b: a clip's frame f is moved by b^(f+1) of what the clip jumps at its start
-    articulation: float = 1.0  # how far quiet sounds move audio tokens: what is half heard moves a model too little
 
     def __post_init__(self):
         if isinstance(self.controls, list):  # as JSON and YAML have it
@@ -193,10 +191,6 @@ class Departures:
             f"memory_scale {self.memory_scale} is not in 0..1, or below 1 without relative_latents",
         )
         _need(0 <= self.border_smoothing < 1, f"border_smoothing {self.border_smoothing} is not in 0..1")
-        _need(
-            0 <= self.articulation <= MOST_ARTICULATION,
-            f"articulation {self.articulation} is not in 0..{MOST_ARTICULATION:g}",
-        )
 
 
 @dataclass(frozen=True)

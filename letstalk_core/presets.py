@@ -49,7 +49,7 @@ PRESETS: dict[str, LetsTalkConfig] = {
         SamplingDefaults(steps=1, sampler="euler", guidance_scale=1.0),
         Departures(
             portrait_each_frame=False, add_portrait=True, audio_convolutions=True, controls=tuple(CONTROLS),
-            relative_latents=True, time_shift=6.0, noise_scale=0.5, border_smoothing=0.6, articulation=2.5,
+            relative_latents=True, time_shift=6.0, noise_scale=0.5, border_smoothing=0.6,
         ),
         autoencoder="portrait",
         latent_scale=1.0,

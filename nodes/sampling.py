@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..letstalk_core.config import MOST_ARTICULATION, MOST_GUIDANCE, SAMPLERS, TIMESTEPS
-from ..letstalk_core.defaults import BLINKS, MOST_BLINKS, MOST_HEAD_MOTION, MOST_SIZE
+from ..letstalk_core.config import MOST_GUIDANCE, SAMPLERS, TIMESTEPS
+from ..letstalk_core.defaults import BLINKS, MOST_ARTICULATION, MOST_BLINKS, MOST_HEAD_MOTION, MOST_SIZE
 from .types import AudioSocket, ModelSocket, MotionSocket, PortraitSocket
 
 DEFAULT_SAMPLER = "as the model says"
@@ -126,12 +126,12 @@ def articulation_input() -> io.Input:
     """Of both, the last of all."""
     return io.Float.Input(
         "articulation",
-        default=0.0,
+        default=1.0,
         min=0.0,
         max=MOST_ARTICULATION,
         step=0.05,
         optional=True,
-        tooltip="How far quiet sounds move the mouth: 1 as trained; 0 takes the model's own (2.5 for the bundled one).",
+        tooltip="How far quiet sounds move the mouth: 1 as trained; more where it hardly opens.",
     )
 
 
@@ -144,7 +144,7 @@ def sampling_settings(
     sampler: str,
     cfg: float,
     memory_noise: float,
-    articulation: float = 0.0,
+    articulation: float = 1.0,
     **asked: float,
 ):
     """For a recording of so many frames; motion: from LetsTalk Motion, or None."""
@@ -155,4 +155,4 @@ def sampling_settings(
     wanted = AskedFor(**asked)
     if motion is not None:
         wanted = motion.added_to(wanted, frames, fps)
-    return SamplingSettings(seed, steps or None, named, cfg or None, memory_noise, wanted, articulation or None)
+    return SamplingSettings(seed, steps or None, named, cfg or None, memory_noise, wanted, articulation)

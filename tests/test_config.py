@@ -167,5 +167,4 @@ def test_the_papers_models_depart_from_it_in_nothing():
         portrait_each_frame=True, add_portrait=False, audio_convolutions=False, controls=(),
         relative_latents=False, relative_scale=1.0, time_shift=1.0, noise_scale=1.0, memory_scale=1.0,
         border_smoothing=0.0,
-        articulation=1.0,
     )  # fmt: skip

@@ -61,7 +61,7 @@ def convert(source, folder, **options):
 
 def test_conversion_reads_the_shapes(official, tmp_path):
     config = convert(official, tmp_path)
-    expected = json.loads(OLD_CONFIG) | {"controls": (), "articulation": 1.0}
+    expected = json.loads(OLD_CONFIG) | {"controls": ()}
     assert not expected.pop("blink_condition") and config.flat() == expected
     assert convert(official, tmp_path, clip_frames=4).transformer.memory_frames == 4
 

@@ -83,8 +83,9 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--articulation",
         type=float,
+        default=1.0,
         metavar="N",
-        help="how far quiet sounds move the mouth, 0 to 3; default: the model's own, 1 is as trained",
+        help="how far quiet sounds move the mouth, 0 to 3 (default: 1, as trained)",
     )
     parser.add_argument(
         "--memory-noise", type=float, default=0.0, help="noise on a model's memory between clips, 0 to 1"

@@ -14,7 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..config import MOST_ARTICULATION, MOST_GUIDANCE, TIMESTEPS
+from ..config import MOST_GUIDANCE, TIMESTEPS
+from ..defaults import MOST_ARTICULATION
 from ..diffusion.objective import Diffusion
 from ..diffusion.samplers import Callback, Predict, check_sampler, clip_generator, clip_noise, guided, sample
 from ..errors import InputError
@@ -44,7 +45,7 @@ class SamplingSettings:
     guidance_scale: float | None = None
     memory_noise: float = 0.0
     asked: AskedFor = AskedFor()
-    articulation: float | None = None
+    articulation: float = 1.0
 
     def __post_init__(self):
         if self.steps is not None and not 1 <= self.steps <= TIMESTEPS:
@@ -54,7 +55,7 @@ class SamplingSettings:
             raise InputError(
                 f"The guidance scale is {scale}; choose one between 0 and {MOST_GUIDANCE:g} (1 is neutral)."
             )
-        if self.articulation is not None and not 0 <= self.articulation <= MOST_ARTICULATION:
+        if not 0 <= self.articulation <= MOST_ARTICULATION:
             raise InputError(
                 f"The articulation is {self.articulation}; choose one between 0 and {MOST_ARTICULATION:g} (1 is as "
                 "trained)."
@@ -128,9 +129,7 @@ class ClipSampler:
         self.diffusion, defaults = Diffusion.from_config(model.config), model.config.sampling
         self.steps, self.sampler = settings.steps or defaults.steps, settings.sampler or defaults.sampler
         self.scale = defaults.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
-        articulation, trained = settings.articulation, model.config.departures.articulation
-        self.articulation = trained if articulation is None else articulation
-        self.silent = None if self.articulation == 1 else self._silent_tokens()
+        self.silent = None if settings.articulation == 1 else self._silent_tokens()
         check_sampler(self.sampler, model.config.diffusion.objective)
         settings.asked.check(model.config.departures.controls, len(features))
 
@@ -257,7 +256,7 @@ class ClipSampler:
         if self.silent is None:
             return tokens
         heard, asked_for = tokens.split((self.silent.shape[2], tokens.shape[2] - self.silent.shape[2]), dim=2)
-        return torch.cat([articulated(heard, self.silent, self.articulation), asked_for], dim=2)
+        return torch.cat([articulated(heard, self.silent, self.settings.articulation), asked_for], dim=2)
 
     @torch.inference_mode()
     def _silent_tokens(self) -> Tensor:
