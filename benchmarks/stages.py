@@ -15,6 +15,7 @@ from torch import Tensor
 from letstalk_core.audio.recording import Recording
 from letstalk_core.files import ASSETS
 from letstalk_core.picture.picture_file import read_image
+from letstalk_core.picture.portrait import Portrait
 from letstalk_core.pipeline import LetsTalkPipeline
 from letstalk_core.pixels import images_to_pixels
 from letstalk_core.render.render import Observer, write_video
@@ -73,14 +74,19 @@ def first_frame(pipeline: LetsTalkPipeline) -> float:
     raise SystemExit("no frame was made")
 
 
+def _example(device: torch.device) -> tuple[LetsTalkPipeline, Portrait, Tensor, Tensor]:
+    """The bundled pipeline, the example's portrait, its latents, and the features of the example's speech."""
+    pipeline = LetsTalkPipeline.load(device=str(device))
+    portrait = pipeline.crop(read_image(ASSETS / "portrait.jpg"))
+    stream = pipeline.stream_audio(Recording(ASSETS / "speech.wav"))
+    return pipeline, portrait, pipeline.encode_portrait(portrait), stream[0 : len(stream)]
+
+
 def lengths(device: torch.device, seconds: Sequence[int]) -> dict[int, float]:
     """The time that videos of so many seconds take from a portrait and features to pixels, by their lengths."""
-    pipeline, took = LetsTalkPipeline.load(device=str(device)), {}
-    portrait, fps = pipeline.crop(read_image(ASSETS / "portrait.jpg")), pipeline.config.fps
-    stream = pipeline.stream_audio(Recording(ASSETS / "speech.wav"))
-    latents, spoken = pipeline.encode_portrait(portrait), stream[0 : len(stream)]
+    (pipeline, portrait, latents, spoken), took = _example(device), {}
     for length in (1, *seconds):  # the first is not counted
-        frames = round(length * fps)
+        frames = round(length * pipeline.config.fps)
         features = spoken.repeat(-(-frames // len(spoken)), 1, 1)[:frames]
         sampler, began = ClipSampler(pipeline.model, latents, features, SamplingSettings()), time.perf_counter()
         for chunk in sampler.chunks(pipeline.decoder(portrait)):
@@ -91,10 +97,7 @@ def lengths(device: torch.device, seconds: Sequence[int]) -> dict[int, float]:
 
 def streams(device: torch.device) -> dict[str, float]:
     """Frames a second of several videos at once, sampled and decoded, by their number."""
-    pipeline, found = LetsTalkPipeline.load(device=str(device)), {}
-    portrait = pipeline.crop(read_image(ASSETS / "portrait.jpg"))
-    stream = pipeline.stream_audio(Recording(ASSETS / "speech.wav"))
-    latents, features = pipeline.encode_portrait(portrait), stream[0 : len(stream)]
+    (pipeline, portrait, latents, features), found = _example(device), {}
 
     def make(seed: int) -> int:
         sampler = ClipSampler(

@@ -55,8 +55,7 @@ class LetsTalkPipeline:
         self.denoiser: Callable[..., Tensor] = model.transformer  # what samplers evaluate
         self.computing = ""  # what decides frames beside the parts' weights and dtypes, as text
         _check_parts(self.config, autoencoder, audio_encoder)
-        silence = audio_encoder.encode(torch.zeros(SILENCE * SAMPLE_RATE), SAMPLE_RATE, self.config.fps)
-        model.silence = silence[len(silence) // 2]
+        model.hear_silence = functools.partial(_hear_silence, audio_encoder, self.config.fps)
 
     @classmethod
     def load(
@@ -236,6 +235,12 @@ class LetsTalkPipeline:
         for part in (self.model, self.autoencoder, self.audio_encoder):
             add_to_digest(digest, part.state_dict())
         return digest.hexdigest()
+
+
+def _hear_silence(encoder: AudioEncoder, fps: float) -> Tensor:
+    """Features [L,E] of a frame without sound."""
+    features = encoder.encode(torch.zeros(SILENCE * SAMPLE_RATE), SAMPLE_RATE, fps)
+    return features[len(features) // 2]
 
 
 def _find_autoencoder(config: LetsTalkConfig, path: str | Path, given: str | Path | None) -> Autoencoder:

@@ -96,7 +96,7 @@ def test_what_is_out_of_range_is_said(articulation):
 
 def test_a_model_alone_does_not_know_silence(checkpoint, pipeline, spoken):
     model = load_checkpoint(checkpoint)
-    with pytest.raises(ValueError, match="needs model.silence, which a pipeline fills in"):
+    with pytest.raises(ValueError, match="needs model.hear_silence, which a pipeline fills in"):
         ClipSampler(model, torch.zeros(1, 4, 4, 4), spoken, SamplingSettings(articulation=1.2))
 
 

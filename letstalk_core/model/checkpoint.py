@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,10 +35,10 @@ AUTOENCODER = "autoencoder"
 class LetsTalkModel(nn.Module):
     """What is trained: `config`, `transformer` and `audio_projection`.
 
-    silence: features [L,E] of a frame without sound, by the audio encoder that a pipeline joins the model with.
+    hear_silence: gives features [L,E] of a frame without sound, by the audio encoder that a pipeline joins it with.
     """
 
-    silence: Tensor | None = None
+    hear_silence: Callable[[], Tensor] | None = None
 
     def __init__(self, config: LetsTalkConfig):
         super().__init__()

@@ -261,10 +261,10 @@ class ClipSampler:
     @torch.inference_mode()
     def _silent_tokens(self) -> Tensor:
         """What the model hears in a frame without sound, [1,1,K,A]."""
-        audio, silence = self.config.audio, self.model.silence
-        if silence is None:
-            raise ValueError("articulation other than 1 needs model.silence, which a pipeline fills in")
-        windows = silence.expand(1, 1, audio.window, -1, -1).to(self.portrait.device)
+        audio, hear_silence = self.config.audio, self.model.hear_silence
+        if hear_silence is None:
+            raise ValueError("articulation other than 1 needs model.hear_silence, which a pipeline fills in")
+        windows = hear_silence().expand(1, 1, audio.window, -1, -1).to(self.portrait.device)
         return self.model.audio_projection(windows)[:, :, : audio.tokens]
 
 
