@@ -244,15 +244,16 @@ class LetsTalkTransformer(nn.Module):
         memory_frames, frames = 0 if memory is None else memory.shape[1], latents.shape[1]
         video = latents if memory_frames == 0 else torch.cat([memory.to(latents.dtype), latents], dim=1)
         tokens = self._patches(video)  # [B,M+F,N,D]
+        tokens = tokens.to(torch.promote_types(torch.float32, tokens.dtype))
         if conditions.added is not None:
             tokens = tokens + conditions.added
         times = time_positions(memory_frames + frames, tokens.shape[-1], device=tokens.device, dtype=tokens.dtype)
         tokens = tokens + self._positions(grid, tokens) + times
         remembered, own = tokens.split((memory_frames, frames), dim=1)
-        remembered = remembered if memory_frames else None
-        travelling = own, remembered, conditions.frame_tokens(frames), conditions.clip_tokens()
-        wide = torch.promote_types(torch.float32, tokens.dtype)
-        return Tokens(*(None if some is None else some.to(wide) for some in travelling))
+        joining = conditions.frame_tokens(frames), conditions.clip_tokens()
+        return Tokens(
+            own, remembered if memory_frames else None, *(some if some is None else some.to(own.dtype) for some in joining)
+        )
 
     def _patches(self, latents: Tensor) -> Tensor:
         """[B,F,C,h,w] -> [B,F,N,D]."""

@@ -102,8 +102,8 @@ class ToldClips:
         self.controls = np.concatenate([source.controls[:, :most].reshape(-1, len(COLUMN)) for source, most in sources])
         places = np.concatenate([source.places[:, :most].reshape(-1, 3, 2) for source, most in sources])
         regions = map(face_regions, torch.from_numpy(places).split(AT_ONCE))
-        self.regions = torch.cat([some[:, HALF::REGION_STEP, HALF::REGION_STEP].clone() for some in regions])
-        self.portraits = _encoded(sources, autoencoder.to(device), device)
+        self.regions = torch.cat([some[:, HALF::REGION_STEP, HALF::REGION_STEP].clone() for some in regions]).to(device)
+        self.portraits = _encoded(sources, autoencoder.to(device), device)  # 4 KB each: they stay on the device
 
     def plans(self, size: int) -> ClipPlans:
         """Those of these portraits and this speech, `size` clips each."""
@@ -112,17 +112,17 @@ class ToldClips:
     def batch(self, plan: Plan) -> dict:
         """ "clip" [n,F,C,h,w], "portrait" [n,C,h,w], no frames of "memory", "features" [n,F,W,L,E], "controls"
         [n,F,W,8], "regions" [n,64,64], "seed", "name"."""
-        chosen = torch.from_numpy(plan.portraits)
+        chosen = torch.from_numpy(plan.portraits).to(self.device)
         motion, told, features = (
             torch.from_numpy(part).to(self.device) for part in (plan.motion, plan.told, plan.features)
         )
-        portrait = self.portraits[chosen].to(self.device).float()
+        portrait = self.portraits[chosen].float()
         clip = self._told(portrait, motion, torch.from_numpy(self.controls[plan.portraits]).to(self.device))
         return {
             "clip": clip, "portrait": portrait, "memory": clip[:, :0],
             "features": torch.stack([whole_windows(one.float(), self.window.audio_window) for one in features]),
             "controls": torch.stack([whole_windows(one, self.window.audio_window) for one in told]),
-            "regions": self.regions[chosen].to(self.device),
+            "regions": self.regions[chosen],
             "seed": plan.seeds.tolist(),
             "name": [f"clip {seed}" for seed in plan.seeds],
         }  # fmt: skip
@@ -146,5 +146,5 @@ def _encoded(sources: list[tuple[PeoplePictures, int]], autoencoder: Autoencoder
             pictures = torch.from_numpy(source.pictures[first : first + AT_ONCE, :most])
             images = normalise(pictures.flatten(0, 1).to(device))
             with native_autocast(device.type):
-                found.append(autoencoder.encode(images.contiguous(memory_format=torch.channels_last)).half().cpu())
+                found.append(autoencoder.encode(images.contiguous(memory_format=torch.channels_last)).half())
     return torch.cat(found)
