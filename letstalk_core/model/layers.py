@@ -23,6 +23,9 @@ from .attention import (
 )
 
 KeysValues = tuple[Tensor, Tensor]
+# On a CPU a feed-forward with convolutions takes 0.65 to 0.9 of the time by so many numbers of its tokens at once: what
+# it makes of them stays in the processor's cache. A frame alone would have another layout, which is slower.
+NUMBERS_AT_ONCE, FRAMES_AT_ONCE = 2**18, 2
 
 
 def sincos(positions: Tensor, width: int) -> Tensor:
@@ -138,6 +141,14 @@ class GLUMBConv(nn.Module):
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """tokens [B,F,N,D] with N = rows * columns of grid -> [B,F,N,D]."""
+        parts = 1
+        if tokens.device.type == "cpu" and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
+            parts = max(1, min(-(-tokens.numel() // NUMBERS_AT_ONCE), tokens.shape[1] // FRAMES_AT_ONCE))
+        fed = [self._fed(part, grid) for part in tokens.tensor_split(parts, dim=1)]
+        return fed[0] if parts == 1 else torch.cat(fed, dim=1)
+
+    def _fed(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The same of a few frames."""
         mixed = checkpointed(self.selective, self._mix, self.expand(tokens), grid)  # [B,F,N,2rD]
         return checkpointed(self.selective, self._gate, mixed)
 
