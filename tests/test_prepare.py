@@ -315,9 +315,17 @@ def test_ray_gives_the_same_latents_by_actors_that_hold_a_gpu(folder, encoding, 
     assert held == {"cut": {"CPU": 1, "GPU": 0}, "encoder": {"CPU": 0, "GPU": 1}}
 
 
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    """What the command prepares, never stopped."""
+    output = tmp_path_factory.mktemp("whole")
+    rows_of(folder, output, PreparationSettings(features="mel", lips=False, eval_share=0.0))
+    return files_of(output, *SAME)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["local", "ray"])
-def test_killed_in_the_middle_and_run_again(folder, prepared, tmp_path, repository, engine):
+def test_killed_in_the_middle_and_run_again(folder, whole, tmp_path, repository, engine):
     if engine == "ray":
         pytest.importorskip("ray.data", reason="Ray is not installed")
     options = ["--features", "mel", "--no-lips", "--eval-share", "0", "--workers", "1", "--engine", engine]
@@ -338,9 +346,7 @@ def test_killed_in_the_middle_and_run_again(folder, prepared, tmp_path, reposito
     done = files_of(tmp_path / "out", "work/*.json")
     assert 1 <= len(done) < 3 and not (tmp_path / "out" / MANIFEST).exists()
     assert start().wait(timeout=180) == 0
-    settings = PreparationSettings(features="mel", lips=False, eval_share=0.0)
-    rows_of(folder, tmp_path / "whole", settings)
-    assert files_of(tmp_path / "out", *SAME) == files_of(tmp_path / "whole", *SAME)
+    assert files_of(tmp_path / "out", *SAME) == whole
 
 
 def test_a_video_that_ends_its_process_is_rejected_and_the_others_go_on(folder, tmp_path, monkeypatch):

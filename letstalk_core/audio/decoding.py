@@ -80,8 +80,11 @@ def audio_blocks(
 
 
 def _opened(path: Path):
-    """PyAV's container. A name with a colon is no protocol, and tags of any encoding are none of our business."""
-    return av.open(f"file:{path}", metadata_errors="replace")
+    """PyAV's container. A name with a colon is no protocol, and tags of any encoding are none of our business.
+
+    A WAV comes in packets of 64 KiB, in a third of the time that the usual ones of 1 or 4 KiB take at 8 or 16 kHz.
+    """
+    return av.open(f"file:{path}", options={"max_size": "65536"}, metadata_errors="replace")
 
 
 def _track(path: Path, container, track: int | None, notes: list[str]):
