@@ -251,9 +251,8 @@ class LetsTalkTransformer(nn.Module):
         tokens = tokens + self._positions(grid, tokens) + times
         remembered, own = tokens.split((memory_frames, frames), dim=1)
         joining = conditions.frame_tokens(frames), conditions.clip_tokens()
-        return Tokens(
-            own, remembered if memory_frames else None, *(some if some is None else some.to(own.dtype) for some in joining)
-        )
+        wide = (None if some is None else some.to(own.dtype) for some in joining)
+        return Tokens(own, remembered if memory_frames else None, *wide)
 
     def _patches(self, latents: Tensor) -> Tensor:
         """[B,F,C,h,w] -> [B,F,N,D]."""
