@@ -45,7 +45,7 @@ def train_identity(work: Path, people: int = PEOPLE, steps: int = 2000, batch: i
     """
     source = SpeakingPictures(work / "speaking", people).make(os.cpu_count() or 1)
     torch.manual_seed(0)
-    net = IdentityNet().to(memory_format=torch.channels_last)
+    net = IdentityNet()
     run = TrainingRun(work / "identity", net, small_config(steps, 1.5e-3))
 
     def loss_of(step: int) -> Loss:
