@@ -34,7 +34,7 @@ def pixels_to_images(pixels: np.ndarray | Tensor) -> Tensor:
 
 def images_to_pictures(images: Tensor) -> Tensor:
     """Float [...,3,H,W] in -1..1, values outside clipped -> float [...,H,W,3] in 0..1."""
-    return rearrange(images.add(1).div(2).clamp(0, 1), "... c h w -> ... h w c")
+    return rearrange(images.add(1).div_(2).clamp_(0, 1), "... c h w -> ... h w c")
 
 
 def pictures_to_images(pictures: np.ndarray | Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def pictures_to_pixels(pictures: np.ndarray | Tensor) -> np.ndarray | Tensor:
     """Float [...,H,W,3] in 0..1, values outside clipped -> uint8 of the same kind."""
     if isinstance(pictures, np.ndarray):
         return (pictures * 255).round().clip(0, 255).astype(np.uint8)
-    return pictures.mul(255).round().clamp(0, 255).byte()
+    return pictures.mul(255).round_().clamp_(0, 255).byte()
 
 
 def pixels_to_pictures(pixels: np.ndarray | Tensor) -> np.ndarray | Tensor:
@@ -57,4 +57,5 @@ def pixels_to_pictures(pixels: np.ndarray | Tensor) -> np.ndarray | Tensor:
 
 def images_to_pixels(images: Tensor) -> Tensor:
     """Float [...,3,H,W] in -1..1, values outside clipped -> uint8 [...,H,W,3]."""
-    return pictures_to_pixels(images_to_pictures(images))
+    parts = images.split(1) if images.device.type == "cpu" and images.ndim > 3 else (images,)  # fit a processor's cache
+    return torch.cat([pictures_to_pixels(images_to_pictures(part)) for part in parts])
