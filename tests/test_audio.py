@@ -303,8 +303,8 @@ def peak(minutes):
         for _ in range(minutes):
             file.writeframes(numpy.zeros(480000, "<i2").tobytes())
     stream = FeatureStream(load_audio_encoder("mel"), Recording(sys.argv[1]), 25)
-    for first in range(0, len(stream), 64):
-        stream[first:first + 64]
+    for first in range(0, len(stream), 16):
+        stream[first:first + 16]
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 short = peak(10)
 print(short, peak(60))

@@ -81,6 +81,13 @@ def collate(examples: list[dict | InputError]) -> dict | InputError:
     }
 
 
+def on_device(batch: dict, device: torch.device) -> dict:
+    """The batch with its tensors on a device; from pinned memory they travel while it computes."""
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for key, value in batch.items()
+    }
+
+
 def held_apart(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(numbers of the stretches to train on, numbers of those held out), sorted; at least one is trained on."""
     order = np.random.default_rng((seed, 3)).permutation(count)

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ..picture.autoencoder import Autoencoder
 from ..pixels import normalise
+from .examples import on_device
 from .loop import Loss
 from .transformer_loss import Draws
 
@@ -85,14 +86,13 @@ class ReconstructionLoss:
 
     def __call__(self, reconstructor: nn.Module, batch: dict) -> Loss:
         """The loss of one batch; reconstructor: a Reconstructor, as accelerate prepared it."""
-        images = normalise(batch["image"].to(self.device))
-        images = images.contiguous(memory_format=torch.channels_last)
+        batch = on_device(batch, self.device)
+        images = normalise(batch["image"]).contiguous(memory_format=torch.channels_last)
         sides = [side // self.downscale for side in images.shape[2:]]
         noise = Draws(batch["seed"], self.device).normal((self.channels, *sides))
         portraits = None
         if self.guided:
-            portraits = normalise(batch["portrait"].to(self.device)).contiguous(memory_format=torch.channels_last)
+            portraits = normalise(batch["portrait"]).contiguous(memory_format=torch.channels_last)
         output = reconstructor(images, noise, portraits)
-        regions = batch["regions"].to(self.device) if "regions" in batch else None
-        losses = reconstruction_loss(output, images, regions)
+        losses = reconstruction_loss(output, images, batch.get("regions"))
         return Loss(losses, {"mse": F.mse_loss(output.detach(), images)}, batch["name"])

@@ -13,6 +13,7 @@ from ..model.checkpoint import LetsTalkModel
 from ..model.latents import to_model_space
 from ..picture.autoencoder import Autoencoder
 from ..pixels import normalise
+from .examples import on_device
 from .loop import Loss
 from .training_config import TransformerTraining
 
@@ -60,10 +61,7 @@ class TransformerLoss:
     def __call__(self, denoiser: nn.Module, batch: dict) -> Loss:
         """The loss of one batch; denoiser: a Denoiser, as accelerate prepared it."""
         draws = Draws(batch["seed"], self.device)
-        batch = {
-            key: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
-            for key, value in batch.items()
-        }
+        batch = on_device(batch, self.device)
         x0, memory, portrait = self._latents(batch, draws)
         times = self._times(draws)
         noise = draws.normal(x0.shape[1:])
