@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.people.talking import SpeakingPictures
-from ..pixels import normalise
+from ..pixels import normalise, pixels_to_images
 from ..training.loop import Loss, TrainingRun, small_config
 from ..weights import read_network, write_network
-from .meter import FaceNet, disturb, reduced
+from .meter import AT_ONCE, convolutions, disturb, reduced
 
 WEIGHTS = Path(__file__).resolve().parent / "identity.safetensors"
 SIZE, WIDTH = 128, 48  # pixels, length of a vector
@@ -27,14 +27,22 @@ PEOPLE, HELD_OUT_PEOPLE = 2400, 100
 TEMPERATURE = 0.1  # softmax temperature of the loss
 
 
-class IdentityNet(FaceNet):
+class IdentityNet(nn.Module):
     """Images [n,3,128,128] in -1..1 -> unit vectors [n,48]; the distance of two is 1 - their product, 0 to 2."""
 
     def __init__(self):
-        super().__init__(WIDTH)
+        super().__init__()
+        self.layers = convolutions()
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(96 * 16, 128), nn.SiLU(), nn.Linear(128, WIDTH))
 
     def forward(self, images: Tensor) -> Tensor:
-        return F.normalize(super().forward(images), dim=1)
+        return F.normalize(self.head(self.layers(images)), dim=1)
+
+    @torch.inference_mode()
+    def read(self, frames: np.ndarray) -> np.ndarray:
+        """Frames uint8 [n,S,S,3] -> vectors float32 [n,48]."""
+        parts = [self(reduced(pixels_to_images(frames[i : i + AT_ONCE]))) for i in range(0, len(frames), AT_ONCE)]
+        return torch.cat(parts).numpy()
 
 
 def train_identity(work: Path, people: int = PEOPLE, steps: int = 2000, batch: int = 32) -> IdentityNet:
