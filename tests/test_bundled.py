@@ -1,5 +1,6 @@
 """The bundled model itself: a newcomer's first command gives a video in which the portrait speaks."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -81,6 +82,19 @@ def test_the_demo_opens_its_mouth_as_the_voice_did(meter, pipeline, repository, 
     assert measures.correlation(read, truth) > 0.65
     backwards = measures.envelope(waveform.mean(0).numpy(), rate, len(frames), 25)[::-1].copy()
     assert abs(measures.correlation(read, backwards) - measures.correlation(truth, backwards)) < 0.15
+
+
+def test_the_judge_sees_true_mouths_in_frames_of_any_size(meter):
+    scores = []
+    for pair in held_out_pairs(4, 2.0, 256):
+        frames = pair.frames()
+        read = meter.read(frames)[:, OPEN]
+        larger = meter.read(
+            np.stack([cv2.resize(frame, (384, 384), interpolation=cv2.INTER_CUBIC) for frame in frames])
+        )
+        assert measures.correlation(read, larger[:, OPEN]) > 0.99
+        scores.append(measures.correlation(read, pair.track("open")))
+    assert np.median(scores) > 0.95, scores
 
 
 @pytest.mark.parametrize("drawings", [False, True])

@@ -10,7 +10,8 @@ from letstalk_core.data.drawn.avatars import Avatar
 from letstalk_core.data.drawn.drawing import draw_frames
 from letstalk_core.data.drawn.stills import HELD_OUT, random_controls
 from letstalk_core.evaluation.drift import SERIES, measure_drift
-from letstalk_core.evaluation.identity import SIZE, load_identity
+from letstalk_core.evaluation.identity import load_identity
+from letstalk_core.evaluation.meter import REDUCED
 from letstalk_core.video.writer import VideoWriter
 
 SECONDS = 6
@@ -24,14 +25,16 @@ def people():
         poses = random_controls(np.random.default_rng(5), 2)
         steps = np.sin(np.arange(25) / 25 * 2 * np.pi)[:, None] * 0.1 + 0.5
         found.append(
-            draw_frames(Avatar((identity, 0), SIZE), (poses[:1] * (1 - steps) + poses[1:] * steps).astype(np.float32))
+            draw_frames(
+                Avatar((identity, 0), REDUCED), (poses[:1] * (1 - steps) + poses[1:] * steps).astype(np.float32)
+            )
         )
     return found
 
 
 def report(tmp_path, change) -> dict:
     """Of a video whose frame `number` is change(number), uint8 [H,W,3]."""
-    with VideoWriter(tmp_path / "a.mp4", SIZE, SIZE, crf=4, preset="ultrafast") as writer:
+    with VideoWriter(tmp_path / "a.mp4", REDUCED, REDUCED, crf=4, preset="ultrafast") as writer:
         for number in range(25 * SECONDS):
             writer.write(np.clip(change(number), 0, 255).astype(np.uint8)[None])
     return measure_drift(tmp_path / "a.mp4")
@@ -65,7 +68,7 @@ def test_each_kind_of_drift_shows_in_its_series(people, tmp_path):
     assert darker["slopes_per_minute"]["brightness"] < -20
     redder = report(tmp_path, lambda i: face(i) + np.array([40, 0, -20]) * share(i))
     assert redder["series"]["colour"][-1] > 8 > 1 > redder["series"]["colour"][0]
-    noise = np.random.default_rng(0).normal(0, 25, (SIZE, SIZE, 1))
+    noise = np.random.default_rng(0).normal(0, 25, (REDUCED, REDUCED, 1))
     noisier = report(tmp_path, lambda i: face(i) + noise * share(i))
     assert noisier["series"]["sharpness"][-1] > 1.5 * noisier["series"]["sharpness"][0]
     freezing = report(tmp_path, lambda i: people[0][(i if i < 75 else 75) % 25])

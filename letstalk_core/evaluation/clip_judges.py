@@ -14,14 +14,14 @@ from ..data.preparation.syncnet import SIDE as SYNCNET_SIDE
 from ..data.preparation.syncnet import sync_scores
 from ..errors import InputError
 from ..picture.similarity import similarity
-from ..pixels import pixels_to_planes
+from ..pixels import pixels_to_images, pixels_to_planes
 from . import measures
 from .clip_sets import RATES_ALIKE, Clip
 from .feature_networks import Networks, OnnxJudge
 from .followed_face import FaceTrack, cut_out, face_square, follow_face
 from .identity import IdentityNet, load_identity
 from .measure_table import FOLLOWS, LAGS
-from .meter import SIZE, FaceMeter, face_images, load_meter, reduced
+from .meter import SIZE, FaceMeter, load_meter
 from .report import BLINK, JUDGED_EVERY, METER, OPEN
 
 SOME = slice(None, None, JUDGED_EVERY)
@@ -111,8 +111,8 @@ def _track_of_made(frames: np.ndarray, name: str) -> FaceTrack | None:
 @torch.inference_mode()
 def judged(meter: FaceMeter, identity: IdentityNet, frames: np.ndarray) -> np.ndarray:
     """What our judges see in frames uint8 [n,S,S,3], before the meter's last layer and after IdentityNet's: [n,176]."""
-    images = face_images(frames)
-    return torch.cat([meter.features(images), identity(reduced(images))], dim=1).numpy()
+    images = pixels_to_images(frames)
+    return torch.cat([meter.features(images), identity(images)], dim=1).numpy()
 
 
 def vectors_of(network: OnnxJudge, frames: np.ndarray, places: Sequence[np.ndarray]) -> np.ndarray:

@@ -15,7 +15,8 @@ from ..picture.picture_file import read_image
 from ..picture.portrait import crop_portrait
 from ..pixels import images_to_pixels, pixels_to_pictures
 from ..video.reader import iter_video_frames, probe
-from .identity import SIZE, load_identity
+from .identity import load_identity
+from .meter import REDUCED
 
 FROZEN_BELOW = 0.02  # mean change of a pixel, in levels of 255, below which a frame repeats the one before it
 IDENTITY_FRAMES = 5  # frames a second that the identity is read from
@@ -45,7 +46,7 @@ def measure_drift(video: str | Path, portrait: str | Path | None = None, clip_fr
         raise InputError(f"{video} lasts {info.duration:.1f} s; drift takes two seconds at least.")
     net, reference = load_identity(), None
     if portrait is not None:
-        image = crop_portrait(read_image(portrait), SIZE, on_missing="crop").image
+        image = crop_portrait(read_image(portrait), REDUCED, on_missing="crop").image
         reference = net.read(images_to_pixels(image[None]).numpy())[0]
     rows, held, before, first_colour = [], [], None, None
     for number, frame in enumerate(iter_video_frames(video)):
@@ -91,7 +92,7 @@ def _measures(frame: np.ndarray, before: np.ndarray | None, at_border: bool) -> 
         "frozen": change < FROZEN_BELOW,
         "change": np.nan if at_border else change,
         "border": change if at_border else np.nan,
-        "picture": cv2.resize(frame, (SIZE, SIZE), interpolation=cv2.INTER_AREA),
+        "picture": cv2.resize(frame, (REDUCED, REDUCED), interpolation=cv2.INTER_AREA),
     }
 
 

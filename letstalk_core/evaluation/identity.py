@@ -16,19 +16,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.people.talking import SpeakingPictures
-from ..pixels import normalise, pixels_to_images
+from ..pixels import normalise
 from ..training.loop import Loss, TrainingRun, small_config
 from ..weights import read_network, write_network
-from .meter import AT_ONCE, convolutions, disturb, reduced
+from .meter import FaceNet, convolutions, disturb, reduced
 
 WEIGHTS = Path(__file__).resolve().parent / "identity.safetensors"
-SIZE, WIDTH = 128, 48  # pixels, length of a vector
+WIDTH = 48  # length of a vector
 PEOPLE, HELD_OUT_PEOPLE = 2400, 100
 TEMPERATURE = 0.1  # softmax temperature of the loss
 
 
-class IdentityNet(nn.Module):
-    """Images [n,3,128,128] in -1..1 -> unit vectors [n,48]; the distance of two is 1 - their product, 0 to 2."""
+class IdentityNet(FaceNet):
+    """Images [n,3,S,S] in -1..1 -> unit vectors [n,48]; the distance of two is 1 - their product, 0 to 2."""
 
     def __init__(self):
         super().__init__()
@@ -36,13 +36,7 @@ class IdentityNet(nn.Module):
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(96 * 16, 128), nn.SiLU(), nn.Linear(128, WIDTH))
 
     def forward(self, images: Tensor) -> Tensor:
-        return F.normalize(self.head(self.layers(images)), dim=1)
-
-    @torch.inference_mode()
-    def read(self, frames: np.ndarray) -> np.ndarray:
-        """Frames uint8 [n,S,S,3] -> vectors float32 [n,48]."""
-        parts = [self(reduced(pixels_to_images(frames[i : i + AT_ONCE]))) for i in range(0, len(frames), AT_ONCE)]
-        return torch.cat(parts).numpy()
+        return F.normalize(self.head(self.layers(reduced(images))), dim=1)
 
 
 def train_identity(work: Path, people: int = PEOPLE, steps: int = 2000, batch: int = 32) -> IdentityNet:
@@ -80,7 +74,7 @@ def identity_accuracy(net: IdentityNet, work: Path) -> dict[str, float]:
     """Judge the network on held-out people: "same" and "different", the median distances of two pictures of one person
     and of two; "nearer", how often the former is below the latter (the area under the ROC curve)."""
     held = SpeakingPictures(work / "speaking-heldout", HELD_OUT_PEOPLE, held_out=True).make(os.cpu_count() or 1)
-    vectors = torch.cat([net(reduced(normalise(torch.from_numpy(pictures)))) for pictures in held.pictures]).numpy()
+    vectors = torch.cat([net(normalise(torch.from_numpy(pictures))) for pictures in held.pictures]).numpy()
     distances = 1 - vectors @ vectors.T
     who = np.arange(len(vectors)) // held.pictures.shape[1]
     above = np.triu(np.ones_like(distances, bool), 1)

@@ -42,8 +42,18 @@ def convolutions() -> nn.Sequential:
     return layers
 
 
-class FaceMeter(nn.Module):
-    """Images [n,3,256,256] in -1..1 -> readings [n,6], columns READINGS, in the units of puppets' controls.
+class FaceNet(nn.Module):
+    """A judge of faces in images [n,3,S,S] in -1..1, which it brings to its own size."""
+
+    @torch.inference_mode()
+    def read(self, frames: np.ndarray) -> np.ndarray:
+        """Frames uint8 [n,S,S,3] -> what forward gives for them, float32."""
+        parts = [self(pixels_to_images(frames[i : i + AT_ONCE])) for i in range(0, len(frames), AT_ONCE)]
+        return torch.cat(parts).numpy()
+
+
+class FaceMeter(FaceNet):
+    """Images [n,3,S,S] in -1..1 -> readings [n,6], columns READINGS, in the units of puppets' controls.
 
     It sees the whole face at half the size and the mouth as it is: lips that part move by a few pixels.
     """
@@ -56,25 +66,13 @@ class FaceMeter(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """What the last layer takes, [n,128]."""
+        if images.shape[-1] != SIZE:
+            images = F.interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True)
         mouth = self.mouth(images[:, :, MOUTH_ROWS, MOUTH_COLUMNS])
         return self.joined(torch.cat([self.face(reduced(images)).flatten(1), mouth.flatten(1)], dim=1))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.last(self.features(images))
-
-    @torch.inference_mode()
-    def read(self, frames: np.ndarray) -> np.ndarray:
-        """Frames uint8 [n,S,S,3] -> readings float32 [n,6]."""
-        parts = [self(face_images(frames[i : i + AT_ONCE])) for i in range(0, len(frames), AT_ONCE)]
-        return torch.cat(parts).numpy()
-
-
-def face_images(frames: np.ndarray) -> Tensor:
-    """Frames uint8 [n,S,S,3] of faces as the meter takes them, [n,3,256,256] in -1..1."""
-    images = pixels_to_images(frames)
-    if images.shape[-1] == SIZE:
-        return images
-    return F.interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True)
 
 
 def reduced(images: Tensor) -> Tensor:
@@ -93,7 +91,7 @@ def disturb(images: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _blurred(images: Tensor, sigma: float) -> Tensor:
-    """Images [n,3,S,S] under a Gaussian of `sigma` pixels, as matrix products: a quarter of the convolutions' time."""
+    """Images [n,3,S,S] under a Gaussian of `sigma` pixels, as matrix products: less than half of convolutions' time."""
     at = torch.arange(images.shape[-1], dtype=torch.float32)
     weights = torch.exp(-((at[:, None] - at) ** 2) / (2 * sigma**2))
     weights[weights < 1e-6] = 0  # numbers too small for their exponent take a CPU ten times as long
@@ -106,7 +104,7 @@ def train_meter(
     batch: int = 48,
 ) -> FaceMeter:  # fmt: skip
     """Train the network in work/meter (resumed if begun), on the pictures of the portrait-guided autoencoder: half of a
-    batch are puppets in all poses, half people and drawings who speak. start: weights to go on from.
+    batch, a multiple of 8, are puppets in all poses, half people and drawings who speak. start: weights to go on from.
 
     What differs between the pictures of one person counts twice: within a clip a judge has to see how a mouth moves.
     """
