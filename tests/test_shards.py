@@ -15,6 +15,8 @@ from letstalk_core.audio.recording import exact_fps
 from letstalk_core.data.footage.shard_writer import Stretch, write_shard
 from letstalk_core.data.footage.shards import ShardSource
 from letstalk_core.data.source import Window
+from letstalk_core.errors import InputError
+from letstalk_core.training.examples import BatchOrder, load_batches
 
 pytest.importorskip("webdataset")
 ROOT = Path(__file__).resolve().parents[1]
@@ -265,6 +267,42 @@ def test_in_workers(shard):
     assert len(there) == len(data) == 2
     for mine, other in zip(here, there):
         assert all(torch.equal(mine[name], other[name]) for name in mine)
+
+
+def test_in_memory(tmp_path):
+    """Held latents and features give the same examples, without the file."""
+    own = stretch(with_latents=True, portrait=grey(1)[0], portrait_latents=torch.full((4, 2, 2), 9.5))
+    path = write_shard(tmp_path / "a.tar", [stretch(with_latents=True), own, stretch(33, with_latents=True)])
+    read, held = source(path, digest="digest1"), source(path, digest="digest1")
+    size = sum((count * 16 + (count + 6) * 6) * 2 for count in (70, 70, 33)) + 32  # float16
+    assert not held.hold(torch.device("cpu"), size - 1)
+    assert held.hold(torch.device("cpu"), size)
+    expected = [read.read(i % 3, np.random.default_rng(i)) for i in range(30)]
+    path.unlink()
+    for i, example in enumerate(expected):
+        found = held.read(i % 3, np.random.default_rng(i))
+        assert found.keys() == example.keys()
+        assert all(torch.equal(found[name], example[name]) for name in example)
+    with pytest.raises(InputError, match="cannot be read any more"):
+        read.read(0, np.random.default_rng(0))
+
+
+def test_held_examples_are_read_by_one_process(tmp_path):
+    path = write_shard(tmp_path / "a.tar", [stretch(with_latents=True)] * 3)
+    held, order = source(path, digest="digest1"), BatchOrder(np.arange(3), seed=0, batch_size=2)
+    expected = next(load_batches(source(path, digest="digest1"), order, workers=1))
+    assert held.hold(torch.device("cpu"), 1e9)
+    path.unlink()
+    found = next(load_batches(held, order, workers=1, pin_memory=True))  # what is held must not be pinned
+    assert found["seed"] == expected["seed"]
+    assert torch.equal(found["clip"], expected["clip"])
+
+
+def test_pixels_are_not_held(shard):
+    for digest, pixels in ((None, False), ("digest1", True)):
+        data = source(shard, window(LATER, pixel_conditions=pixels), digest)
+        assert not data.hold(torch.device("cpu"), 1e9)
+        assert not data.held
 
 
 def test_a_folder_or_a_list_of_files(tmp_path):

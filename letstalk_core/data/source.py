@@ -43,6 +43,8 @@ class Source(Protocol):
     - "features" float32 [F,W,L,E], windows of audio features;
     - where known: "controls" float32 [F,W,n], those of the window in the units of config.CONTROLS, NaN where one is not
       known, and "regions" uint8 [H,W], 1 in the mouth and 2 in the eyes.
+
+    Where a source has `held` and it is true, examples lie in the device's memory, where other processes do not reach.
     """
 
     def __len__(self) -> int: ...

@@ -96,7 +96,10 @@ def held_apart(count: int, share: float, seed: int) -> tuple[np.ndarray, np.ndar
 
 
 def load_batches(source: Source, order: BatchOrder, workers: int, pin_memory: bool = False) -> Iterator[dict]:
-    """Yield batches in an order, read by `workers` processes (0: by this one). InputError where data is damaged."""
+    """Yield batches in an order, read by `workers` processes (0: by this one, as where the source's data lie on the
+    device). InputError where data is damaged."""
+    if getattr(source, "held", False):
+        workers, pin_memory = 0, False
     loader = DataLoader(
         Examples(source, order.seed),
         batch_sampler=order,

@@ -5,12 +5,14 @@ docs/data.md has the format; shard_writer.py writes it.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import math
 import tarfile
 import wave
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
@@ -53,6 +55,7 @@ class ShardEntry:
     members: dict[str, tuple[int, int]]  # suffix -> offset and size in bytes
     arrays: dict[str, _Array]
     controls: tuple[str, ...] = ()  # the columns of controls.npy, of config.CONTROLS
+    held: dict[str, Tensor] = field(default_factory=dict)  # arrays that lie in memory, by their files
 
     @property
     def title(self) -> str:
@@ -75,12 +78,29 @@ class ShardEntry:
         return self._portrait_pixels()
 
     def rows(self, file: str, first: int, last: int) -> Tensor:
-        """Rows first .. last - 1 of an array, float32, without reading the others."""
+        """Rows first .. last - 1 of an array, float32, without reading the others; on its device where it is held."""
+        if file in self.held:
+            return self.held[file][first:last].float()
+        return torch.from_numpy(self._values(file, first, last).astype(np.float32))
+
+    def size_of(self, files: Iterable[str]) -> int:
+        """Bytes of those of the arrays that the stretch has."""
+        sizes = ((self.arrays[file].dtype.itemsize, self.arrays[file].shape) for file in files if file in self.arrays)
+        return sum(size * math.prod(shape) for size, shape in sizes)
+
+    def holding(self, files: Iterable[str], device: torch.device) -> ShardEntry:
+        """The same stretch with those of the arrays that it has in a device's memory, as they were stored."""
+        wanted = [file for file in files if file in self.arrays]
+        values = (self._values(file, 0, self.arrays[file].shape[0]) for file in wanted)
+        held = {file: torch.from_numpy(value.copy()).to(device) for file, value in zip(wanted, values)}
+        return dataclasses.replace(self, held=held)
+
+    def _values(self, file: str, first: int, last: int) -> np.ndarray:
+        """Rows of an array as they are stored."""
         array = self.arrays[file]
         row = array.dtype.itemsize * int(np.prod(array.shape[1:]))
         content = self._read(array.offset + first * row, (last - first) * row)
-        values = np.frombuffer(content, array.dtype).astype(np.float32)
-        return torch.from_numpy(values.reshape(last - first, *array.shape[1:]))
+        return np.frombuffer(content, array.dtype).reshape(last - first, *array.shape[1:])
 
     def _read(self, offset: int, size: int) -> bytes:
         # Opened for each read: nothing to hand on to the workers of a DataLoader, and no limit of open files.

@@ -17,6 +17,8 @@ from ...model.audio_projection import whole_windows, window_features
 from ..source import Window
 from .shard_index import ShardEntry, find_shards, index_shard
 
+HELD = ("latents.npy", "portrait_latents.npy", "features.npy")  # what may lie in a device's memory
+
 
 class ShardSource:
     """Training examples from shards: a Source (data/source.py), each index one stretch.
@@ -52,7 +54,7 @@ class ShardSource:
                 f"The features of {self._entries[0].path} have the shape {shape} ({self.audio_encoder}), but the model "
                 f"needs {tuple(features_shape)}; prepare the videos with the model's audio encoder."
             )
-        self.uses_latents = self._choose_form(latents_digest)
+        self.uses_latents, self.held = self._choose_form(latents_digest), False
 
     def _long_enough(self, entries: list[ShardEntry]) -> list[ShardEntry]:
         length, memory = self.window.clip_frames, self.window.memory_frames
@@ -107,6 +109,15 @@ class ShardSource:
                 "prepare the videos with frames kept."
             )
         return not without
+
+    def hold(self, device: torch.device, most_bytes: float) -> bool:
+        """Bring all latents and features into a device's memory, from where examples are cut then; False, and nothing
+        is done, where they take more than `most_bytes` or examples need pixels."""
+        needed = sum(entry.size_of(HELD) for entry in self._entries)
+        if self.uses_latents and not self.window.pixel_conditions and needed <= most_bytes:
+            self._entries = [entry.holding(HELD, device) for entry in self._entries]
+            self.held = True
+        return self.held
 
     def __len__(self) -> int:
         return len(self._entries)
