@@ -22,7 +22,15 @@ from letstalk_core.presets import PRESETS
 from letstalk_core.training.bundled import timed
 from letstalk_core.training.bundled.read_ahead import ReadAhead
 from letstalk_core.training.bundled.teacher import Teacher
-from letstalk_core.training.bundled.told_clips import MOUTH_EMPHASIS, SMILE_EMPHASIS, STRETCH, ToldClips
+from letstalk_core.training.bundled.told_clips import (
+    MOST_CONTROL,
+    MOUTH_EMPHASIS,
+    PRESSED,
+    SMILE_EMPHASIS,
+    STRETCH,
+    ToldClips,
+    emphasised,
+)
 from letstalk_core.training.bundled.train_portrait_autoencoder import Taught
 from letstalk_core.training.bundled.train_portraits import new_model, train_transformer
 
@@ -139,7 +147,7 @@ def test_a_clip_is_what_the_teacher_makes_of_its_motion(clips, pairs, monkeypatc
     motion, told, features = clips.plans(1)._clip(rng, rest)
     assert motion.shape == (5, len(OWN)) and told.shape == (9, 2) and features.shape == (9, 2, 6)
     spoken = features[2:7, 0, 0].astype(int)
-    opened = np.minimum(MOUTH_EMPHASIS[0] * (spoken % 5 / 5), 1)
+    opened = emphasised(np.eye(1, 7) * (spoken % 5 / 5)[:, None])[:, 0]
     assert np.allclose(motion[:, 0], opened, atol=1e-3)  # the mouth of these frames
     assert np.allclose(told[2:7], asked(rest, motion)[:, [1, 0]], atol=1e-5)
     monkeypatch.setattr("letstalk_core.training.bundled.told_clips.SMILE_EMPHASIS", 1.0)
@@ -152,6 +160,25 @@ def test_a_clip_is_what_the_teacher_makes_of_its_motion(clips, pairs, monkeypatc
         both = torch.from_numpy(np.stack([moved, rest]))[None]
         expected = portrait[0] + 0.5 * clips.teacher(portrait / 0.5, both)[0]
         assert (frame - expected).std() < 0.03 * expected.std() and expected.std() > 0.1
+
+
+def test_mouths_move_more_than_speech_has_them_and_closed_lips_are_pressed():
+    mouths = np.zeros((5, 7))
+    mouths[:, 0], mouths[:, 1], mouths[:, 2] = (0, 0.02, 0.3, 0.6, 1), (-1, -0.5, 0, 0.5, 1), (0, 0.25, 0.5, 0.75, 1)
+    moved = emphasised(mouths)
+    assert moved[0, 0] == pytest.approx(-PRESSED) and (np.diff(moved[:, 0]) > 0).all()
+    assert np.allclose(moved[2:4, 0], MOUTH_EMPHASIS[0] * mouths[2:4, 0], atol=1e-3)
+    assert np.allclose(moved[1:4, 1], MOUTH_EMPHASIS[1] * mouths[1:4, 1])
+    assert np.abs(moved).max() == pytest.approx(MOST_CONTROL) and not moved[:, 3:].any()
+
+
+def test_mouths_are_read_from_what_the_teacher_tells(clips):
+    """By a linear map, from clips that it was not fitted to."""
+    reader, plan = clips.mouth_reader(), clips.plans(20)(3)
+    batch = clips.batch(plan)
+    read = (batch["clip"] - batch["portrait"][:, None]).flatten(2) @ reader
+    assert read.shape == (20, 5, 3)
+    assert np.corrcoef(read[..., 0].flatten(), plan.motion[..., 0].flatten())[0, 1] > 0.5
 
 
 def test_motion_begins_at_rest_and_can_be_asked_for():

@@ -69,6 +69,23 @@ def test_an_example_has_the_same_loss_in_any_batch(tmp_path, data):
         torch.testing.assert_close(compute(denoiser, alone).per_example[0], together[i])
 
 
+def test_what_is_read_of_the_mouth_counts(tmp_path, data):
+    """A map that reads the first number of a frame's latents, twice as large."""
+    config = configured(tmp_path, data, model=dict(objective="x0", learn_variance=False, default_sampler="euler"))
+    compute, denoiser = loss_of(config)
+    plain = compute(denoiser, batch())
+    reader = 2 * torch.eye(4 * 4 * 4, 1)
+    model = denoiser.model
+    found = TransformerLoss(config, model.config, None, CPU, reader)(denoiser, batch())
+    nothing = TransformerLoss(config, model.config, None, CPU, 0 * reader)(denoiser, batch())
+    assert torch.equal(nothing.per_example, plain.per_example)
+    everything = TransformerLoss(config, model.config, None, CPU, 2 * torch.eye(4 * 4 * 4))(denoiser, batch())
+    more = everything.per_example - plain.per_example
+    assert float(more.mean()) == pytest.approx(4 * float(plain.numbers["x0_error"]), rel=1e-4)
+    more = (found.per_example - plain.per_example).mean()
+    assert float(more) > 0 and float(more) == pytest.approx(float(found.numbers["mouth_error"]), rel=1e-3)
+
+
 # What the denoiser is given -------------------------------------------------------------------------------------------
 
 OFF = dict(memory_pixel_noise=False, memory_noise_steps=0, memory_mask=0.0)

@@ -50,12 +50,19 @@ class Denoiser(nn.Module):
 
 
 class TransformerLoss:
-    """The loss of batches (training/examples.py); every random number follows from an example's own seed."""
+    """The loss of batches (training/examples.py); every random number follows from an example's own seed.
+
+    mouth_reader: a linear map [C*h*w,n] from the model's latents of a frame, flat, to what a mouth does; what it reads
+    of their errors is added to the loss (not for the objective "noise"). It is little of the latents, and what one sees
+    first.
+    """
 
     def __init__(
-        self, config: TransformerTraining, model: LetsTalkConfig, autoencoder: Autoencoder | None, device: torch.device
-    ):
+        self, config: TransformerTraining, model: LetsTalkConfig, autoencoder: Autoencoder | None, device: torch.device,
+        mouth_reader: Tensor | None = None,
+    ):  # fmt: skip
         self.config, self.model_config, self.autoencoder, self.device = config, model, autoencoder, device
+        self.mouth_reader = mouth_reader
         self.diffusion = Diffusion.from_config(model)
 
     def __call__(self, denoiser: nn.Module, batch: dict) -> Loss:
@@ -81,9 +88,19 @@ class TransformerLoss:
         losses = self.diffusion.losses(output, x0, noisy, noise, times, weight)
         numbers = {name: value.detach().mean() for name, value in losses.items() if name != "total"}
         if self.diffusion.objective != "noise":  # there an error near pure noise is magnified without bound
-            error = (self.diffusion.predictions(output.detach(), noisy, times)[0] - x0).square()
-            numbers["x0_error"] = error.mean()
-        return Loss(losses["total"], numbers, batch["name"])
+            error = self.diffusion.predictions(output, noisy, times)[0] - x0
+            numbers["x0_error"] = error.detach().square().mean()
+        total = losses["total"]
+        if self.mouth_reader is not None:
+            misread = self._misread(error)
+            numbers["mouth_error"] = misread.detach().mean()
+            total = total + misread
+        return Loss(total, numbers, batch["name"])
+
+    def _misread(self, error: Tensor) -> Tensor:
+        """The mean square of what the map reads of errors [B,F,C,h,w], [B]."""
+        with torch.autocast(self.device.type, enabled=False):
+            return (error.float().flatten(2) @ self.mouth_reader).square().mean((1, 2))
 
     def _asked(self, batch: dict, draws: Draws) -> Tensor | None:
         """The controls [B,F,W,n] that the model is told of: of a share of examples not all, so that it learns to invent

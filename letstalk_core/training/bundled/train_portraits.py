@@ -52,6 +52,7 @@ def loss_settings(work: Path) -> TransformerTraining:
         run=str(work), preset="bundled", data="avatar", data_path=str(work),
         frozen=r"^audio_projection\.window\.",  # it heard far more speech than the clips hold
         memory_pixel_noise=False, mouth_weight=8.0, eye_weight=3.0, blink_weight=3.0, control_dropout=0.2,
+        audio_dropout=0.05,
         first_guess_share=0.9,  # where nothing is seen and the conditions alone decide: by default the only step
     )  # fmt: skip
 
@@ -155,7 +156,8 @@ def train_transformer(
     if minutes >= WORTH_COMPILING and shutil.which("g++"):  # 0.85 of the time on a CPU
         for block in model.transformer.blocks:
             block.compile()
-    loss = TransformerLoss(config, model.config, None, device)
+    reader = clips.mouth_reader() / model.config.departures.relative_scale
+    loss = TransformerLoss(config, model.config, None, device, reader)
     plans = ReadAhead(clips.plans(batch), PLANNERS if device.type == "cuda" else 0)
     run = TimedRun(work / "transformer", denoiser, minutes, peak, device, matrices=inner_weights(model))
 
