@@ -20,10 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from letstalk_core.audio.mel import mel_features
 from letstalk_core.audio.recording import SAMPLE_RATE
+from letstalk_core.data.ridge import ridge
 from letstalk_core.data.speech.spoken_clips import FPS, random_speech
 from letstalk_core.data.speech.visemes import Style, mouth_track
 from letstalk_core.evaluation.measures import envelope
-from letstalk_core.evaluation.speakers import Speaker, follow, load_speakers, ridge
+from letstalk_core.evaluation.speakers import RIDGE, Speaker, follow, load_speakers
 
 CLIPS, SECONDS, REACH = 220, 4.0, 5  # REACH: frames of a window on both sides
 
@@ -74,7 +75,7 @@ WAYS = {
 def fit(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
     inputs, openings = np.concatenate(x), np.concatenate(y)
     mean, level = inputs.mean(0), openings.mean()
-    weights = ridge(inputs - mean, openings - level)
+    weights = ridge(inputs - mean, openings - level, RIDGE)
     return lambda given: (given - mean) @ weights + level
 
 

@@ -8,9 +8,10 @@ import torch
 
 from letstalk_core.audio.recording import Recording
 from letstalk_core.cli import main
+from letstalk_core.data.ridge import ridge
 from letstalk_core.data.speech.synthesis import available_engines
 from letstalk_core.errors import InputError
-from letstalk_core.evaluation.speakers import Speaker, at_frame_rate, follow, load_speakers, ridge
+from letstalk_core.evaluation.speakers import RIDGE, Speaker, at_frame_rate, follow, load_speakers
 from letstalk_core.video.writer import VideoWriter
 
 from .media_files import tone
@@ -63,7 +64,7 @@ def test_the_linear_map_is_the_same_from_either_side(width):
     y = x[:, 0] - x[:, 1]
     strength = 0.01 * len(x) * x.var()
     expected = np.linalg.solve(x.T @ x + strength * np.eye(width), x.T @ y)
-    assert ridge(x, y) == pytest.approx(expected, abs=1e-8)
+    assert ridge(x, y, RIDGE) == pytest.approx(expected, abs=1e-8)
 
 
 def write_person(folder, name, seconds=2.0, sound=True):

@@ -70,20 +70,19 @@ def test_an_example_has_the_same_loss_in_any_batch(tmp_path, data):
 
 
 def test_what_is_read_of_the_mouth_counts(tmp_path, data):
-    """A map that reads the first number of a frame's latents, twice as large."""
     config = configured(tmp_path, data, model=dict(objective="x0", learn_variance=False, default_sampler="euler"))
     compute, denoiser = loss_of(config)
     plain = compute(denoiser, batch())
-    reader = 2 * torch.eye(4 * 4 * 4, 1)
-    model = denoiser.model
-    found = TransformerLoss(config, model.config, None, CPU, reader)(denoiser, batch())
-    nothing = TransformerLoss(config, model.config, None, CPU, 0 * reader)(denoiser, batch())
-    assert torch.equal(nothing.per_example, plain.per_example)
-    everything = TransformerLoss(config, model.config, None, CPU, 2 * torch.eye(4 * 4 * 4))(denoiser, batch())
-    more = everything.per_example - plain.per_example
-    assert float(more.mean()) == pytest.approx(4 * float(plain.numbers["x0_error"]), rel=1e-4)
-    more = (found.per_example - plain.per_example).mean()
-    assert float(more) > 0 and float(more) == pytest.approx(float(found.numbers["mouth_error"]), rel=1e-3)
+
+    def more_with(reader):
+        found = TransformerLoss(config, denoiser.model.config, None, CPU, reader)(denoiser, batch())
+        return float((found.per_example - plain.per_example).detach().mean()), float(found.numbers["mouth_error"])
+
+    everything, one = 2 * torch.eye(4 * 4 * 4), 2 * torch.eye(4 * 4 * 4, 1)
+    assert more_with(0 * one) == (0, 0)
+    assert more_with(everything)[0] == pytest.approx(4 * float(plain.numbers["x0_error"]), rel=1e-4)
+    more, said = more_with(one)
+    assert more > 0 and more == pytest.approx(said, rel=1e-3)
 
 
 # What the denoiser is given -------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ..audio.recording import Recording
 from ..data.people.expressions import GAP
+from ..data.ridge import ridge
 from ..data.speech.spoken_clips import speech_clip
 from ..errors import InputError
 from ..files import check_file
@@ -108,16 +109,8 @@ def fit_read_out(pipeline: LetsTalkPipeline, clips: int = READ_OUT_CLIPS) -> Rea
         openings.append(mouth[: len(tokens[-1]), 0])
     x, y = np.concatenate(tokens).astype(np.float64), np.concatenate(openings).astype(np.float64)
     mean, level = x.mean(0), y.mean()
-    weights = ridge(x - mean, y - level)
+    weights = ridge(x - mean, y - level, RIDGE)
     return lambda features: (audio_tokens(pipeline, features) - mean) @ weights + level
-
-
-def ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Weights [D] of the ridge regression from centred x [n,D] to centred y [n], solved on the smaller side."""
-    strength = RIDGE * len(x) * max(float(x.var()), 1e-12)
-    if x.shape[1] <= len(x):
-        return np.linalg.solve(x.T @ x + strength * np.eye(x.shape[1]), x.T @ y)
-    return x.T @ np.linalg.solve(x @ x.T + strength * np.eye(len(x)), y)
 
 
 # Numbers --------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from ..picture.autoencoder import Autoencoder
 from ..pixels import pixels_to_images
 from .training_config import TransformerTraining
 
-RESIDENT_SHARE = 0.25  # of a GPU's free memory that all latents and features of the shards may take
+HELD_SHARE = 0.1  # of a GPU's free memory that latents and features of all shards may take: the rest is the training's
 DRAWN_FRAMES = 20  # frames of a drawn clip, at least: two of memory, sixteen of a clip, and two to shift the window
 
 
@@ -76,7 +76,7 @@ def _recorded(
     if autoencoder is None and not source.uses_latents:
         raise InputError(f"{config.data_path} has frames without latents, which need an autoencoder; set autoencoder.")
     if accelerator.device.type == "cuda":
-        source.hold(accelerator.device, RESIDENT_SHARE * torch.cuda.mem_get_info(accelerator.device)[0])
+        source.hold(accelerator.device, HELD_SHARE * torch.cuda.mem_get_info(accelerator.device)[0])
     return source
 
 

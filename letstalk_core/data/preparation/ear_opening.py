@@ -23,6 +23,7 @@ from ...errors import InputError
 from ...model.audio_projection import window_features
 from ...model.checkpoint import load_checkpoint
 from ...weights import add_to_digest, write_weights
+from ..ridge import ridge
 from ..speech.spoken_clips import speech_clip
 
 MODEL = Path(__file__).resolve().parents[3] / "weights" / "letstalk-portraits-256.safetensors"
@@ -96,8 +97,7 @@ def fit_read_out(clips: int = CLIPS) -> None:
     x, y = torch.cat(tokens), torch.cat(openings)
     mean, level = x.mean(0), y.mean()
     x, y = x - mean, y - level
-    strength = RIDGE * len(x) * float(x.var())
-    weights = torch.linalg.solve(x.T @ x + strength * torch.eye(x.shape[1]).double(), x.T @ y)
+    weights = torch.from_numpy(ridge(x.numpy(), y.numpy(), RIDGE))
     stored = torch.cat([weights, (level - mean @ weights)[None]]).float()
     digest = torch.tensor(list(bytes.fromhex(_digest(projection))), dtype=torch.uint8)
     write_weights(READ_OUT, {"weights": stored, "model": digest}, {})

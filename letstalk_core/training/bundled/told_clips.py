@@ -11,6 +11,7 @@ from torch import Tensor
 from ...data.people.actors import ASKED, asked, motion_from
 from ...data.people.pictures import PeoplePictures, face_regions
 from ...data.people.puppet import COLUMN
+from ...data.ridge import ridge
 from ...data.source import Window
 from ...data.speech.pairs import PackedPairs, SpokenPairs
 from ...model.audio_projection import whole_windows
@@ -122,17 +123,13 @@ class ToldClips:
     def batch(self, plan: Plan) -> dict:
         """ "clip" [n,F,C,h,w], "portrait" [n,C,h,w], no frames of "memory", "features" [n,F,W,L,E], "controls"
         [n,F,W,8], "regions" [n,64,64], "seed", "name"."""
-        chosen = torch.from_numpy(plan.portraits).to(self.device)
-        motion, told, features = (
-            torch.from_numpy(part).to(self.device) for part in (plan.motion, plan.told, plan.features)
-        )
-        portrait = self.portraits[chosen].float()
-        clip = self._told(portrait, motion, torch.from_numpy(self.controls[plan.portraits]).to(self.device))
+        portrait, clip = self._told(plan.portraits, plan.motion)
+        told, features = (torch.from_numpy(part).to(self.device) for part in (plan.told, plan.features))
         return {
             "clip": clip, "portrait": portrait, "memory": clip[:, :0],
             "features": torch.stack([whole_windows(one.float(), self.window.audio_window) for one in features]),
             "controls": torch.stack([whole_windows(one, self.window.audio_window) for one in told]),
-            "regions": self.regions[chosen],
+            "regions": self.regions[torch.from_numpy(plan.portraits).to(self.device)],
             "seed": plan.seeds.tolist(),
             "name": [f"clip {seed}" for seed in plan.seeds],
         }  # fmt: skip
@@ -143,24 +140,26 @@ class ToldClips:
         plans, differences, mouths = self.plans(16), [], []
         for step in range(READ_BATCHES):
             plan = plans(UNSEEN_STEP + step)
-            motion, rest = torch.from_numpy(plan.motion[:, ::4]), torch.from_numpy(self.controls[plan.portraits])
-            portrait = self.portraits[torch.from_numpy(plan.portraits).to(self.device)].float()
-            moved = self._told(portrait, motion.to(self.device), rest.to(self.device)) - portrait[:, None]
-            differences.append(moved.flatten(0, 1).flatten(1).cpu().numpy().astype(np.float64))
-            mouths.append(plan.motion[:, ::4, :READ].reshape(-1, READ))
+            motion = plan.motion[:, ::4]  # frames beside one another are alike
+            portrait, clip = self._told(plan.portraits, motion)
+            moved = (clip - portrait[:, None]).flatten(0, 1).flatten(1)
+            differences.append(moved.cpu().numpy().astype(np.float64))
+            mouths.append(motion[..., :READ].reshape(-1, READ))
         x, y = np.concatenate(differences), np.concatenate(mouths).astype(np.float64)
         x, y = x - x.mean(0), (y - y.mean(0)) / (y.std(0) + 1e-6)
-        weights = np.linalg.solve(x.T @ x + READ_RIDGE * len(x) * x.var() * np.eye(x.shape[1]), x.T @ y)
-        return torch.from_numpy(weights.astype(np.float32)).to(self.device)
+        return torch.from_numpy(ridge(x, y, READ_RIDGE).astype(np.float32)).to(self.device)
 
     @torch.no_grad()
-    def _told(self, portrait: Tensor, motion: Tensor, rest: Tensor) -> Tensor:
-        """Latents [n,F,C,h,w] of frames with controls `motion` [n,F,21] from portraits [n,C,h,w] with `rest` [n,21]."""
+    def _told(self, chosen: np.ndarray, motion: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Latents of portraits [n,C,h,w], by their numbers [n], and of their frames [n,F,C,h,w] with controls `motion`
+        [n,F,21]."""
+        portrait = self.portraits[torch.from_numpy(chosen).to(self.device)].float()
+        motion, rest = (torch.from_numpy(part).to(self.device) for part in (motion, self.controls[chosen]))
         count = motion.shape[1]
         start, rest = portrait.repeat_interleave(count, 0), rest.repeat_interleave(count, 0)
         with native_autocast(self.device.type):
             added = self.teacher(start / self.scale, torch.stack([motion.flatten(0, 1), rest], 1)).float()
-        return (start + self.scale * added).unflatten(0, (-1, count))
+        return portrait, (start + self.scale * added).unflatten(0, (-1, count))
 
 
 @torch.no_grad()
