@@ -138,8 +138,7 @@ class FeatureStream:
         except BaseException:
             self._held = []  # a generator that failed gives no more: begin again
             raise
-        start = self._held[0][0]
-        return torch.cat([features for _, features in self._held])[first - start : last - start]
+        return torch.cat([features[max(first - start, 0) : max(last - start, 0)] for start, features in self._held])
 
 
 def _end(window: tuple[int, Tensor]) -> int:
