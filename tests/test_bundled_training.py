@@ -4,21 +4,25 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from letstalk_core.audio.load_encoder import load_audio_encoder
 from letstalk_core.cli import main
 from letstalk_core.data.speech.packed import PackedSpeech, mel_of, pack, picture_of
 from letstalk_core.data.speech.pairs import PackedPairs
 from letstalk_core.errors import InputError
+from letstalk_core.model.audio_projection import AudioProjection
 from letstalk_core.model.checkpoint import LetsTalkModel, save_checkpoint
 from letstalk_core.pipeline import LetsTalkPipeline
 from letstalk_core.presets import PRESETS
-from letstalk_core.training.bundled.train_portraits import SHARES
+from letstalk_core.training.bundled.train_ear import MouthReader, reading_accuracy
+from letstalk_core.training.bundled.train_portraits import SHARES, SHARES_ON
 
 OPTIONS = ["--minutes", "0.05", "--puppets", "2", "--speaking", "1", "--batch", "2", "--device", "cpu"]
 # What the machines that training is lent may lack.
@@ -64,9 +68,27 @@ def test_another_file_is_no_packed_speech(tmp_path):
             PackedSpeech(path)
 
 
+def test_a_trained_ear_is_gone_on_with_as_well_as_it_was():
+    config = PRESETS["bundled"]
+    torch.manual_seed(1)
+    known, seen = AudioProjection(config).eval(), MouthReader(config).eval()
+    pairs = SimpleNamespace(features=np.random.default_rng(1).standard_normal((12, 60, 2, 768)).astype(np.float16))
+    seen.projection = known
+    reach = config.audio.window // 2
+    with torch.no_grad():
+        mouths = seen.along(torch.from_numpy(pairs.features).float())
+    pairs.mouths = nn.functional.pad(mouths, (0, 2, reach, reach)).numpy()
+    reader = MouthReader(config).eval()
+    reader.go_on_from(known, pairs)
+    assert all(torch.equal(value, known.state_dict()[name]) for name, value in reader.projection.state_dict().items())
+    accuracy = reading_accuracy(reader, pairs, 0)
+    assert min(accuracy) > 0.95, accuracy
+    assert max(reading_accuracy(MouthReader(config).eval(), pairs, 0)) < 0.9
+
+
 @pytest.mark.slow
 def test_everything_from_nothing_with_one_command(speech, tmp_path, capsys):
-    """With torch, numpy, opencv, safetensors, einops and tqdm alone; then its transformer learns on."""
+    """With torch, numpy, opencv, safetensors, einops and tqdm alone; then its ear and transformer learn on."""
     path, work = speech[0], tmp_path / "work"
     command = ["train-portraits", *OPTIONS, "--speech", str(path)]
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
@@ -91,11 +113,15 @@ def test_everything_from_nothing_with_one_command(speech, tmp_path, capsys):
     other = ["--work", str(work), "--output", str(second), "--start", str(tmp_path / "tiny.safetensors")]
     assert main([*command, *other]) != 0
     assert "tiny.safetensors is not such a model as train-portraits writes" in capsys.readouterr().err
-    (work / "transformer" / "state.pt").unlink()
     assert main([*command, "--work", str(work), "--output", str(second), "--start", str(first)]) == 0
     before, after = load_file(first), load_file(second)
     assert before.keys() == after.keys()
     changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
     assert changed == {"transformer", "audio_projection"}
-    window = [key for key in before if key.startswith("audio_projection.window.")]
-    assert window and all(torch.equal(before[key], after[key]) for key in window)
+    for part, share in SHARES_ON.items():
+        lines = [json.loads(line) for line in (work / "from-first" / part / "log.jsonl").read_text().splitlines()]
+        assert np.isfinite(lines[-1]["loss"]) and lines[-1]["seconds"] > share * 3 - 0.1
+    heard = LetsTalkPipeline.load(second, "cpu").model.audio_projection.window.state_dict()
+    learnt = torch.load(work / "from-first" / "ear" / "state.pt", map_location="cpu", weights_only=True)["average"]
+    for name, value in heard.items():  # the transformer's training leaves alone what the ear's learnt
+        assert torch.equal(value.half(), learnt[f"projection.window.{name}"].half())

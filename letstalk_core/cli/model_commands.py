@@ -43,7 +43,7 @@ def add_training_commands(commands) -> None:
     train.add_argument("--work", default="runs/portraits", metavar="FOLDER", help="everything is kept here and resumed")
     train.add_argument("--output", default="runs/portraits/letstalk-portraits-256.safetensors", metavar="FILE")
     train.add_argument("--speech", metavar="FILE", help="speech prepared beforehand; default: synthesisers speak here")
-    train.add_argument("--start", metavar="FILE", help="go on from this model: its transformer learns on")
+    train.add_argument("--start", metavar="FILE", help="go on from this model: its ear and transformer learn on")
     train.add_argument("--puppets", type=int, help="people in all poses (2600)")
     train.add_argument("--speaking", type=int, help="people and drawings who speak (2400)")
     train.add_argument("--pairs", type=int, help="spoken clips of 8 s, without --speech (8000)")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...config import LetsTalkConfig
 from ...data.drawn.motion import MOUTH_COLUMNS
+from ...data.ridge import ridge
 from ...data.speech.pairs import PackedPairs, SpokenPairs
 from ...data.speech.visemes import MOUTH
 from ...model.audio_projection import AudioProjection
@@ -21,6 +22,7 @@ from ...precision import native_autocast
 from .timed import TimedRun
 
 BATCH = 32  # clips of a step
+READ_CLIPS, READ_RIDGE = 300, 0.003  # clips that a trained projection's first reading is fitted to, and its penalty
 HELD_OUT_CLIPS = 100  # the last ones, at most a tenth of all
 PEAK = 1e-3  # largest learning rate
 CLOSED = MOUTH.index("closed")
@@ -36,19 +38,41 @@ class MouthReader(nn.Module):
         self.projection = AudioProjection(config)
         self.read = nn.Linear(config.audio.tokens * config.audio.width, MOUTH_COLUMNS)
 
+    @torch.no_grad()
+    def go_on_from(self, known: AudioProjection, pairs: SpokenPairs | PackedPairs) -> None:
+        """Take a trained projection, and read its tokens at once as well as a linear map can (ridge regression)."""
+        self.projection.load_state_dict(known.state_dict())
+        reach, features = known.config.audio.window // 2, torch.from_numpy(pairs.features[:READ_CLIPS]).float()
+        x = torch.cat([self._tokens(clip[None]) for clip in features]).flatten(0, 1).double().numpy()
+        y = pairs.mouths[:READ_CLIPS, reach:-reach, :MOUTH_COLUMNS].reshape(-1, MOUTH_COLUMNS).astype(np.float64)
+        weights = ridge(x - x.mean(0), y - y.mean(0), READ_RIDGE)
+        self.read.weight.copy_(torch.from_numpy(weights.T))
+        self.read.bias.copy_(torch.from_numpy(y.mean(0) - x.mean(0) @ weights))
+
     def along(self, features: Tensor) -> Tensor:
         """Features [n,T,L,E] of recordings -> mouth controls [n,T-W+1,5] of the frames whose whole window is there."""
-        tokens = self.projection.tokens(self.projection.window.along(features))  # [n,T-W+1,K,A]
-        return self.read(tokens.flatten(2))
+        return self.read(self._tokens(features))
+
+    def _tokens(self, features: Tensor) -> Tensor:
+        """[n,T,L,E] -> [n,T-W+1,K*A], a frame's tokens after each other."""
+        return self.projection.tokens(self.projection.window.along(features)).flatten(2)
 
 
 def train_ear(
-    folder: Path, pairs: SpokenPairs | PackedPairs, config: LetsTalkConfig, minutes: float, device: torch.device
+    folder: Path,
+    pairs: SpokenPairs | PackedPairs,
+    config: LetsTalkConfig,
+    minutes: float,
+    device: torch.device,
+    known: AudioProjection | None = None,
 ) -> AudioProjection:
-    """Train an audio projection in a folder (resumed if begun) for `minutes`; prints how well mouths are read from the
-    last clips, which it does not learn from."""
+    """Train an audio projection in a folder (resumed if begun) for `minutes`, from nothing or from a known one; prints
+    how well mouths are read from the last clips, which it does not learn from."""
     torch.manual_seed(0)
-    reader = MouthReader(config).to(device).train()
+    reader = MouthReader(config)
+    if known:
+        reader.go_on_from(known, pairs)
+    reader.to(device).train()
     reach, learnt = config.audio.window // 2, pairs.count - min(HELD_OUT_CLIPS, pairs.count // 10)
     scale = torch.from_numpy(np.asarray(pairs.mouths[:2000, :, :MOUTH_COLUMNS], np.float32).std((0, 1))).to(device)
     run = TimedRun(folder, reader, minutes, PEAK, device, WEIGHT_DECAY)

@@ -38,6 +38,7 @@ PAIRS = 8000
 WORTH_COMPILING = 10  # minutes
 PLANNERS = 6  # processes that plan clips for a GPU
 SHARES = {"ear": 0.15, "autoencoder": 0.45, "transformer": 0.4}  # of the minutes
+SHARES_ON = {"ear": 0.2, "transformer": 0.8}  # of the minutes where a model learns on
 PEAK = 2e-3  # largest learning rate; half as much where it goes on from a trained one
 NOTES = {
     "title": "LetsTalk portraits 256",
@@ -62,9 +63,9 @@ class Plan:
     """What the model for photographs is trained of, and where.
 
     minutes: of all trainings; making what they learn from takes more. speech: a packed file, or None to speak it here.
-    start: a model whose transformer learns on, with the autoencoder and teacher in the folder, else with its own
-    autoencoder and the teacher beside it; all minutes are then the transformer's. pairs, puppets, speaking: how many
-    are made. batch: clips of a step, None for what suits the device.
+    start: a model whose ear and transformer learn on, with the autoencoder and teacher in the folder, else with its own
+    autoencoder and the teacher beside it. pairs, puppets, speaking: how many are made. batch: clips of a step, None for
+    what suits the device.
     """
 
     work: Path
@@ -104,25 +105,23 @@ def train_portraits(plan: Plan, output: Path) -> Path:
     if (plan.start or autoencoder.exists()) and not teacher.exists():
         raise InputError(f"{teacher} is missing: it lies beside the autoencoder that it was trained with.")
     known = _known_model(plan.start) if plan.start else None
-    pairs = plan.spoken()
-    if known is None:
-        ear = train_ear(plan.work / "ear", pairs, PRESETS["bundled"], SHARES["ear"] * plan.minutes, plan.device)
-        if not autoencoder.exists():
-            train_portrait_autoencoder.run(
-                plan.work, SHARES["autoencoder"] * plan.minutes, plan.device, puppets=plan.puppets,
-                speaking=plan.speaking,
-            )  # fmt: skip
+    pairs, device = plan.spoken(), plan.device
+    shares, peak = (SHARES_ON, PEAK / 2) if known else (SHARES, PEAK)
+    runs = plan.work / f"from-{plan.start.stem}" if known else plan.work
+    heard = known.audio_projection if known else None
+    ear = train_ear(runs / "ear", pairs, PRESETS["bundled"], shares["ear"] * plan.minutes, device, heard)
+    if not autoencoder.exists():
+        train_portrait_autoencoder.run(
+            plan.work, SHARES["autoencoder"] * plan.minutes, device, puppets=plan.puppets, speaking=plan.speaking
+        )
     loaded, window = find_autoencoder(str(autoencoder)), Window.of(PRESETS["bundled"])
-    clips = ToldClips(plan.portraits(), pairs, loaded, Teacher.load(teacher), window, plan.device)
+    clips = ToldClips(plan.portraits(), pairs, loaded, Teacher.load(teacher), window, device)
     model = new_model(clips)
-    if known is None:
-        model.audio_projection.load_state_dict(ear.state_dict())
-        peak, minutes = PEAK, SHARES["transformer"] * plan.minutes
-    else:
+    if known:
         model.load_state_dict(known.state_dict())
-        peak, minutes = PEAK / 2, plan.minutes
-    batch = plan.batch or (64 if plan.device.type == "cuda" else 12)
-    trained = train_transformer(plan.work, model, clips, batch, minutes, peak, plan.device).cpu()
+    model.audio_projection.load_state_dict(ear.state_dict())
+    batch, minutes = plan.batch or (64 if device.type == "cuda" else 12), shares["transformer"] * plan.minutes
+    trained = train_transformer(runs, model, clips, batch, minutes, peak, device).cpu()
     bundled = BundledAutoencoder(loaded.config, loaded.model.state_dict())
     save_checkpoint(output, trained, bundled, dtype=torch.float16, notes=NOTES)
     return output
