@@ -145,12 +145,12 @@ def test_a_smoothed_border_jumps_less_and_leaves_the_rest_of_the_clip(inputs):
     rough = make_model(relative_latents=True, relative_scale=2.0)
     smooth = make_model(relative_latents=True, relative_scale=2.0, border_smoothing=0.25)
     before, after = latents_of(rough, inputs), latents_of(smooth, inputs)
-    portrait = inputs[0][0]
-    jump = before[0] - portrait  # the first clip remembers its portrait
-    assert torch.allclose(after[0] - portrait, 0.75 * jump, atol=1e-4)
-    assert torch.allclose(after[3] - before[3], -(0.25**4) * jump, atol=1e-4)
-    moved = after[:4] - before[:4]
-    assert torch.allclose(smooth_border(before[None, :4], portrait[None, None], 0.25)[0] - before[:4], moved, atol=1e-4)
+    assert torch.equal(after[:4], before[:4])  # nothing was shown before the first clip
+    jump = before[4] - before[3]
+    assert torch.allclose(after[4] - after[3], 0.75 * jump, atol=1e-4)
+    assert torch.allclose(after[7] - before[7], -(0.25**4) * jump, atol=1e-4)
+    moved = smooth_border(before[None, 4:8], before[None, 3:4], 0.25)[0]
+    assert torch.allclose(moved, after[4:8], atol=1e-4)
 
 
 def test_without_a_memory_a_clip_is_moved_by_what_it_has_wrong_about_the_frame_before(inputs):
@@ -165,7 +165,7 @@ def test_without_a_memory_a_clip_is_moved_by_what_it_has_wrong_about_the_frame_b
 
     settings = SamplingSettings(seed=7, steps=1)
     made = torch.cat([clip.latents for clip in ClipSampler(model, *inputs, settings, denoiser=answer).clips()])
-    last = portrait[0]
+    last = answers[0][0, 0]  # nothing was shown before the first clip, and it has nothing wrong
     for own, clip in zip(answers, made.split(4), strict=True):
         wrong = last - own[0, 0]
         for frame, found in enumerate(clip):

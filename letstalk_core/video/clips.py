@@ -228,7 +228,8 @@ class ClipSampler:
             predict, noise, self.diffusion, self.steps, self.sampler,
             generator=clip_generator(seed, index, "steps"), callback=self.callback,
         )  # fmt: skip
-        return smooth_border(latents, memory.latents[:, -1:].to(latents), config.departures.border_smoothing, lead)
+        smoothing = config.departures.border_smoothing if memory.frames else 0.0  # nothing was shown before the first
+        return smooth_border(latents, memory.latents[:, -1:].to(latents), smoothing, lead)
 
     def _predict(self, tokens: Tensor, memory: MemoryBank, index: int, count: int = 1) -> Predict:
         """The model's answers to a batch of `count` of which the first hears audio tokens [1,F,K,A] and the others
