@@ -1,6 +1,7 @@
 """The dry run of a training: what it says, and the table of docs/configurations.md, which says the same."""
 
 import dataclasses
+import io
 import re
 import tarfile
 from types import SimpleNamespace
@@ -109,7 +110,18 @@ def test_shards_are_looked_into(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "a") as shard:
         shard.addfile(tarfile.TarInfo("x.latents.npy"))
     assert estimate_training(config).encoded == 3
-    assert estimate_training(dataclasses.replace(config, memory_pixel_noise=False)).encoded == 0
+    without = dataclasses.replace(config, memory_pixel_noise=False)
+    assert estimate_training(without).encoded == 0
+    with tarfile.open(tmp_path / "b.tar", "w") as shard:
+        for name in ("z.latents.npy", "z.features.npy", "z.video.npy"):
+            info = tarfile.TarInfo(name)
+            info.size = 54_000_000
+            shard.addfile(info, io.BytesIO(bytes(info.size)))
+    kept = "0.1 GiB more for all latents and features of the shards, if 10% of what is free is enough"
+    on_a_card, with_pixels = (dataclasses.replace(one, device="auto") for one in (without, config))
+    assert kept in described(on_a_card)
+    for other in (with_pixels, without):  # pixels are read from the files; a CPU reads all of it so
+        assert "latents and features" not in described(other)
 
 
 def test_an_autoencoder_is_described_shortly():

@@ -14,6 +14,7 @@ from ...model.transformer import GRADIENT_CHECKPOINTING
 from ...picture.autoencoder import SMALL_DC_AE, build_autoencoder
 from ...picture.portrait_autoencoder import SMALL_PORTRAIT_AE
 from ...render.estimate import duration
+from ..sources import HELD_SHARE
 from ..training_config import AutoencoderTraining, TrainingConfig, TransformerTraining
 from .block_speed import Speed, measure_speed, training_device
 from .requirements import GIB, TrainingEstimate, estimate_training, look_into_shards
@@ -67,7 +68,7 @@ def _model_lines(estimate: TrainingEstimate) -> list[tuple[str, str]]:
         f"(batch_size {config.batch_size} x accumulation {config.accumulation} x {estimate.devices} "
         f"device{'s' if estimate.devices > 1 else ''})"
     )
-    stretches = look_into_shards(config)[0] if config.data == "shards" else 0
+    stretches = look_into_shards(config).stretches if config.data == "shards" else 0
     stretches = round((1 - config.held_out_share) * (config.avatar_clips if config.data == "avatar" else stretches))
     if stretches:
         data += f"; {examples / stretches:.3g} epochs of {stretches:,} stretches"
@@ -101,6 +102,9 @@ def _memory_lines(estimate: TrainingEstimate) -> list[tuple[str, str]]:
         ("Memory", f"{gib(estimate.memory())} on {where} in {precision}{way}"),
         ("", _parts_text(estimate.parts())),
     ]
+    if held := _held_by_a_card(estimate):
+        enough = f"if {HELD_SHARE:.0%} of what is free is enough"
+        lines.append(("", f"  {gib(held)} more for all latents and features of the shards, {enough}"))
     if estimate.devices > 1:
         lines += [
             ("", f"{gib(estimate.memory(True))} with FSDP over {estimate.devices}"),
@@ -114,6 +118,14 @@ def _memory_lines(estimate: TrainingEstimate) -> list[tuple[str, str]]:
         advice = " or ".join(steps) or "a smaller model, or more devices with FSDP"
         lines.append(("", f"More than the {gib(there)} of {here}: choose {advice}."))
     return lines
+
+
+def _held_by_a_card(estimate: TrainingEstimate) -> float:
+    """Bytes of the shards that a card keeps in its memory, if it can (data.footage.shards.ShardSource.hold)."""
+    config = estimate.config
+    if config.data != "shards" or estimate.kind != "cuda" or estimate.encoded:
+        return 0
+    return look_into_shards(config).held
 
 
 def _next_checkpointing(config: TransformerTraining) -> tuple[str, ...]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from ...autoencoders import find_autoencoder
 from ...config import LetsTalkConfig
+from ...data.footage.shards import HELD
 from ...errors import InputError
 from ...model.checkpoint import load_checkpoint
 from ...picture.autoencoder import DC_AE, SD_VAE, build_autoencoder
@@ -130,23 +132,33 @@ def _encoded_frames(config: TransformerTraining, model: LetsTalkConfig) -> int:
     """Frames of an example that are encoded in training: portrait and memory, for the noise on their pixels, or, where
     shards hold no latents, all of them."""
     conditions = 1 + model.transformer.memory_frames
-    if config.data == "shards" and not look_into_shards(config)[1]:
+    if config.data == "shards" and not look_into_shards(config).latents:
         return conditions + model.transformer.clip_frames
     return conditions if config.memory_pixel_noise else 0
 
 
-def look_into_shards(config: TransformerTraining) -> tuple[int, bool]:
-    """How many stretches the shards hold, about, and whether they have latents, as they should; (0, True) where there
-    are none yet."""
+class ShardContents(NamedTuple):
+    """What the shards of a training hold, about."""
+
+    stretches: int = 0
+    latents: bool = True
+    held: float = 0.0  # bytes of all that a card may keep (ShardSource.hold)
+
+
+def look_into_shards(config: TransformerTraining) -> ShardContents:
+    """What the shards hold; as they should be where there are none yet."""
     folder = Path(config.data_path)
     paths = sorted(folder.glob("*.tar")) if folder.is_dir() else [folder] if folder.is_file() else []
-    names = []
+    sizes: list[tuple[str, int]] = []
     try:
         for path in paths[:MANY_SHARDS]:
             with tarfile.open(path) as shard:
-                names += shard.getnames()
+                sizes += [(member.name, member.size) for member in shard]
     except (OSError, tarfile.TarError):  # training will say what is wrong with it
-        return 0, True
-    count = sum(name.endswith(".json") for name in names)
-    latents = not names or any(name.endswith(".latents.npy") for name in names)
-    return round(count * len(paths) / max(1, min(len(paths), MANY_SHARDS))), latents
+        return ShardContents()
+    times = len(paths) / max(1, min(len(paths), MANY_SHARDS))
+    return ShardContents(
+        stretches=round(times * sum(name.endswith(".json") for name, _ in sizes)),
+        latents=not sizes or any(name.endswith(".latents.npy") for name, _ in sizes),
+        held=times * sum(size for name, size in sizes if name.split(".", 1)[-1] in HELD),
+    )
