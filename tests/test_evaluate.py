@@ -35,12 +35,14 @@ def test_a_report_of_pairs_and_recordings(drawings, tmp_path, repository, capsys
         "--output",
         str(tmp_path / "out"),
     ]
-    assert main(["evaluate", "--model", str(model), *options, *(["--drawings"] if drawings else [])]) == 0
+    changes = ["--drawings", "--articulation", "2"] if drawings else []
+    assert main(["evaluate", "--model", str(model), *options, *changes]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report == json.loads(capsys.readouterr().out)
     assert set(report["recordings"]) == {"one.wav", "two.wav"}
     assert -1 <= report["open_r"]["median"] <= 1 and report["pairs"] == 2
-    assert report["drawings"] == drawings and report["psnr_outside_mouth_still_head"]["median"] > 5
+    assert report["drawings"] == drawings and report["articulation"] == 1 + drawings
+    assert report["psnr_outside_mouth_still_head"]["median"] > 5
     assert report["psnr_still_portrait"]["median"] < 60 and report["autoencoder_psnr"]["median"] > 5
     assert (tmp_path / "out" / "pairs.png").exists() and (tmp_path / "out" / "recordings.png").exists()
 
@@ -49,6 +51,7 @@ def test_what_cannot_be_evaluated_is_said_before_anything_is_made(tmp_path, caps
     for options, words in (
         (["--pairs", "1"], "needs at least 2"),
         (["--seconds", "0"], "choose 1 to 60"),
+        (["--articulation", "9"], "The articulation is 9"),
         (["--speech", str(tmp_path / "none")], "at least two"),
     ):
         assert main(["evaluate", "--output", str(tmp_path / "out"), *options]) == 1

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-OF_PUPPETS = ("pairs", "speech", "memory_noise", "drawings")  # options of evaluate without real clips
+SAMPLED = ("memory_noise", "articulation")  # options of evaluate that generate has as well
+OF_PUPPETS = ("pairs", "speech", *SAMPLED, "drawings")  # options of evaluate without real clips
 FEATURE_NETWORKS = {
     "inception": "FID",
     "i3d": "FVD",
@@ -77,7 +78,8 @@ def add_evaluation_commands(commands) -> None:
         "--seconds", type=float, help="of each clip (4; with --generated its whole length), from its start"
     )
     evaluate.add_argument("--speech", metavar="FOLDER", help="also: real recordings, or people with their tracks.npz")
-    evaluate.add_argument("--memory-noise", type=float, help="as in generate")
+    for name in SAMPLED:
+        evaluate.add_argument(f"--{name.replace('_', '-')}", type=float, help="as in generate")
     evaluate.add_argument("--drawings", action="store_true", help="drawings speak instead of people")
     evaluate.add_argument("--data", metavar="SHARDS", help="what the model makes of prepared footage, against it")
     evaluate.add_argument("--generated", metavar="FOLDER", help="videos that were made, against --real")
@@ -188,6 +190,7 @@ def _compare(arguments, model: str | Path) -> str:
 def _evaluate_pairs(arguments, model: str | Path) -> str:
     from ..errors import InputError
     from ..evaluation.report import evaluate
+    from ..video.clips import SamplingSettings
 
     if given := _given(arguments, (*FEATURE_NETWORKS, "size", "rungs", "clip_frames")):
         raise InputError(f"{given[0]} is for real clips: give --generated and --real, or --data.")
@@ -197,7 +200,7 @@ def _evaluate_pairs(arguments, model: str | Path) -> str:
         40 if arguments.pairs is None else arguments.pairs,
         4.0 if arguments.seconds is None else arguments.seconds,
         Path(arguments.speech) if arguments.speech else None,
-        arguments.memory_noise or 0.0,
+        SamplingSettings(**{name: value for name in SAMPLED if (value := getattr(arguments, name)) is not None}),
         arguments.drawings,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -202,13 +203,14 @@ def evaluate_speakers(
 
 
 def evaluate(
-    model: Path, output: Path, pairs: int, seconds: float, speech: Path | None = None, memory_noise: float = 0.0,
-    drawings: bool = False,
+    model: Path, output: Path, pairs: int, seconds: float, speech: Path | None = None,
+    settings: SamplingSettings | None = None, drawings: bool = False,
 ) -> str:  # fmt: skip
     """Generate and score held-out pairs, write output/report.json and contact sheets; returns the JSON.
 
     speech: a folder of real recordings, scored against their envelopes, or of people with tracks.npz (speakers.py),
-    scored against their own mouths. pairs 0: only that. drawings: they speak instead of people.
+    scored against their own mouths. pairs 0: only that. settings: of the sampling; every pair has a seed of its own.
+    drawings: they speak instead of people.
     """
     try:
         import matplotlib  # noqa: F401
@@ -219,15 +221,16 @@ def evaluate(
         raise InputError(f"The number of pairs is {pairs}; shuffled audio needs at least 2, or 0 with --speech.")
     if not 1 <= seconds <= 60:
         raise InputError(f"The length of a pair is {seconds} seconds; choose 1 to 60.")
+    settings = settings or SamplingSettings()
     pipeline, meter, people, recordings = LetsTalkPipeline.load(model, "cpu"), load_meter(METER), [], []
     if speech is not None and (speech / TRACKS).exists():
         people = load_speakers(speech, pipeline.config.fps)
     elif speech is not None:
         recordings = recordings_in(speech)
     report = {"model": Path(model).name, "pairs": pairs, "seconds": seconds, "drawings": drawings}
+    report |= {"memory_noise": settings.memory_noise, "articulation": settings.articulation}
     if pairs:
-        report |= evaluate_pairs(pipeline, meter, pairs, seconds, output, memory_noise, drawings)
-    settings = SamplingSettings(memory_noise=memory_noise)
+        report |= evaluate_pairs(pipeline, meter, pairs, seconds, output, settings, drawings)
     if recordings:
         report["recordings"] = evaluate_speech(pipeline, meter, recordings, output, settings, drawings)
     if people:
@@ -238,7 +241,7 @@ def evaluate(
 
 
 def evaluate_pairs(
-    pipeline, meter: FaceMeter, count: int, seconds: float, output: Path, memory_noise: float, drawings: bool
+    pipeline, meter: FaceMeter, count: int, seconds: float, output: Path, settings: SamplingSettings, drawings: bool
 ) -> dict:
     """The numbers of `count` held-out pairs in one; the first six are drawn on the contact sheet pairs.png.
 
@@ -248,8 +251,8 @@ def evaluate_pairs(
     pairs = held_out_pairs(count, seconds, size, drawings)
     for i, pair in enumerate(tqdm(pairs, total=count, desc="pairs", disable=None)):
         asked = AskedFor(tracks=pair.asked(pipeline.config.departures.controls))
-        settings = SamplingSettings(seed=i, memory_noise=memory_noise, asked=asked)
-        frames = generate_frames(pipeline, pair.portrait, pair.waveform, 16000, settings)
+        own = replace(settings, seed=i, asked=asked)
+        frames = generate_frames(pipeline, pair.portrait, pair.waveform, 16000, own)
         true_frames = pair.frames()
         rows.append(score_pair(pair, frames, true_frames, meter, pipeline))
         if i < 6:
