@@ -1,5 +1,7 @@
 """The bundled model itself: a newcomer's first command gives a video in which the portrait speaks."""
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -110,7 +112,7 @@ def test_it_follows_the_words_of_people_it_never_met(meter, pipeline, drawings):
         read.append(meter.read(frames)[:, OPEN])
         truth.append(pair.track("open"))
     scores = [measures.correlation(a, b) for a, b in zip(read, truth, strict=True)]
-    shuffled = [measures.correlation(a, b) for a, b in zip(read, truth[1:] + truth[:1], strict=True)]
+    shuffled = [measures.correlation(read[i], truth[j]) for i, j in itertools.permutations(range(len(read)), 2)]
     assert np.median(scores) > 0.8 and abs(np.mean(shuffled)) < 0.2, (scores, shuffled)
 
 

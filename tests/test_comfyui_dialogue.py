@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from letstalk_core.audio.recording import read_audio
 from letstalk_core.picture.picture_file import read_image
 from letstalk_core.video.reader import probe, read_video_frames
 
@@ -17,7 +18,9 @@ def graph(workflow, comfyui, repository):
     """The long video of two people side by side, of one second in which the left one speaks and then the right one."""
     people = [read_image(repository / "assets" / "people" / f"{name}.jpg") for name in ("005", "015")]
     Image.fromarray((np.concatenate(people, 1) * 255).astype(np.uint8)).save(comfyui.input / "two.png")
-    speech = tone(16000, 16000, 2)
+    waveform, rate = read_audio(repository / "assets" / "speech.wav")
+    assert rate == 16000
+    speech = waveform[:1, 8000:24000].repeat(2, 1).numpy()
     speech[0, 8000:] = speech[1, :8000] = 0
     write_media(comfyui.input / "two.wav", speech, 16000)
     graph = workflow("long_video")

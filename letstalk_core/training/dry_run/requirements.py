@@ -160,5 +160,5 @@ def look_into_shards(config: TransformerTraining) -> ShardContents:
     return ShardContents(
         stretches=round(times * sum(name.endswith(".json") for name, _ in sizes)),
         latents=not sizes or any(name.endswith(".latents.npy") for name, _ in sizes),
-        held=times * sum(size for name, size in sizes if name.split(".", 1)[-1] in HELD),
+        held=times * sum(size for name, size in sizes if name.endswith(tuple(f".{part}" for part in HELD))),
     )
