@@ -17,7 +17,7 @@ from ...render.estimate import duration
 from ..sources import HELD_SHARE
 from ..training_config import AutoencoderTraining, TrainingConfig, TransformerTraining
 from .block_speed import Speed, measure_speed, training_device
-from .requirements import GIB, TrainingEstimate, estimate_training, look_into_shards
+from .requirements import GIB, TrainingEstimate, estimate_training
 
 COMPUTED_AGAIN = {"selective": "what is cheap and large computed twice", "full": "blocks computed twice"}
 REFERENCE_RATE = 1e14  # FLOP/s, for planning where there is no graphics card
@@ -68,8 +68,8 @@ def _model_lines(estimate: TrainingEstimate) -> list[tuple[str, str]]:
         f"(batch_size {config.batch_size} x accumulation {config.accumulation} x {estimate.devices} "
         f"device{'s' if estimate.devices > 1 else ''})"
     )
-    stretches = look_into_shards(config).stretches if config.data == "shards" else 0
-    stretches = round((1 - config.held_out_share) * (config.avatar_clips if config.data == "avatar" else stretches))
+    stretches = config.avatar_clips if config.data == "avatar" else estimate.shards.stretches
+    stretches = round((1 - config.held_out_share) * stretches)
     if stretches:
         data += f"; {examples / stretches:.3g} epochs of {stretches:,} stretches"
     work = f"{flop(estimate.flops)} per step and device"
@@ -102,9 +102,9 @@ def _memory_lines(estimate: TrainingEstimate) -> list[tuple[str, str]]:
         ("Memory", f"{gib(estimate.memory())} on {where} in {precision}{way}"),
         ("", _parts_text(estimate.parts())),
     ]
-    if held := _held_by_a_card(estimate):
+    if estimate.shards.held and estimate.kind == "cuda" and not estimate.encoded:  # see ShardSource.hold
         enough = f"if {HELD_SHARE:.0%} of what is free is enough"
-        lines.append(("", f"  {gib(held)} more for all latents and features of the shards, {enough}"))
+        lines.append(("", f"  {gib(estimate.shards.held)} more for all latents and features of the shards, {enough}"))
     if estimate.devices > 1:
         lines += [
             ("", f"{gib(estimate.memory(True))} with FSDP over {estimate.devices}"),
@@ -118,14 +118,6 @@ def _memory_lines(estimate: TrainingEstimate) -> list[tuple[str, str]]:
         advice = " or ".join(steps) or "a smaller model, or more devices with FSDP"
         lines.append(("", f"More than the {gib(there)} of {here}: choose {advice}."))
     return lines
-
-
-def _held_by_a_card(estimate: TrainingEstimate) -> float:
-    """Bytes of the shards that a card keeps in its memory, if it can (data.footage.shards.ShardSource.hold)."""
-    config = estimate.config
-    if config.data != "shards" or estimate.kind != "cuda" or estimate.encoded:
-        return 0
-    return look_into_shards(config).held
 
 
 def _next_checkpointing(config: TransformerTraining) -> tuple[str, ...]:

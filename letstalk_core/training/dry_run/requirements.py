@@ -26,6 +26,14 @@ MARGIN, MARGIN_SHARE = 1 * GIB, 0.05  # CUDA and its libraries; gaps between wha
 MANY_SHARDS = 64  # more are not counted but extrapolated
 
 
+class ShardContents(NamedTuple):
+    """What the shards of a training hold, about; as they should where there are none yet."""
+
+    stretches: int = 0
+    latents: bool = True
+    held: float = 0.0  # bytes of all that a card may keep (ShardSource.hold)
+
+
 @dataclass(frozen=True)
 class TrainingEstimate:
     """What one training takes; bytes and FLOPs are those of one device, FLOPs of one batch."""
@@ -41,6 +49,7 @@ class TrainingEstimate:
     encoded: int  # frames of a clip
     autoencoder: int  # bytes
     latent_side: int
+    shards: ShardContents
 
     @property
     def flops(self) -> int:
@@ -102,7 +111,8 @@ def estimate_training(config: TransformerTraining, devices: int = 1) -> Training
             "choose another model.image_size."
         )
     size = 2 if kind == "cuda" and precision == "bf16" else FLOAT32
-    encoded = _encoded_frames(config, model)
+    shards = look_into_shards(config) if config.data == "shards" else ShardContents()
+    encoded = _encoded_frames(config, model, shards)
     return TrainingEstimate(
         config=config,
         model=model,
@@ -115,6 +125,7 @@ def estimate_training(config: TransformerTraining, devices: int = 1) -> Training
         encoded=encoded,
         autoencoder=size * sum(parameter.numel() for parameter in own.parameters()),
         latent_side=side,
+        shards=shards,
     )
 
 
@@ -128,21 +139,13 @@ def _autoencoder_config(config: TransformerTraining, model: LetsTalkConfig) -> d
     return {"sd-vae": SD_VAE, "dc-ae": DC_AE, "portrait": SMALL_PORTRAIT_AE}[model.autoencoder]
 
 
-def _encoded_frames(config: TransformerTraining, model: LetsTalkConfig) -> int:
+def _encoded_frames(config: TransformerTraining, model: LetsTalkConfig, shards: ShardContents) -> int:
     """Frames of an example that are encoded in training: portrait and memory, for the noise on their pixels, or, where
     shards hold no latents, all of them."""
     conditions = 1 + model.transformer.memory_frames
-    if config.data == "shards" and not look_into_shards(config).latents:
+    if not shards.latents:
         return conditions + model.transformer.clip_frames
     return conditions if config.memory_pixel_noise else 0
-
-
-class ShardContents(NamedTuple):
-    """What the shards of a training hold, about."""
-
-    stretches: int = 0
-    latents: bool = True
-    held: float = 0.0  # bytes of all that a card may keep (ShardSource.hold)
 
 
 def look_into_shards(config: TransformerTraining) -> ShardContents:
