@@ -73,10 +73,8 @@ WAYS = {
 
 
 def fit(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-    inputs, openings = np.concatenate(x), np.concatenate(y)
-    mean, level = inputs.mean(0), openings.mean()
-    weights = ridge(inputs - mean, openings - level, RIDGE)
-    return lambda given: (given - mean) @ weights + level
+    weights, level = ridge(np.concatenate(x), np.concatenate(y), RIDGE)
+    return lambda given: given @ weights + level
 
 
 def of_other_people(speakers: Sequence[Speaker], heard: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -1,6 +1,7 @@
 """The autoencoder that looks at the portrait: what it gives, what it needs, and that it trains, is kept and is used."""
 
 import json
+import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from letstalk_core import pipeline as pipelines
 from letstalk_core.data.people.pictures import PuppetPictures
@@ -285,6 +287,33 @@ def test_it_learns_from_puppets_and_drawings(tmp_path, monkeypatch):
         assert len(numbers) == 9 and all(5 < value < 60 for value in numbers.values()), report
     last = json.loads((tmp_path / "autoencoder" / "log.jsonl").read_text().splitlines()[-1])
     assert last["loss"] > 0 and last["learning_rate"] < 1e-3
+
+
+def test_the_decoder_alone_goes_on(tmp_path, monkeypatch, capsys):
+    """Its latents stay what they are, and a transformer that makes such fits as before."""
+    monkeypatch.setattr(bundled, "SMALL_PORTRAIT_AE", GUIDED_AUTOENCODER)
+    monkeypatch.setattr(bundled.shutil, "which", lambda name: None)
+    device, few = torch.device("cpu"), {"puppets": 2, "speaking": 2}
+    bundled.run(tmp_path, 2 / 60, device, 4, **few)
+    start = (tmp_path / "autoencoder.safetensors").rename(tmp_path / "before.safetensors")
+    shutil.rmtree(tmp_path / "autoencoder")
+    teacher = load_file(bundled.teacher_beside(start))
+    bundled.run(tmp_path, 2 / 60, device, 4, start, **few, decoder_only=True)
+    before, after = load_autoencoder(start), load_autoencoder(tmp_path / "autoencoder.safetensors")
+    assert after.latent_scale == before.latent_scale
+    for name, value in load_file(bundled.teacher_beside(start)).items():
+        assert torch.equal(value, teacher[name]), name
+    changed = {
+        name.split(".")[0]
+        for (name, old), new in zip(before.model.state_dict().items(), after.model.state_dict().values(), strict=True)
+        if not torch.equal(old, new)
+    }
+    assert changed == {"decoder"}
+    bundled.teacher_beside(start).unlink()
+    monkeypatch.setattr(sys, "argv", ["x", str(tmp_path), "--minutes", "1", "--decoder-only", "--start", str(start)])
+    with pytest.raises(SystemExit):
+        bundled.main()
+    assert "with its teacher.safetensors beside it" in capsys.readouterr().err
 
 
 def test_train_has_it_and_people_too(tmp_path, monkeypatch):

@@ -60,11 +60,14 @@ def test_a_track_keeps_its_time(fps):
 @pytest.mark.parametrize("width", [3, 40])
 def test_the_linear_map_is_the_same_from_either_side(width):
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((20, width))
-    y = x[:, 0] - x[:, 1]
-    strength = 0.01 * len(x) * x.var()
-    expected = np.linalg.solve(x.T @ x + strength * np.eye(width), x.T @ y)
-    assert ridge(x, y, RIDGE) == pytest.approx(expected, abs=1e-8)
+    x = rng.standard_normal((20, width)) + 3
+    y = x[:, 0] - x[:, 1] - 7
+    inner, outer = x - x.mean(0), y - y.mean()
+    strength = 0.01 * len(x) * inner.var()
+    expected = np.linalg.solve(inner.T @ inner + strength * np.eye(width), inner.T @ outer)
+    weights, level = ridge(x, y, RIDGE)
+    assert weights == pytest.approx(expected, abs=1e-8)
+    assert x @ weights + level == pytest.approx(inner @ expected + y.mean(), abs=1e-8)
 
 
 def write_person(folder, name, seconds=2.0, sound=True):

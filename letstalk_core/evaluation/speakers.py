@@ -108,9 +108,8 @@ def fit_read_out(pipeline: LetsTalkPipeline, clips: int = READ_OUT_CLIPS) -> Rea
         tokens.append(audio_tokens(pipeline, pipeline.encode_audio(torch.from_numpy(waveform)[None], 16000)))
         openings.append(mouth[: len(tokens[-1]), 0])
     x, y = np.concatenate(tokens).astype(np.float64), np.concatenate(openings).astype(np.float64)
-    mean, level = x.mean(0), y.mean()
-    weights = ridge(x - mean, y - level, RIDGE)
-    return lambda features: (audio_tokens(pipeline, features) - mean) @ weights + level
+    weights, level = ridge(x, y, RIDGE)
+    return lambda features: audio_tokens(pipeline, features) @ weights + level
 
 
 # Numbers --------------------------------------------------------------------------------------------------------------

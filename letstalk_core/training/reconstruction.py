@@ -17,20 +17,20 @@ LATENT_NOISE = 0.05  # share of the latents' deviation: the decoder learns to fo
 
 # Weight of the loss elsewhere, in the mouth and in the eyes: these are small, and what people look at.
 REGION_WEIGHTS = (1.0, 8.0, 8.0)
-
-
 SQUARED_WEIGHT = 4.0  # weight of squared beside absolute differences
 
 
-def reconstruction_loss(output: Tensor, images: Tensor, regions: Tensor | None = None) -> Tensor:
+def reconstruction_loss(
+    output: Tensor, images: Tensor, regions: Tensor | None = None, weights: tuple[float, ...] = REGION_WEIGHTS
+) -> Tensor:
     """Absolute, squared and edge differences of two batches [B, 3, H, W], one number for each example [B].
 
-    regions [B, H, W]: 1 in the mouth, 2 in the eyes, 0 elsewhere, weighted by REGION_WEIGHTS.
+    regions [B, H, W]: 1 in the mouth, 2 in the eyes, 0 elsewhere, each with its weight.
     """
     difference = output - images
     weight = torch.ones_like(images[:, :1])
     if regions is not None:
-        weight = torch.tensor(REGION_WEIGHTS, device=images.device)[regions.long()][:, None]
+        weight = torch.tensor(weights, device=images.device)[regions.long()][:, None]
         weight = weight / weight.mean((1, 2, 3), keepdim=True)
     edges = sum(
         (difference.diff(dim=axis).abs() * weight.narrow(axis, 1, weight.shape[axis] - 1)).mean((1, 2, 3))

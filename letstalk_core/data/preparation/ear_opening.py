@@ -94,11 +94,8 @@ def fit_read_out(clips: int = CLIPS) -> None:
         waveform, mouth = speech_clip(np.random.default_rng((number, 12)), "train", SECONDS)
         tokens.append(ear.tokens(encoder.encode(torch.from_numpy(waveform), SAMPLE_RATE, fps)).double())
         openings.append(torch.from_numpy(mouth[: len(tokens[-1]), 0]).double())
-    x, y = torch.cat(tokens), torch.cat(openings)
-    mean, level = x.mean(0), y.mean()
-    x, y = x - mean, y - level
-    weights = torch.from_numpy(ridge(x.numpy(), y.numpy(), RIDGE))
-    stored = torch.cat([weights, (level - mean @ weights)[None]]).float()
+    weights, level = ridge(torch.cat(tokens).numpy(), torch.cat(openings).numpy(), RIDGE)
+    stored = torch.from_numpy(np.append(weights, level)).float()
     digest = torch.tensor(list(bytes.fromhex(_digest(projection))), dtype=torch.uint8)
     write_weights(READ_OUT, {"weights": stored, "model": digest}, {})
 

@@ -146,8 +146,8 @@ class ToldClips:
             differences.append(moved.cpu().numpy().astype(np.float64))
             mouths.append(motion[..., :READ].reshape(-1, READ))
         x, y = np.concatenate(differences), np.concatenate(mouths).astype(np.float64)
-        x, y = x - x.mean(0), (y - y.mean(0)) / (y.std(0) + 1e-6)
-        return torch.from_numpy(ridge(x, y, READ_RIDGE).astype(np.float32)).to(self.device)
+        weights, _ = ridge(x, y / (y.std(0) + 1e-6), READ_RIDGE)
+        return torch.from_numpy(weights.astype(np.float32)).to(self.device)
 
     @torch.no_grad()
     def _told(self, chosen: np.ndarray, motion: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -45,9 +45,9 @@ class MouthReader(nn.Module):
         reach, features = known.config.audio.window // 2, torch.from_numpy(pairs.features[:READ_CLIPS]).float()
         x = torch.cat([self._tokens(clip[None]) for clip in features]).flatten(0, 1).double().numpy()
         y = pairs.mouths[:READ_CLIPS, reach:-reach, :MOUTH_COLUMNS].reshape(-1, MOUTH_COLUMNS).astype(np.float64)
-        weights = ridge(x - x.mean(0), y - y.mean(0), READ_RIDGE)
+        weights, level = ridge(x, y, READ_RIDGE)
         self.read.weight.copy_(torch.from_numpy(weights.T))
-        self.read.bias.copy_(torch.from_numpy(y.mean(0) - x.mean(0) @ weights))
+        self.read.bias.copy_(torch.from_numpy(level))
 
     def along(self, features: Tensor) -> Tensor:
         """Features [n,T,L,E] of recordings -> mouth controls [n,T-W+1,5] of the frames whose whole window is there."""

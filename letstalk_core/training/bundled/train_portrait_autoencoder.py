@@ -1,6 +1,7 @@
 """The portrait-guided autoencoder of the bundled model and its teacher: puppets and drawings, for a given time.
 
     python -m letstalk_core.training.bundled.train_portrait_autoencoder WORK --minutes 60 [--start FILE]
+        [--decoder-only]
 
 Writes WORK/autoencoder.safetensors and WORK/teacher.safetensors (teacher.py says what that is for), and prints their
 quality on people whom they never met. Needs torch, numpy, opencv, safetensors, einops and tqdm alone.
@@ -25,11 +26,11 @@ from ...data.people.geometry import SIZE
 from ...data.people.pictures import PeoplePictures, PuppetPictures, face_regions
 from ...data.people.talking import DRAWN_EVERY, SpeakingPictures
 from ...picture.autoencoder import Autoencoder, build_autoencoder
-from ...picture.portrait_autoencoder import SMALL_PORTRAIT_AE, PortraitAutoencoder
+from ...picture.portrait_autoencoder import SMALL_PORTRAIT_AE, PortraitAutoencoder, ResidualBlock
 from ...pixels import normalise
 from ...precision import native_autocast
 from ...weights import write_weights
-from ..reconstruction import psnr, psnrs, reconstruction_loss
+from ..reconstruction import REGION_WEIGHTS, psnr, psnrs, reconstruction_loss
 from .read_ahead import ReadAhead
 from .teacher import Teacher
 from .timed import TimedRun, prepare_arithmetic
@@ -42,6 +43,7 @@ SMALL_LATENTS = 1e-4  # weight of the latents' mean square: they stay of the siz
 TAUGHT = 0.1  # weight of what the teacher cannot tell of latents' motion, as a share of it
 MOST_NOISE = 0.3  # of the latents' size, on what is decoded: errors of a transformer are forgiven
 LEAST_MOTION = 0.1  # of the mean motion, added where a share is taken of it
+ALONE_WEIGHTS = (1.0, 16.0, 8.0)  # of the face, its mouth and eyes, in the loss of a decoder alone
 RESIDENT_SHARE = 0.4  # of a GPU's free memory that pictures may take
 PORTRAIT_NOISE = 0.5  # at most, on the portrait's latents that the teacher sees: it must not know people by heart
 
@@ -94,30 +96,28 @@ class Batches:
 
 def train(
     work: Path, minutes: float, device: torch.device, batch: int, start: Path | None = None, puppets: int = PUPPETS,
-    speaking: int = SPEAKING,
+    speaking: int = SPEAKING, decoder_only: bool = False,
 ) -> tuple[Autoencoder, Teacher]:  # fmt: skip
     """Train in work/autoencoder (resumed if begun) for `minutes`, `batch` pictures a step. start: an autoencoder to go
-    on from, and its teacher where there is one beside it."""
+    on from, and its teacher where there is one beside it. decoder_only: in work/decoder; latents stay what they are."""
     workers = os.cpu_count() or 1
     poses = PuppetPictures(work / "puppets", puppets).make(workers, device.type)
     speakers = SpeakingPictures(work / "speaking", speaking).make(workers, device.type)
     posing = -(-batch // (1 + TURNS))
     drawn = Batches([(poses, posing), (speakers, batch - posing)], device)
     batches: Callable[[int], dict[str, Tensor]] = drawn if drawn.resident else ReadAhead(drawn)
-    torch.manual_seed(0)
-    autoencoder = find_autoencoder(str(start)) if start else build_autoencoder(SMALL_PORTRAIT_AE)
+    autoencoder, teacher = _to_begin_with(start, [poses.controls, speakers.controls])
+    if decoder_only:
+        autoencoder.model.encoder.requires_grad_(False)
+        teacher.requires_grad_(False)
+    channels, side, known_scale = autoencoder.latent_channels, SIZE // autoencoder.downscale, autoencoder.latent_scale
     autoencoder.latent_scale = 1.0
-    autoencoder = autoencoder.to(memory_format=torch.channels_last).train().requires_grad_(True)
-    channels, side = autoencoder.latent_channels, SIZE // autoencoder.downscale
-    if start and (known := teacher_beside(start)).exists():
-        teacher = Teacher.load(known).train().requires_grad_(True)
-    else:
-        controls = torch.cat([torch.from_numpy(source.controls[:]).flatten(0, 1) for source in (poses, speakers)])
-        teacher = Teacher(channels, side, controls)
+    portrait_noise, weights = (0.0, ALONE_WEIGHTS) if decoder_only else (PORTRAIT_NOISE, REGION_WEIGHTS)
     both = Taught(autoencoder.model, teacher).to(device)
-    inner = inner_weights(autoencoder.model) + teacher.inner_weights()
-    run = TimedRun(work / "autoencoder", both, minutes, PEAK / 2 if start else PEAK, device, matrices=inner)
-    forward = torch.compile(both) if shutil.which("g++") else both  # compiled: 0.6 of the time
+    inner = [weight for weight in inner_weights(autoencoder.model) + teacher.inner_weights() if weight.requires_grad]
+    folder, peak = work / ("decoder" if decoder_only else "autoencoder"), PEAK / 2 if start else PEAK
+    run = TimedRun(folder, both, minutes, peak, device, matrices=inner)
+    forward = _compiled(both, decoder_only) if shutil.which("g++") else both
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, Tensor]]:
         examples, generator = batches(step), torch.Generator(device).manual_seed(step)
@@ -127,22 +127,46 @@ def train(
         noises = [
             most * torch.rand(batch, 1, 1, 1, generator=generator, device=device)
             * torch.randn(batch, channels, side, side, generator=generator, device=device)
-            for most in (MOST_NOISE, PORTRAIT_NOISE)
+            for most in (MOST_NOISE, portrait_noise)
         ]  # fmt: skip
         with native_autocast(device.type):
             output, latents, start, taught = forward(images, portraits, examples["controls"], examples["told"], *noises)
         untold = untold_share(latents, start, taught).mean()
-        loss = reconstruction_loss(output.float(), images, examples["regions"]).mean()
+        loss = reconstruction_loss(output.float(), images, examples["regions"], weights).mean()
         loss = loss + TAUGHT * untold + SMALL_LATENTS * latents.square().mean()
         return loss, {"psnr": psnrs(output.detach().float(), images).mean(), "untold": untold.detach()}
 
     run.fit(loss_of)
     run.averaged()
+    if decoder_only:
+        autoencoder.latent_scale = known_scale
+        return autoencoder, teacher
     with torch.no_grad():
         examples = [batches(UNSEEN_STEP + number)["image"] for number in range(8)]
         latents = torch.cat([autoencoder.encode(normalise(images)) for images in examples])
     autoencoder.latent_scale = 1 / float(latents.std())
     return autoencoder, teacher
+
+
+def _to_begin_with(start: Path | None, controls: list[np.ndarray]) -> tuple[Autoencoder, Teacher]:
+    """An autoencoder, known or new, and its teacher, new where none lies beside a known one: of these controls."""
+    torch.manual_seed(0)
+    autoencoder = find_autoencoder(str(start)) if start else build_autoencoder(SMALL_PORTRAIT_AE)
+    autoencoder = autoencoder.to(memory_format=torch.channels_last).train().requires_grad_(True)
+    if start and (known := teacher_beside(start)).exists():
+        return autoencoder, Teacher.load(known).train().requires_grad_(True)
+    told = torch.cat([torch.from_numpy(part[:]).flatten(0, 1) for part in controls])
+    return autoencoder, Teacher(autoencoder.latent_channels, SIZE // autoencoder.downscale, told)
+
+
+def _compiled(both: Taught, decoder_only: bool) -> Callable[..., tuple[Tensor, ...]]:
+    """What takes 0.6 of the time."""
+    if not decoder_only:
+        return torch.compile(both)
+    for block in both.autoencoder.decoder.modules():  # compiled whole, PyTorch 2.11 crashes in grid_sample's backward
+        if isinstance(block, ResidualBlock):
+            block.compile()
+    return both
 
 
 def untold_share(latents: Tensor, start: Tensor, taught: Tensor) -> Tensor:
@@ -216,11 +240,11 @@ def save(autoencoder: Autoencoder, path: Path, report: dict) -> None:
 
 def run(
     work: Path, minutes: float, device: torch.device, batch: int | None = None, start: Path | None = None,
-    puppets: int = PUPPETS, speaking: int = SPEAKING,
+    puppets: int = PUPPETS, speaking: int = SPEAKING, decoder_only: bool = False,
 ) -> None:  # fmt: skip
     """Train, and write WORK/autoencoder.safetensors with its quality, which is printed, and its teacher beside it."""
     batch = batch or (64 if device.type == "cuda" else 8)
-    autoencoder, teacher = train(work, minutes, device, batch, start, puppets, speaking)
+    autoencoder, teacher = train(work, minutes, device, batch, start, puppets, speaking, decoder_only)
     report = quality(autoencoder, work, teacher, min(HELD_OUT_PEOPLE, max(1, puppets // 10)))
     path = work / "autoencoder.safetensors"
     teacher.save(teacher_beside(path))
@@ -233,12 +257,16 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--start", type=Path, help="an autoencoder, or a model that bundles one, to go on from")
+    parser.add_argument("--decoder-only", action="store_true", help="keep the latents, and with them the transformer")
     parser.add_argument("--batch", type=int, help="pictures of a step (default: 8 on a CPU, 64 on a GPU)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
+    start, decoder_only = arguments.start, arguments.decoder_only
+    if decoder_only and not (start and teacher_beside(start).exists()):
+        parser.error("--decoder-only goes on from a file that --start names, with its teacher.safetensors beside it.")
     device = torch.device(arguments.device)
     prepare_arithmetic()
-    run(arguments.work, arguments.minutes, device, arguments.batch, arguments.start)
+    run(arguments.work, arguments.minutes, device, arguments.batch, start, decoder_only=decoder_only)
 
 
 if __name__ == "__main__":
