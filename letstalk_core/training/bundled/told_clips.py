@@ -25,7 +25,7 @@ STRETCH = 60  # frames of motion, of which a clip is a part, so that it begins i
 BEGINS_SHARE = 0.5  # of clips that begin where the motion does, as a video does: they follow the portrait itself
 # Of how far mouths open, widen and round: a model answers with the mean of those that a sound may have, which move less
 # than each. And of a smile, which the teacher tells half as far.
-MOUTH_EMPHASIS, SMILE_EMPHASIS = (1.22, 1.2, 1.6), 2.5
+MOUTH_EMPHASIS, SMILE_EMPHASIS = (1.22, 1.2, 1.6), 3.0
 # Lips that touch are told as an opening below nothing, since the teacher's are soft; this fades as they part.
 PRESSED, PARTED = 0.1, 0.05
 MOST_CONTROL = 1.2  # the teacher knows them up to 1
