@@ -269,4 +269,5 @@ def test_on_footage(tmp_path, shared):
         )  # fmt: skip
     )  # fmt: skip
     error = log_of(tmp_path / "run", "mse")
-    assert error[20] < 0.6 * error[1] and log_of(tmp_path / "run", "held_out_psnr")[20] > 25
+    at_the_end = sum(error[step] for step in range(16, 21)) / 5  # a batch of 4 has half or twice the error of the next
+    assert at_the_end < 0.6 * error[1] and log_of(tmp_path / "run", "held_out_psnr")[20] > 25
